@@ -1,0 +1,1 @@
+"""Target: what is known of a device, read from a TOML file."""

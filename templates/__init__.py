@@ -1,0 +1,1 @@
+"""Jinja2 templates of the generated code, read with importlib.resources."""

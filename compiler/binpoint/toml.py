@@ -76,4 +76,4 @@ def _explain(text: str, place: str, known: set[str], error: type[BinpointError])
     if mismatch := re.fullmatch(r"Expected (.*), got (.*)", text):
         have, want = mismatch[2].replace("`", ""), mismatch[1].replace("`", "")
         return error("a value of the wrong kind", at=place, have=have, want=want)
-    return error(text[0].lower() + text[1:], at=place)
+    return error(f"a value that is not allowed: {text[0].lower()}{text[1:]}", at=place)

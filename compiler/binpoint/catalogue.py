@@ -34,7 +34,7 @@ def explanation(code: str) -> str:
     Raises:
         UsageError: no error has this code.
     """
-    text = resources.files("binpoint.reference").joinpath("errors.md").read_text("utf-8")
+    text = reference_text("errors.md")
     entries = {
         entry[:6]: entry.strip() for entry in re.split(r"^## (?=BP\d{4} )", text, flags=re.M)
     }
@@ -43,6 +43,11 @@ def explanation(code: str) -> str:
         hint = toml.nearest(code.upper(), [key for key in entries if key.startswith("BP")])
         raise UsageError(f"no error has the code `{code}`", hint=hint)
     return found
+
+
+def reference_text(name: str) -> str:
+    """Return the text of a reference page that comes with the package."""
+    return resources.files("binpoint.reference").joinpath(name).read_text(encoding="utf-8")
 
 
 def tools() -> list[Row]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -15,7 +16,54 @@ import click
 
 if TYPE_CHECKING:
     from binpoint.driver import Result
+
     from binpoint.errors import BinpointError
+    from binpoint.options import CompileOptions
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the command line says of one compilation."""
+
+    model: Path
+    target: str
+    samples: str | None = None
+    calibrate_with: int | None = None
+    config: Path | None = None
+    words: tuple[str, ...] = ()
+    name: str | None = None
+    optimize: str | None = None
+    check: bool = False
+    pipeline: str | None = None
+    dump_ir: Path | None = None
+    verify: str = "all"
+    samples_verify: int = 100
+
+    def options(self) -> CompileOptions:
+        """Return the options of file and words; a switch of its own is one more word."""
+        from binpoint.options import read_options
+
+        switches = {"name": self.name, "optimize": self.optimize}
+        words = [f"{key}={value}" for key, value in switches.items() if value is not None]
+        return read_options(self.config, [*self.words, *words, *["check=true"] * self.check])
+
+    def run(self) -> Result:
+        """Compile."""
+        from binpoint import driver
+        from binpoint.target import load_target
+
+        return driver.compile_model(
+            self.model,
+            load_target(self.target),
+            self.options(),
+            samples=_samples(self.samples),
+            calibrate_with=self.calibrate_with,
+            verify=self.verify,
+            verify_samples=self.samples_verify,
+            pipeline=self.pipeline,
+            dump_ir=self.dump_ir,
+        )
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,7 +138,7 @@ def compile_command(output: Path, as_json: bool, **given: Any) -> None:
 
     if output.exists():
         raise OutputError("the output folder exists already", at=str(output), want="a new name")
-    result = _compiled(**given)
+    result = _Request(**given).run()
     result.project.write(output)
     _print_report(result, as_json)
 
@@ -100,8 +148,8 @@ def compile_command(output: Path, as_json: bool, **given: Any) -> None:
 @_verification("none")
 @_JSON
 def analyze(as_json: bool, **given: Any) -> None:
-    """Print the report on MODEL for a target, and write no firmware."""
-    _print_report(_compiled(**given), as_json)
+    """Print the report on MODEL, and write no firmware."""
+    _print_report(_Request(**given).run(), as_json)
 
 
 @cli.command()
@@ -164,7 +212,7 @@ def doctor(as_json: bool) -> None:
 @cli.command()
 @_JSON
 def demo(as_json: bool) -> None:
-    """Compile a classifier of handwritten digits for Cortex-M4 and run it in the emulator."""
+    """Compile a classifier of digits for Cortex-M4, and run it."""
     from importlib import resources
 
     folder = resources.files("binpoint.demo")
@@ -172,41 +220,9 @@ def demo(as_json: bool) -> None:
         resources.as_file(folder / "digits.onnx") as model,
         resources.as_file(folder / "digits.npz") as samples,
     ):
-        result = _compiled(
-            model=model, target="cortex-m4", samples=str(samples), calibrate_with=200
-        )
+        request = _Request(model, "cortex-m4", samples=str(samples), calibrate_with=200)
+        result = request.run()
     _print_report(result, as_json)
-
-
-def _compiled(
-    *,
-    model: Path,
-    target: str,
-    samples: str | None = None,
-    config: Path | None = None,
-    words: Sequence[str] = (),
-    name: str | None = None,
-    optimize: str | None = None,
-    check: bool = False,
-    samples_verify: int = 100,
-    **given: Any,
-) -> Result:
-    """Read target and options, and compile."""
-    from binpoint import driver
-    from binpoint.options import read_options
-    from binpoint.target import load_target
-
-    named = {"name": name, "optimize": optimize}
-    extra = [f"{key}={value}" for key, value in named.items() if value is not None]
-    options = read_options(config, [*words, *extra, *(["check=true"] if check else [])])
-    return driver.compile_model(
-        model,
-        load_target(target),
-        options,
-        samples=_samples(samples),
-        verify_samples=samples_verify,
-        **given,
-    )
 
 
 def _samples(given: str | None) -> Path | str | None:
@@ -243,17 +259,12 @@ def _print_rows(rows: Sequence[dict[str, str]], as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its status; never a traceback but under BINPOINT_DEBUG=1."""
+    """Run the command line and exit with its status; a traceback only under BINPOINT_DEBUG=1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        cli.main(arguments, prog_name="binpoint", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+        cli.main(words or ["--help"], prog_name="binpoint", standalone_mode=False)
+    except click.Abort:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader has left; keep the interpreter from complaining when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except Exception as problem:
         if os.environ.get("BINPOINT_DEBUG") == "1":
             raise

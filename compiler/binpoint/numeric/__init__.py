@@ -1,1 +1,1 @@
-"""TODO"""
+"""Exact arithmetic: scales, integer types, ranges, rounding, requantizing; no graphs."""

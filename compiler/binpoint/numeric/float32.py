@@ -1,11 +1,13 @@
 """The quantized operators of onnxruntime's CPU kernels, as exact numpy float32 arithmetic.
 
-These are definitions: whatever integer form the compiler emits is proved or tested equal to them, and
-the tests compare them with onnxruntime itself (x86-64 with FMA). Every float operation below is one
-IEEE float32 rounding, in the order in which the runtime does it. ``fl`` is rounding to float32,
+These are definitions: whatever integer form the compiler emits is proved or tested equal to them,
+and the tests compare them with onnxruntime itself (x86-64 with FMA). Every float operation below is
+one IEEE float32 rounding, in the order in which the runtime does it. ``fl`` is rounding to float32,
 ``rne`` rounding to an integer with ties to even. Codes are int64 arrays of the stored values; scales
-are float32; ``lo`` and ``hi`` are the ends of the output type.
+are float32; ``lo`` and ``hi`` are the ends of the output type. Argument lists follow the operators'.
 """
+
+# ruff: noqa: PLR0913  (the functions take what the operators take)
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _LARGEST_FACTOR = 2.0**27
 
 
 def float32_scale(value: npt.ArrayLike) -> Floats:
-    """Return scales as float32; InvalidConstant unless all are positive, finite and representable."""
+    """Return scales as float32; InvalidConstant unless positive, finite and exact."""
     given = np.asarray(value)
     with np.errstate(over="ignore"):
         scale = given.astype(np.float32)
@@ -167,7 +169,8 @@ def qlinear_add(
 
 
 def add_swaps(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> bool:
-    """Whether QLinearAdd computes ``b + a``: the innermost axis that is not 1 in both is 1 in ``a``."""
+    """Whether QLinearAdd computes ``b + a``: its innermost run of elements broadcasts ``a``."""
+    # The innermost axis that is not 1 in both shapes decides.
     rank = max(len(shape_a), len(shape_b))
     padded_a = (1,) * (rank - len(shape_a)) + shape_a
     padded_b = (1,) * (rank - len(shape_b)) + shape_b
@@ -195,7 +198,7 @@ def qlinear_mul(
     lo: int,
     hi: int,
 ) -> Ints:
-    """Return QLinearMul, ``clamp(rne(fl(fl(p * r) + zc)), lo, hi)`` with ``p = (a - za)(b - zb)``."""
+    """Return QLinearMul, ``clamp(rne(fl(fl(p * r) + zc)), lo, hi)``, p = (a - za)(b - zb)."""
     left = np.asarray(a, dtype=np.int64) - za
     right = np.asarray(b, dtype=np.int64) - zb
     return mul_product(left * right, mul_ratio(sa, sb, sc), zc, lo, hi)
@@ -222,8 +225,8 @@ def qlinear_average(
     The mean is ``fl(sum / count)`` over a *sequential* float32 sum of ``fl(sx * (x - zx))``.
 
     Args:
-        windows: codes, [..., K], each window in row-major order; padding is written as ``zx``, which
-            adds an exact zero.
+        windows: codes, [..., K], each window in row-major order; padding is written as ``zx``,
+            which adds an exact zero.
         count: the divisor, broadcast against [...]: the elements without padding, or with it if
             count_include_pad.
         sx: input scale.
@@ -235,15 +238,15 @@ def qlinear_average(
     """
     real = dequantize_linear(windows, sx, zx)
     total = np.add.accumulate(real, axis=-1, dtype=np.float32)[..., -1]
-    mean = total / np.asarray(count).astype(np.float32)
+    mean = (total / np.asarray(count).astype(np.float32)).astype(np.float32)
     return _saturate(mean / float32_scale(sy) + np.float32(zy), lo, hi)
 
 
 def softmax_table(sx: float, length: int) -> Floats:
-    """Return the 256 exponentials of QLinearSoftmax: ``fl(exp((i - 255 + B) * sx))`` for i = 0..255.
+    """Return the table of QLinearSoftmax: ``fl(exp((i - 255 + B) * sx))`` for i = 0..255.
 
-    ``B = max(0, logf(fl(FLT_MAX / length)) - 5) / sx`` keeps the sum of ``length`` terms finite; the
-    exponential and the arithmetic around it are double.
+    ``B = max(0, logf(fl(FLT_MAX / length)) - 5) / sx`` keeps the sum of ``length`` terms finite;
+    the exponential and the arithmetic around it are double.
     """
     step = float(float32_scale(sx))
     largest = np.finfo(np.float32).max / np.float32(length)
@@ -263,9 +266,9 @@ def qlinear_softmax(x: npt.ArrayLike, sx: float, sy: float, zy: int, lo: int, hi
 
     ``t_j = table[x_j - max(x) + 255]``, ``S`` their sequential float32 sum,
     ``y_j = clamp(rne(t_j * K / S) + zy, lo, hi)``. The quotient is double, but as t and S have 24
-    bits it lies further than a double rounding from every tie it does not hit: the rounding is that
-    of the exact quotient, for every K below 2**27. (Versions before 1.32 rounded ``t_j * K`` and the
-    quotient to float32, which differs about once in a million.)
+    bits it lies further than a double rounding from every tie it does not hit: the rounding is
+    that of the exact quotient, for every K below 2**27. (Versions before 1.32 rounded ``t_j * K``
+    and the quotient to float32, which differs about once in a million.)
     """
     codes = np.asarray(x, dtype=np.int64)
     terms = softmax_table(sx, codes.shape[-1])[codes - codes.max(axis=-1, keepdims=True) + 255]

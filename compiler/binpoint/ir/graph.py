@@ -229,6 +229,20 @@ class Graph:
             self.replace(replace(node, inputs=inputs))
         self.outputs = tuple(new if name == old else name for name in self.outputs)
 
+    def rename_value(self, old: str, new: str) -> None:
+        """Give a value another name."""
+        value = self._values.pop(old)
+        self._values[new] = replace(value, name=new)
+        nx.relabel_nodes(self._graph, {("value", old): ("value", new)}, copy=False)
+        maker = self.producer(new)
+        touched = (*self.consumers(new), *((maker,) if maker is not None else ()))
+        for node in touched:
+            inputs = tuple(new if name == old else name for name in node.inputs)
+            outputs = tuple(new if name == old else name for name in node.outputs)
+            self._nodes[node.name] = replace(node, inputs=inputs, outputs=outputs)
+        self.inputs = tuple(new if name == old else name for name in self.inputs)
+        self.outputs = tuple(new if name == old else name for name in self.outputs)
+
     def bypass(self, node: Node, source: str) -> None:
         """Remove a node of one result; its readers read `source` instead."""
         (result,) = node.outputs

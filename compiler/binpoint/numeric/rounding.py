@@ -47,8 +47,6 @@ def shift_right(
             "a shift is out of range", have=f"{shifts.min()} to {shifts.max()}", want="0 to 63"
         )
     quotient = values >> shifts
-    if rounding is Rounding.FLOOR:
-        return quotient
     remainder = values - (quotient << shifts)
     half = np.int64(1) << np.maximum(shifts - 1, 0)
     up = (shifts > 0) & _rounds_up(values, quotient, remainder, half, rounding)

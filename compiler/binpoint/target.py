@@ -1,1 +1,224 @@
-"""Target: what is known of a device, read from a TOML file."""
+"""Target: what is known of a device, read from a TOML file.
+
+A target file states facts and names the document they come from. What to do with a device (widths,
+methods, budgets) is policy and lives in ``options.py``. A device file may extend one core file:
+``extends = "cortex-m4"`` takes that file's tables and replaces the keys that it states itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import msgspec
+
+from binpoint import toml
+from binpoint.errors import InvalidTarget, UnknownTarget
+from binpoint.ir.op import Limits
+
+Feature = Literal["dsp", "mve", "fpu", "rvv"]
+Region = Literal["flash", "sram"]
+Content = Literal["code", "constants", "arena", "stack"]
+
+Address = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Size = Annotated[int, msgspec.Meta(gt=0)]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_.-]*$")]
+Words = tuple[Annotated[str, msgspec.Meta(min_length=1)], ...]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables of a target file: immutable, and strict about keys."""
+
+
+class MemoryRegion(_Table, frozen=True):
+    """An address range: first address, and length in bytes."""
+
+    start: Address
+    bytes: Size
+
+
+class Emulator(_Table, frozen=True):
+    """An emulated board that executes the target's instructions.
+
+    Attributes:
+        command: emulator and the arguments that choose the board.
+        runtime: which start-up code the board needs.
+        vectors: address at which the core starts after reset: vector table or first instruction.
+        flash: where code and constants are placed, after the vectors.
+        ram: where data and stack are placed.
+    """
+
+    command: Annotated[Words, msgspec.Meta(min_length=1)]
+    runtime: Literal["arm", "riscv"]
+    vectors: Address
+    flash: MemoryRegion
+    ram: MemoryRegion
+
+
+class Toolchain(_Table, frozen=True):
+    """How C is compiled and run for the target.
+
+    Attributes:
+        prefix: of the compiler and the binary utilities, ``arm-none-eabi-``; empty for the host.
+        flags: choose core and calling convention, for compiling and linking.
+        link_flags: for linking only.
+        specs: library variant, passed as ``--specs=``.
+        emulator: absent when there is none, as for the host.
+    """
+
+    prefix: str
+    flags: Words
+    link_flags: Words = ()
+    specs: str | None = None
+    emulator: Emulator | None = None
+
+
+class Memory(_Table, frozen=True):
+    """A memory of the device: bytes in all, what is kept in it, bytes left to the application."""
+
+    bytes: Size
+    holds: Annotated[tuple[Content, ...], msgspec.Meta(min_length=1)]
+    reserve: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Arithmetic(_Table, frozen=True):
+    """The core's integer arithmetic.
+
+    Attributes:
+        word_bits: width of a register.
+        features: instruction set extensions that kernel variants may use.
+        multiplier_bits: rescale multiplier that stays in one word by word to double word product.
+    """
+
+    word_bits: Literal[32, 64]
+    features: tuple[Feature, ...] = ()
+    multiplier_bits: Annotated[int, msgspec.Meta(ge=1, le=31)] = 31
+
+
+class PipelineName(_Table, frozen=True):
+    """The named pipeline that compiles for the target."""
+
+    name: Literal["mcu"]
+
+
+class McuTarget(_Table, frozen=True):
+    """A microcontroller, a bare core, or the host: what runs C.
+
+    Attributes:
+        memory: by name; a core without a device has none, and then nothing is too large.
+        source: the document that the facts come from.
+    """
+
+    schema: Literal[1]
+    name: Name
+    family: Literal["mcu"]
+    summary: str
+    source: str
+    arithmetic: Arithmetic
+    toolchain: Toolchain
+    pipeline: PipelineName
+    extends: Name | None = None
+    memory: dict[Region, Memory] = {}
+
+    @property
+    def limits(self) -> Limits:
+        """What lowering may use; C99 has no integer type wider than 64 bits."""
+        return Limits(self.arithmetic.multiplier_bits, min(64, 2 * self.arithmetic.word_bits))
+
+    def budget(self, content: Content) -> int | None:
+        """Return the bytes of the memory that holds ``content``, None where there is no limit."""
+        sizes = [m.bytes - m.reserve for m in self.memory.values() if content in m.holds]
+        return sizes[0] if sizes else None
+
+
+Target = McuTarget
+
+_TABLES: tuple[type[_Table], ...] = (
+    Arithmetic, Emulator, McuTarget, Memory, MemoryRegion, PipelineName, Toolchain,
+)  # fmt: skip
+
+
+def list_targets() -> tuple[str, ...]:
+    """Return the names of the targets that come with binpoint, sorted."""
+    files = resources.files("binpoint.targets").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Return a target by the name of a shipped file, or from the user's own ``.toml`` file.
+
+    Raises:
+        UnknownTarget: no shipped target has this name.
+        InputNotFound: the file cannot be read.
+        InvalidTarget: the file is wrong; names file, key and the nearest valid key.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and not text.endswith(".toml") and "/" not in text:
+        at, raw = f"{text}.toml", _shipped(text)
+    else:
+        at, raw = text, toml.parse(toml.read_text(Path(text)), at=text, error=InvalidTarget)
+    return _decode(_extended(raw, at), at)
+
+
+def _shipped(name: str) -> dict[str, object]:
+    """Return the parsed file of a shipped target."""
+    known = list_targets()
+    if name not in known:
+        hint = (
+            toml.nearest(name, known)
+            or "`binpoint list targets` names them; a path to a .toml file works too"
+        )
+        raise UnknownTarget(f"no target is named `{name}`", hint=hint)
+    file = resources.files("binpoint.targets").joinpath(f"{name}.toml")
+    return toml.parse(file.read_text(encoding="utf-8"), at=f"{name}.toml", error=InvalidTarget)
+
+
+def _extended(raw: dict[str, object], at: str) -> dict[str, object]:
+    """Return ``raw`` laid over the core that it extends, table by table."""
+    if "extends" not in raw:
+        return raw
+    core = str(raw["extends"])
+    if core not in list_targets():
+        hint = toml.nearest(core, list_targets())
+        raise InvalidTarget(f"extends an unknown target `{core}`", at=f"{at}, extends", hint=hint)
+    base = _shipped(core)
+    if "extends" in base:
+        raise InvalidTarget(
+            f"extends `{core}`, which itself extends another target",
+            at=f"{at}, extends",
+            want="a core, as extension goes one level",
+            hint=f"extend `{base['extends']}`",
+        )
+    inherited = {key: base[key] for key in ("arithmetic", "toolchain", "pipeline")}
+    return {**inherited, **{key: _laid_over(inherited.get(key), raw[key]) for key in raw}}
+
+
+def _laid_over(base: object, own: object) -> object:
+    """Return ``own``, completed by the keys of ``base`` where both are tables."""
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    return {**cast("dict[str, object]", base), **cast("dict[str, object]", own)}
+
+
+def _decode(raw: Mapping[str, object], at: str) -> Target:
+    """Convert and check what types alone cannot express."""
+    keys = {field for table in _TABLES for field in table.__struct_fields__}
+    target = toml.decode(raw, McuTarget, at=at, error=InvalidTarget, keys=keys | {"flash", "sram"})
+    if target.name != Path(at).stem:
+        raise InvalidTarget(
+            "name and file name differ", at=f"{at}, name", have=target.name, want=Path(at).stem
+        )
+    for name, memory in target.memory.items():
+        if memory.reserve >= memory.bytes:
+            raise InvalidTarget(
+                "the reserve leaves nothing",
+                at=f"{at}, memory.{name}.reserve",
+                have=f"{memory.reserve} of {memory.bytes} bytes",
+            )
+    held = [content for memory in target.memory.values() for content in memory.holds]
+    for content in held:
+        if held.count(content) > 1:
+            raise InvalidTarget(f"`{content}` is held twice", at=f"{at}, memory")
+    return target

@@ -1,0 +1,62 @@
+"""Run a graph by its ops' reference methods: the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binpoint.errors import InvariantBroken
+from binpoint.ir.graph import Graph, Value
+from binpoint.ir.op import FloatOp, IntegerOp
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def evaluate(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return every value of a graph by name.
+
+    Integer graphs: arrays of stored integers as int64; every result is checked against the value's
+    proven bounds. Float graphs: float32.
+    """
+    arrays: Arrays = {}
+    for value in graph.values():
+        if value.constant is not None:
+            arrays[value.name] = constant_array(value)
+    for name in graph.inputs:
+        arrays[name] = np.asarray(inputs[name])
+    for node in graph.nodes():
+        operands = [arrays[name] for name in node.inputs]
+        if isinstance(node.op, IntegerOp):
+            results = node.op.reference(*(a.astype(np.int64, copy=False) for a in operands))
+            for value, result in zip(graph.results(node), results, strict=True):
+                _check_bounds(value, result)
+        else:
+            results = node.op.reference(*operands)
+        arrays.update(zip(node.outputs, results, strict=True))
+    return arrays
+
+
+def constant_array(value: Value) -> NDArray[Any]:
+    """The array of a constant: stored integers in an integer graph, real numbers in a float graph."""
+    assert value.constant is not None
+    if value.fixed is None:
+        return value.constant.array
+    return value.fixed.dequantize(value.constant.array.astype(np.int64)).astype(np.float32)
+
+
+def _check_bounds(value: Value, array: NDArray[Any]) -> None:
+    bounds = value.interval
+    if array.size and not (bounds.lo <= array.min() and array.max() <= bounds.hi):
+        raise InvariantBroken(
+            f"value `{value.name}` leaves its proven range",
+            have=f"{array.min()}..{array.max()}",
+            want=f"{bounds.lo}..{bounds.hi}",
+        )
+
+
+def is_float(graph: Graph) -> bool:
+    """Whether any node of the graph is a float op."""
+    return any(isinstance(node.op, FloatOp) for node in graph.nodes())

@@ -1,0 +1,99 @@
+"""What an op tells the emitters: a kernel by its signature, and the arguments of one call.
+
+An argument's place in the C parameter list is its place in `KernelCall.arguments`; templates name
+the parameters, so the order is known in one place only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from binpoint.ir.constant import Constant
+from binpoint.numeric.fixed import IntType
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A pointer to a value of the graph: an activation in the arena, or a constant."""
+
+    name: str
+    value: str
+    elem: IntType
+    written: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A pointer to a constant array that belongs to the call: multipliers, thresholds, tables."""
+
+    name: str
+    array: Constant
+    elem: IntType
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An integer literal. `kind` is the C type of the parameter."""
+
+    name: str
+    value: int
+    kind: str = "int32_t"
+
+
+Argument = Buffer | Table | Number
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What happens to an accumulator before it is stored: requantize and clamp.
+
+    `form` is one of ``mulshift``, ``thresholds``, ``exact``; see `ops/requantize.py`.
+    """
+
+    form: str
+    per_channel: bool
+    arguments: tuple[Argument, ...]
+    result: IntType
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """One call of a kernel. `traits` select variants within a template, by name and value."""
+
+    stem: str
+    arguments: tuple[Argument, ...]
+    traits: tuple[tuple[str, str], ...] = ()
+    epilogue: Epilogue | None = None
+    formula: str = ""
+    scratch: int = 0
+
+    @property
+    def symbol(self) -> str:
+        """Name of the kernel: it determines the kernel's text."""
+        parts = ["bp", self.stem]
+        parts += [str(a.elem) for a in self.all_arguments if not isinstance(a, Number)]
+        parts += [value for _, value in self.traits if value]
+        if self.epilogue is not None:
+            parts += [self.epilogue.form] + (["pc"] if self.epilogue.per_channel else [])
+        return "_".join(parts)
+
+    @property
+    def all_arguments(self) -> tuple[Argument, ...]:
+        """The call's own arguments, then those of the epilogue."""
+        return self.arguments + (self.epilogue.arguments if self.epilogue is not None else ())
+
+    def fused(self, epilogue: Epilogue, result: Buffer) -> KernelCall:
+        """The same call storing through an epilogue into another buffer."""
+        arguments = tuple(result if isinstance(a, Buffer) and a.written else a for a in self.arguments)
+        return replace(self, arguments=arguments, epilogue=epilogue)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one evaluation of an op costs, in counts without prices."""
+
+    macs: int = 0
+    loads: int = 0
+    stores: int = 0
+    lookups: int = 0
+    notes: tuple[str, ...] = field(default=())

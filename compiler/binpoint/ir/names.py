@@ -1,0 +1,43 @@
+"""Names that are valid C identifiers, unique and stable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+
+_RESERVED = frozenset(
+    """alignas alignof auto bool break case char const constexpr continue default do double else enum
+    extern false float for goto if inline int long nullptr register restrict return short signed
+    sizeof static static_assert struct switch thread_local true typedef typeof typeof_unqual union
+    unsigned void volatile while asm main and and_eq bitand bitor catch class compl const_cast
+    delete dynamic_cast explicit export friend mutable namespace new not not_eq operator or or_eq
+    private protected public reinterpret_cast static_cast template this throw try typeid typename
+    using virtual wchar_t xor xor_eq NULL arena context""".split()
+)
+_LONGEST = 48
+
+
+def identifier(text: str) -> str:
+    """Return a C identifier made from ``text``: the same text gives the same name.
+
+    Characters outside ``[A-Za-z0-9_]`` become one underscore; a long name keeps its end, which in
+    exporters' names is the telling part.
+    """
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", text)
+    name = re.sub(r"__+", "_", name).strip("_")
+    if len(name) > _LONGEST:
+        name = name[-_LONGEST:].lstrip("_")
+    if not name or name[0].isdigit() or name in _RESERVED:
+        name = f"v_{name}" if name else "v"
+    return name
+
+
+def unique(text: str, taken: Container[str]) -> str:
+    """Return an identifier made from ``text`` that is not in ``taken``: a numeral is appended if need be."""
+    name = identifier(text)
+    if name not in taken:
+        return name
+    count = 2
+    while f"{name}_{count}" in taken:
+        count += 1
+    return f"{name}_{count}"

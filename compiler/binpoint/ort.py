@@ -1,0 +1,94 @@
+"""onnxruntime with fixed settings; the only module that imports it.
+
+Two kinds of session: `plain` runs a graph node by node (no optimisations, one thread), `reference`
+runs a user's quantized model as the run that counts: all optimisations and
+``session.qdqisint8allowed=1``, so that signed 8-bit QDQ groups become integer operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from binpoint.errors import InvalidModel
+
+VERSION: str = ort.__version__
+_IR_VERSION = 10
+_DOMAINS = (("com.microsoft", 1),)
+
+
+class Session:
+    """A loaded model; `run` takes and returns arrays by name."""
+
+    def __init__(self, model: onnx.ModelProto | str, *, optimise: bool) -> None:
+        """Load a model, given as a message or as a path."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        if optimise:
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
+        source = model if isinstance(model, str) else model.SerializeToString()
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own types, made at run time
+            raise InvalidModel("onnxruntime cannot load the model", have=str(error).splitlines()[0]) from error
+        self.inputs = tuple(i.name for i in self._session.get_inputs())
+        self.outputs = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run once."""
+        results = self._session.run(None, dict(inputs))
+        return {name: np.asarray(array) for name, array in zip(self.outputs, results, strict=True)}
+
+
+def plain(model: onnx.ModelProto | str) -> Session:
+    """A session that runs the graph as it is written."""
+    return Session(model, optimise=False)
+
+
+def reference(model: onnx.ModelProto | str) -> Session:
+    """The session whose results count for a quantized model."""
+    return Session(model, optimise=True)
+
+
+def evaluate(
+    op: str,
+    inputs: Sequence[NDArray[Any] | None],
+    *,
+    outputs: int = 1,
+    domain: str = "",
+    opset: int = 21,
+    **attributes: Any,
+) -> tuple[NDArray[Any], ...]:
+    """Run one operator on constant operands."""
+    names = ["" if array is None else f"x{i}" for i, array in enumerate(inputs)]
+    results = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(op, names, results, domain=domain, **attributes)
+    return run_node(node, {n: a for n, a in zip(names, inputs, strict=True) if a is not None}, opset)
+
+
+def run_node(node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int) -> tuple[NDArray[Any], ...]:
+    """Run one node on constant operands, by name."""
+    results = [name for name in node.output if name]
+    graph = helper.make_graph(
+        [node],
+        "node",
+        [],
+        [helper.make_empty_tensor_value_info(name) for name in results],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in inputs.items()],
+    )
+    domains = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, v) for d, v in _DOMAINS)]
+    if node.domain and node.domain not in dict(_DOMAINS):
+        domains.append(helper.make_opsetid(node.domain, 1))
+    model = helper.make_model(graph, opset_imports=domains, ir_version=_IR_VERSION)
+    found = plain(model).run({})
+    return tuple(found[name] for name in results)

@@ -1,0 +1,7 @@
+"""Settings of Sphinx."""
+
+project = "binpoint"
+extensions = ["myst_parser"]
+exclude_patterns = ["**/__init__.py"]
+myst_heading_anchors = 3
+html_theme = "alabaster"

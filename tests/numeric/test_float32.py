@@ -1,7 +1,5 @@
 """The float32 definitions equal onnxruntime, code for code."""
 
-# ruff: noqa: PLR0913  (parametrized tests take what the operators take)
-
 from __future__ import annotations
 
 import ctypes

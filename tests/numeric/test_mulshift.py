@@ -29,7 +29,7 @@ def test_thresholds_are_where_the_output_steps(
     for zero in (lo, hi, 0):
         table = thresholds(scale, zero, lo, hi, bottom, top)
         for c in range(20):
-            acc = np.arange(bottom[c], top[c] + 1)
+            acc = np.arange(int(bottom[c]), int(top[c]) + 1)
             y = requantize(acc, scale[c], zero, lo, hi)
             codes = np.arange(lo + 1, hi + 1)
             want = bottom[c] + np.searchsorted(y, codes)
@@ -50,7 +50,7 @@ def test_a_proved_form_is_equal_everywhere(_name: str, lo: int, hi: int, generat
                 continue
             proved += 1
             assert 0 <= form.multiplier < 2**31
-            acc = np.arange(bottom[c], top[c] + 1)
+            acc = np.arange(int(bottom[c]), int(top[c]) + 1)
             want = requantize(acc, scale[c], zero, lo, hi)
             np.testing.assert_array_equal(form.apply(acc, lo, hi), want)
     assert proved > 60

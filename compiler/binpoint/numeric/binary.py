@@ -13,7 +13,7 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from binpoint.errors import InvariantBroken, NoIntegerForm
+from binpoint.errors import NoIntegerForm
 from binpoint.numeric.exact import near_tie, round_to_float, window_bits
 from binpoint.numeric.float32 import Ints, add_ratios, fma, mul_product, mul_ratio, qlinear_add
 from binpoint.numeric.interval import Interval
@@ -87,7 +87,7 @@ def prove_add(a: Operand, b: Operand, y: Operand) -> AddForm | None:
     for shift in _SHIFTS:
         ma, mb = round(float(ra) * 2**shift), round(float(rb) * 2**shift)
         if max(ma, mb) >= _MULTIPLIER_LIMIT - 1:
-            return None
+            break
         for step_a, step_b in _NEIGHBOURS:
             form = pairs.form(max(ma + step_a, 0), max(mb + step_b, 0), shift)
             if form is not None:
@@ -306,8 +306,7 @@ def _round_to_float(value: Ints) -> Ints:
 def _units(value: np.float32, bits: int) -> int:
     """Return ``value * 2**bits``, an integer by choice of ``bits``."""
     scaled = Fraction(float(value)) * 2**bits
-    if scaled.denominator != 1:
-        raise InvariantBroken("a constant is no multiple of its unit", have=f"{value!r}, 2^-{bits}")
+    assert scaled.denominator == 1, "sums and float roundings of multiples are multiples"
     return scaled.numerator
 
 

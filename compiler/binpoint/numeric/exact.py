@@ -55,7 +55,7 @@ def near_tie(total: Ints, bits: npt.ArrayLike, window: int) -> npt.NDArray[np.bo
     return below >> np.maximum(point - window + 1, 0) == 0
 
 
-def requantize_exact(  # noqa: PLR0913  (the constants of one requantization)
+def requantize_exact(
     acc: npt.ArrayLike,
     m: npt.ArrayLike,
     sh: npt.ArrayLike,
@@ -94,9 +94,7 @@ def requantize_exact(  # noqa: PLR0913  (the constants of one requantization)
     return result
 
 
-def requantize_rounded(  # noqa: PLR0913  (the constants of one requantization)
-    acc: Ints, m: Ints, sh: Ints, zp: int, lo: int, hi: int
-) -> Ints:
+def requantize_rounded(acc: Ints, m: Ints, sh: Ints, zp: int, lo: int, hi: int) -> Ints:
     """Return the same by carrying out both float32 roundings on integers (the tie routine)."""
     magnitude, first = round_to_float(np.abs(acc))
     product, second = round_to_float(magnitude * m)

@@ -83,7 +83,7 @@ def decompose(scale: npt.ArrayLike) -> tuple[Ints, Ints]:
     return (fraction * (1 << FLOAT_BITS)).astype(np.int64), FLOAT_BITS - exponent.astype(np.int64)
 
 
-def thresholds(  # noqa: PLR0913  (the constants of one requantization)
+def thresholds(
     scale: Floats, zero_point: int, lo: int, hi: int, acc_lo: Ints, acc_hi: Ints
 ) -> Ints:
     """Return ``T[c, k]``, the least reachable accumulator whose output is at least ``lo + 1 + k``.

@@ -122,6 +122,8 @@ def test_scales_too_far_apart_are_refused() -> None:
     near, far = Operand(1.0, 0, full), Operand(2.0**-60, 0, full)
     with pytest.raises(NoIntegerForm):
         AddExact.of(near, far, near)
+    with pytest.raises(NoIntegerForm):
+        AddExact.of(far, far, near)
     assert prove_add(Operand(2.0**40, 0, full), near, near) is None
 
 

@@ -84,10 +84,9 @@ def prove_add(a: Operand, b: Operand, y: Operand) -> AddForm | None:
     )
     ra, rb, _ = add_ratios(a.scale, a.zero_point, b.scale, b.zero_point, y.scale, y.zero_point)
     pairs = _Pairs.of(left, right, result, lo, hi)
-    for shift in _SHIFTS:
+    largest = float(max(ra, rb))
+    for shift in (s for s in _SHIFTS if largest * 2**s < _MULTIPLIER_LIMIT - 2):
         ma, mb = round(float(ra) * 2**shift), round(float(rb) * 2**shift)
-        if max(ma, mb) >= _MULTIPLIER_LIMIT - 1:
-            break
         for step_a, step_b in _NEIGHBOURS:
             form = pairs.form(max(ma + step_a, 0), max(mb + step_b, 0), shift)
             if form is not None:
@@ -175,7 +174,7 @@ class AddExact:
         multiplier = _units(ra, bits)
         words = tuple(_units(word, bits) for word in fma(b.all_codes(), rb, inner))
         largest = max(abs(a.codes.lo), abs(a.codes.hi)) * multiplier + max(map(abs, words))
-        if largest.bit_length() > _LARGEST_BITS:
+        if max(bits, largest.bit_length()) > _LARGEST_BITS:
             raise NoIntegerForm(
                 "the scales of an addition lie too far apart for 64-bit integers",
                 have=f"{a.scale!r} + {b.scale!r} -> {y.scale!r}",

@@ -58,11 +58,11 @@ def tools() -> list[Row]:
     for target in map(load_target, list_targets()):
         if target.extends is not None or target.toolchain.emulator is None:
             continue
-        row = {"target": target.name, "tools": "found", "to do": ""}
+        row = {"target": target.name, "state": "found", "to do": ""}
         try:
             find_tools(target)
         except ToolNotFound as missing:
-            row |= {"tools": missing.message, "to do": missing.hint or ""}
+            row |= {"state": missing.message, "to do": missing.hint or ""}
         found.append(row)
     return found
 

@@ -83,7 +83,7 @@ def _op_rows() -> list[Row]:
     """Return one row per ONNX operator that is read, sorted by name."""
     from binpoint.ops import OPS
 
-    pairs = sorted((name, op) for op in OPS for name in op.onnx)
+    pairs = sorted(((name, op) for op in OPS for name in op.onnx), key=lambda pair: pair[0])
     return [{"operator": n, "op": op.__name__, "meaning": _first_line(op)} for n, op in pairs]
 
 

@@ -16,7 +16,6 @@ import click
 
 if TYPE_CHECKING:
     from binpoint.driver import Result
-
     from binpoint.errors import BinpointError
     from binpoint.options import CompileOptions
 

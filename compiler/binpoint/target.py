@@ -8,7 +8,6 @@ methods, budgets) is policy and lives in ``options.py``. A device file may exten
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -17,6 +16,7 @@ import msgspec
 
 from binpoint import toml
 from binpoint.errors import InvalidTarget, UnknownTarget
+from binpoint.ir.op import Limits
 
 Feature = Literal["dsp", "mve", "fpu", "rvv"]
 Region = Literal["flash", "sram"]
@@ -26,19 +26,6 @@ Address = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Size = Annotated[int, msgspec.Meta(gt=0)]
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_.-]*$")]
 Words = tuple[Annotated[str, msgspec.Meta(min_length=1)], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What integer arithmetic a target offers to lowering, in bits.
-
-    Attributes:
-        multiplier_bits: magnitude of the widest rescale multiplier.
-        accumulator_bits: width of the widest signed integer that code may compute in.
-    """
-
-    multiplier_bits: int
-    accumulator_bits: int
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -80,14 +80,20 @@ class Node:
 
 
 class Graph:
-    """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands."""
+    """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands.
+
+    `output_names` are the model's own names of the outputs, `quantized` tells that the model came with
+    quantizers of its own, `digest` is the SHA-256 of its file.
+    """
 
     def __init__(self, name: str) -> None:
         """Make an empty graph."""
         self.name = name
         self.inputs: tuple[str, ...] = ()
         self.outputs: tuple[str, ...] = ()
+        self.output_names: tuple[str, ...] = ()
         self.quantized = False
+        self.digest = ""
         self._graph: nx.DiGraph[Key] = nx.DiGraph()
         self._values: dict[str, Value] = {}
         self._nodes: dict[str, Node] = {}
@@ -157,7 +163,8 @@ class Graph:
     def copy(self) -> Graph:
         """A graph of its own that shares the payloads."""
         other = Graph(self.name)
-        other.inputs, other.outputs, other.quantized = self.inputs, self.outputs, self.quantized
+        other.inputs, other.outputs, other.output_names = self.inputs, self.outputs, self.output_names
+        other.quantized, other.digest = self.quantized, self.digest
         other._graph = self._graph.copy()
         other._values = dict(self._values)
         other._nodes = dict(self._nodes)
@@ -220,6 +227,20 @@ class Graph:
         for node in self.consumers(old):
             inputs = tuple(new if name == old else name for name in node.inputs)
             self.replace(replace(node, inputs=inputs))
+        self.outputs = tuple(new if name == old else name for name in self.outputs)
+
+    def rename_value(self, old: str, new: str) -> None:
+        """Give a value another name."""
+        value = self._values.pop(old)
+        self._values[new] = replace(value, name=new)
+        nx.relabel_nodes(self._graph, {("value", old): ("value", new)}, copy=False)
+        maker = self.producer(new)
+        touched = (*self.consumers(new), *((maker,) if maker is not None else ()))
+        for node in touched:
+            inputs = tuple(new if name == old else name for name in node.inputs)
+            outputs = tuple(new if name == old else name for name in node.outputs)
+            self._nodes[node.name] = replace(node, inputs=inputs, outputs=outputs)
+        self.inputs = tuple(new if name == old else name for name in self.inputs)
         self.outputs = tuple(new if name == old else name for name in self.outputs)
 
     def bypass(self, node: Node, source: str) -> None:

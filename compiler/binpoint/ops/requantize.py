@@ -25,11 +25,14 @@ from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Argument, Buffer, Epilogue, KernelCall, Number, Table, Work
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric import float32
+from binpoint.numeric.exact import ExactScale
 from binpoint.numeric.fixed import I32, I64, U8, FixedType, IntType, TensorType
 from binpoint.numeric.interval import Interval
+from binpoint.numeric.mulshift import prove_mulshift, thresholds
 
 Ranges = tuple[tuple[int, int], ...]
 _THRESHOLD_BITS = 4
+_WORD = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Form:
     """How a requantizer is emitted: ``mulshift``, ``thresholds`` or ``exact``, with its constants.
 
     One entry per channel, or one for all. `offsets` is empty where half of 2^shift, plus the zero
-    point, is meant; `proved` tells that equality was proved and not only defined so.
+    point, is meant; `window` is that of `numeric.exact.ExactScale`.
     """
 
     name: str
@@ -45,7 +48,7 @@ class Form:
     shifts: tuple[int, ...] = ()
     offsets: tuple[int, ...] = ()
     thresholds: tuple[tuple[int, ...], ...] = ()
-    proved: bool = True
+    window: int = 0
 
 
 class Requantize(IntegerOp):
@@ -97,14 +100,19 @@ class Requantize(IntegerOp):
                 Number("lo", self.lo),
             ]
             return Epilogue("thresholds", many, tuple(arguments), self.result.storage)
-        name = "mulhi" if form.name == "mulshift" and not form.offsets and min(form.shifts) >= 33 else form.name
-        name += "_offset" if form.offsets else ""
+        name, shifts, offsets = form.name, form.shifts, form.offsets
+        upper = name == "mulshift" and min(shifts) >= 33 and not any(o % _WORD for o in offsets)
+        if upper:
+            name, shifts, offsets = "mulhi", tuple(s - 32 for s in shifts), tuple(o // _WORD for o in offsets)
         arguments.append(_column("multiplier", form.multipliers, many, I32, "int32_t"))
-        arguments.append(_column("shift", form.shifts, many, U8, "uint32_t"))
-        if form.offsets:
-            arguments.append(_column("offset", form.offsets, many, I64, "int64_t"))
+        arguments.append(_column("shift", shifts, many, U8, "uint32_t"))
+        if offsets:
+            name += "_offset"
+            arguments.append(_column("offset", offsets, many, I32 if upper else I64, "int32_t" if upper else "int64_t"))
         else:
             arguments.append(Number("zero", self.result.zero_points[0]))
+        if form.window:
+            arguments.append(Number("window", form.window, "uint32_t"))
         arguments += [Number("lo", self.lo), Number("hi", self.hi)]
         return Epilogue(name, many, tuple(arguments), self.result.storage)
 
@@ -218,8 +226,14 @@ class OnnxruntimeRequantize(Requantize):
         """The proved form, else `exact`."""
         if self.proof is not None:
             return self.proof
-        pairs = [float32.exact_scale(scale) for scale in self.scales]
-        return Form("exact", tuple(p.mantissa for p in pairs), tuple(p.shift for p in pairs), proved=False)
+        scales = self._exact()
+        window = min(e.window for e in scales)
+        return Form("exact", tuple(e.mantissa for e in scales), tuple(e.shift for e in scales), window=window)
+
+    def _exact(self) -> list[ExactScale]:
+        zero = self.result.zero_points[0]
+        ranges = zip(self.scales, self.reach, strict=True)
+        return [ExactScale.of(np.float32(s), zero, self.lo, self.hi, Interval(*ends)) for s, ends in ranges]
 
     @property
     def formula(self) -> str:
@@ -236,7 +250,7 @@ class OnnxruntimeRequantize(Requantize):
         """``[channels, hi − lo]``: the smallest reachable accumulator with y ≥ lo + 1 + k."""
         low, high = (np.array(ends, np.int64) for ends in zip(*self.reach, strict=True))
         scales = np.array(self.scales, np.float32)
-        return float32.thresholds(scales, self.result.zero_points[0], self.lo, self.hi, low, high)
+        return thresholds(scales, self.result.zero_points[0], self.lo, self.hi, low, high)
 
     def proved(self) -> OnnxruntimeRequantize:
         """The op with the cheapest form that is proved equal, if there is one for every channel."""
@@ -244,16 +258,13 @@ class OnnxruntimeRequantize(Requantize):
         if self.result.storage.width <= _THRESHOLD_BITS:
             return replace(self, proof=Form("thresholds", thresholds=tuple(map(tuple, steps.tolist()))))
         low, high = (np.array(ends, np.int64) for ends in zip(*self.reach, strict=True))
-        scales = np.array(self.scales, np.float32)
-        zero = self.result.zero_points[0]
-        found = float32.prove_mulshift(steps, scales, zero, self.lo, self.hi, low, high)
+        found = prove_mulshift(steps, np.array(self.scales, np.float32), self.lo, low, high)
         proofs = [p for p in found if p is not None]
         if len(proofs) < len(found):
             return replace(self, proof=None)
-        standard = all(p.offset == (1 << (p.shift - 1)) + (zero << p.shift) for p in proofs)
-        offsets = () if standard else tuple(p.offset for p in proofs)
-        form = Form("mulshift", tuple(p.multiplier for p in proofs), tuple(p.shift for p in proofs), offsets)
-        return replace(self, proof=form)
+        columns = zip(*((p.multiplier, p.shift, p.offset) for p in proofs), strict=True)
+        multipliers, shifts, offsets = (tuple(c) for c in columns)
+        return replace(self, proof=Form("mulshift", multipliers, shifts, offsets))
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition, in float32."""
@@ -264,7 +275,7 @@ class OnnxruntimeRequantize(Requantize):
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """A real-number estimate, within one of the result, moved by comparing with its thresholds."""
         (x,) = inputs
-        pairs = [float32.exact_scale(scale) for scale in self.scales]
+        pairs = self._exact()
         shift = w.const(np.array([1 << p.shift for p in pairs]))
         half = w.const(np.array([1 << (p.shift - 1) for p in pairs]))
         scaled = w.floor_divide(w.add(w.mul(x, w.const(np.array([p.mantissa for p in pairs]))), half), shift)

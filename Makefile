@@ -1,0 +1,48 @@
+# What continuous integration runs is what you run. PYTHON names the interpreter, 3.11 or newer.
+
+ARM_PACKAGES := gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+RISCV_PACKAGES := gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf qemu-system-misc
+TEST_PACKAGES := $(ARM_PACKAGES) $(RISCV_PACKAGES) clang
+
+.PHONY: demo test lint format types layers docs bench build clean
+
+demo: .venv/.stamp
+	.ci/debian $(ARM_PACKAGES)
+	.venv/bin/binpoint demo
+
+test: .venv-dev/.stamp
+	.ci/debian $(TEST_PACKAGES)
+	.venv-dev/bin/python -m pytest -q --require-tools $(TESTS)
+
+lint: .venv-dev/.stamp
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/ruff check .
+
+format: .venv-dev/.stamp
+	.venv-dev/bin/ruff format .
+	.venv-dev/bin/ruff check --fix .
+
+types: .venv-dev/.stamp
+	.venv-dev/bin/basedpyright --pythonpath .venv-dev/bin/python
+
+layers: .venv-dev/.stamp
+	.venv-dev/bin/lint-imports
+
+docs: .venv-dev/.stamp
+	.venv-dev/bin/python -m sphinx -q -W -b html docs build/docs
+
+bench: .venv-dev/.stamp
+	.ci/debian $(TEST_PACKAGES)
+	.venv-dev/bin/python -m benchmarks
+
+build: .venv-dev/.stamp
+	.venv-dev/bin/python -m pip wheel -q --no-deps -w build/wheel .
+
+clean:
+	rm -rf .venv .venv-dev build
+
+.venv/.stamp: pyproject.toml constraints.txt
+	.ci/venv .venv
+
+.venv-dev/.stamp: pyproject.toml constraints.txt
+	.ci/venv .venv-dev dev

@@ -1,0 +1,1 @@
+"""Reference pages that the command line prints, read with importlib.resources."""

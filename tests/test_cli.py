@@ -84,6 +84,24 @@ def test_explain_prints_an_entry(run: Run) -> None:
     assert run("explain", "BP1003").out.strip() == catalogue.explanation("BP1003")
 
 
+def test_doctor_names_the_debian_package_of_every_missing_tool(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = run("doctor", "--json")
+    assert done.status == 0
+    rows = {row["target"]: row for row in json.loads(done.out)}
+    assert "arm-none-eabi-gcc" in rows["cortex-m4"]["state"]
+    assert "gcc-arm-none-eabi" in rows["cortex-m4"]["to do"]
+    assert "gcc-riscv64-unknown-elf" in rows["rv32imc"]["to do"]
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm", "cc")
+def test_doctor_finds_what_is_there(run: Run) -> None:
+    rows = {row["target"]: row for row in json.loads(run("doctor", "--json").out)}
+    assert rows["cortex-m4"] == {"target": "cortex-m4", "state": "found", "to do": ""}
+
+
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [

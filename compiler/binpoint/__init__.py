@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from binpoint.options import CompileOptions, read_options
     from binpoint.target import McuTarget, Target, list_targets, load_target
 
-__all__ = [
+__all__ = (
     "BinpointError",
     "CompileOptions",
     "Graph",
@@ -27,7 +27,7 @@ __all__ = [
     "list_targets",
     "load_target",
     "read_options",
-]
+)
 
 _HOME = MappingProxyType(
     {

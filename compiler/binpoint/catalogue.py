@@ -58,11 +58,11 @@ def tools() -> list[Row]:
     for target in map(load_target, list_targets()):
         if target.extends is not None or target.toolchain.emulator is None:
             continue
-        row = {"target": target.name, "tools": "found", "to do": ""}
+        row = {"target": target.name, "state": "found", "to do": ""}
         try:
             find_tools(target)
         except ToolNotFound as missing:
-            row |= {"tools": missing.message, "to do": missing.hint or ""}
+            row |= {"state": missing.message, "to do": missing.hint or ""}
         found.append(row)
     return found
 
@@ -83,7 +83,7 @@ def _op_rows() -> list[Row]:
     """Return one row per ONNX operator that is read, sorted by name."""
     from binpoint.ops import OPS
 
-    pairs = sorted((name, op) for op in OPS for name in op.onnx)
+    pairs = sorted(((name, op) for op in OPS for name in op.onnx), key=lambda pair: pair[0])
     return [{"operator": n, "op": op.__name__, "meaning": _first_line(op)} for n, op in pairs]
 
 

@@ -16,7 +16,6 @@ import click
 
 if TYPE_CHECKING:
     from binpoint.driver import Result
-
     from binpoint.errors import BinpointError
     from binpoint.options import CompileOptions
 
@@ -231,7 +230,7 @@ def _samples(given: str | None) -> Path | str | None:
 
 
 def _print_report(result: Result, as_json: bool) -> None:
-    """Print the report to stdout; a difference between witnesses ends with its own status."""
+    """Print the report to stdout, as tables or as JSON."""
     from rich.console import Console
 
     from binpoint.report import render

@@ -142,6 +142,9 @@ class IntegerOp(Op):
 
     stem: ClassVar[str]
 
+    accumulates: ClassVar[bool] = False
+    """Whether its kernel can store its int32 sums through an epilogue (see `ir/kernel.py`)."""
+
     @abstractmethod
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """Range of stored integers of each result, exact or wider."""
@@ -165,6 +168,10 @@ class IntegerOp(Op):
     def alias(self) -> bool:
         """Whether the result is the operand's bytes as they are, so that no code is needed."""
         return False
+
+    def clamped(self, lo: int, hi: int) -> IntegerOp | None:
+        """The op with its result clamped as well, if it can do so itself."""
+        return None
 
     def in_place(self) -> tuple[int, ...]:
         """Operands whose memory the result may take over element by element."""

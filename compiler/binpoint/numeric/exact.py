@@ -17,27 +17,42 @@ import numpy.typing as npt
 from binpoint.errors import NoIntegerForm
 from binpoint.numeric.float32 import Ints, float32_scale
 from binpoint.numeric.interval import Interval
-from binpoint.numeric.mulshift import decompose
+from binpoint.numeric.mulshift import FLOAT_BITS, decompose
 from binpoint.numeric.rounding import Rounding, shift_right
 
-FLOAT_BITS: Final = 24
 _MAX_SHIFT: Final = 53
 
 
 def window_bits(zero_point: int, lo: int, hi: int, *, exact_acc: bool) -> int:
     """Return w such that float32 rounding changes nothing further than ``2**-w`` from a tie.
 
-    Let ``R = max(hi - zp, zp - lo)`` and y the exact product ``acc * s``. Where ``|y| >= R + 1`` both
-    arithmetics saturate alike. Elsewhere ``fl(fl(acc) * s)`` is off by less than
-    ``(R + 1) * (2**-23 + 2**-48)`` (two relative errors of 2**-24), or ``(R + 1) * 2**-24`` when the
-    accumulator is itself a float32 (``exact_acc``: all ``|acc| <= 2**24``). A value that is at least
-    2**-w away from every tie, 2**-w no less than that bound, therefore keeps its nearest integer. For
-    8-bit outputs w is 14 or 15, and 16 or 17 with ``exact_acc``.
+    Let ``R = max(hi - zp, zp - lo)`` and y the exact product ``acc * s``. Where ``|y| >= R + 1``
+    both arithmetics saturate alike. Elsewhere ``fl(fl(acc) * s)`` is off by less than
+    ``(R + 1) * (2**-23 + 2**-48)`` (two relative errors of 2**-24), or ``(R + 1) * 2**-24`` when
+    the accumulator is itself a float32 (``exact_acc``: all ``|acc| <= 2**24``). A value that is at
+    least 2**-w away from every tie, 2**-w no less than that bound, therefore keeps its nearest
+    integer. For 8-bit outputs w is 14 or 15, and 16 or 17 with ``exact_acc``.
+
+    Raises:
+        NoIntegerForm: the output has more than 16 bits.
     """
+    if hi - lo >= 1 << 16:
+        raise NoIntegerForm("an output has more than 16 bits", have=f"codes {lo} to {hi}")
     reach = max(hi - zero_point, zero_point - lo) + 1
     if exact_acc:
         return FLOAT_BITS - (reach - 1).bit_length()
     return 2 * FLOAT_BITS - (reach * ((1 << (FLOAT_BITS + 1)) + 1) - 1).bit_length()
+
+
+def near_tie(total: Ints, bits: npt.ArrayLike, window: int) -> npt.NDArray[np.bool_]:
+    """Whether ``total - half - edge`` lies within ``edge = 2**(bits - window)`` of a tie.
+
+    The caller added half and edge already, so that this is one test for zero: the bits of ``total``
+    from ``bits - window + 1`` up to the binary point (all bits below it if that is negative).
+    """
+    point = np.asarray(bits, dtype=np.int64)
+    below = total & ((np.int64(1) << point) - 1)
+    return below >> np.maximum(point - window + 1, 0) == 0
 
 
 def requantize_exact(
@@ -50,9 +65,9 @@ def requantize_exact(
 ) -> Ints:
     """Return ``float32.requantize`` with scale ``m * 2**-sh``, in integers only, broadcasting.
 
-    ``t = acc * m + 2**(sh-1)``; its bits from ``sh`` up are the product rounded half up. Only where
-    its bits below ``sh`` are within ``2**(sh-w)`` of 0 or ``2**sh`` (a tie; see ``window_bits``) the
-    two float roundings are carried out (``requantize_rounded``).
+    The bits of ``acc * m + 2**(sh-1)`` from ``sh`` up are the product rounded half up. Only where
+    those below are within ``2**(sh-w)`` of 0 or ``2**sh``, which is a tie (see ``window_bits``),
+    the two float roundings are carried out (``requantize_rounded``).
 
     Args:
         acc: int64 values within int32.
@@ -73,8 +88,7 @@ def requantize_exact(
     half = np.int64(1) << (bounded - 1)
     window = (np.int64(1) << bounded) >> width
     total = codes * mantissa + half + window
-    below = total & ((np.int64(1) << bounded) - 1)
-    near = below < np.maximum(2 * half >> (width - 1), 1)
+    near = near_tie(total, bounded, width)
     result = np.clip((total >> bounded) + zp, lo, hi)
     result[near] = requantize_rounded(codes[near], mantissa[near], shift[near], zp, lo, hi)
     return result
@@ -91,13 +105,20 @@ def requantize_rounded(acc: Ints, m: Ints, sh: Ints, zp: int, lo: int, hi: int) 
 
 
 def round_to_float(value: Ints) -> tuple[Ints, Ints]:
-    """Return ``(mantissa, exponent)`` of non-negative integers below 2**53 rounded to float32.
+    """Return ``(mantissa, exponent)`` of non-negative int64 rounded to float32, ties to even.
 
-    Ties go to even; the mantissa has at most 24 bits, or is 2**24.
+    The mantissa has at most 24 bits, or is 2**24.
     """
-    bits = np.frexp(value.astype(np.float64))[1].astype(np.int64)
+    high = value >> 32
+    # Each half is exact in float64, where frexp counts bits.
+    bits = np.where(high > 0, bit_length(high) + 32, bit_length(value & 0xFFFFFFFF))
     exponent = np.maximum(bits - FLOAT_BITS, 0)
     return shift_right(value, exponent, Rounding.HALF_EVEN), exponent
+
+
+def bit_length(value: Ints) -> Ints:
+    """Return the bit length of non-negative integers below 2**53."""
+    return np.frexp(value.astype(np.float64))[1].astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +126,9 @@ class ExactScale:
     """Constants of the exact form of one channel, within int64.
 
     ``u = acc * mantissa + offset``; the output is ``clamp(u >> shift, lo, hi)`` unless
-    ``(u >> (shift - window + 1)) & (2**(window - 1) - 1)`` is zero (no shift if that is negative; all
-    bits below ``shift`` then): there the tie routine decides. A smaller window is as exact, only
-    taken more often. Multiplying mantissa and offset by 2**j and adding j to the shift changes
-    nothing, which can bring the binary point to a word's end.
+    ``(u >> (shift - window + 1)) & (2**(window - 1) - 1)`` is zero (if that shift is negative, all
+    bits below ``shift``): there the tie routine decides. Multiplying mantissa and offset by 2**j
+    and adding j to the shift changes nothing, which can bring the binary point to a word's end.
 
     Args:
         mantissa: 24 bits; 0 if every reachable accumulator rounds to zero.
@@ -159,8 +179,7 @@ class ExactScale:
         """Return the output codes of int64 accumulators by these constants."""
         codes = np.asarray(acc, dtype=np.int64)
         total = codes * self.mantissa + self.offset
-        low_bits = max(self.shift - self.window + 1, 0)
-        near = (total & ((1 << self.shift) - 1)) >> low_bits == 0
+        near = near_tie(total, self.shift, self.window)
         result = np.clip(total >> self.shift, self.lo, self.hi)
         mantissa = np.full(codes.shape, self.mantissa, dtype=np.int64)[near]
         shift = np.full(codes.shape, self.shift, dtype=np.int64)[near]

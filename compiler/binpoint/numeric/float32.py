@@ -1,10 +1,10 @@
 """The quantized operators of onnxruntime's CPU kernels, as exact numpy float32 arithmetic.
 
 These are definitions: whatever integer form the compiler emits is proved or tested equal to them,
-and the tests compare them with onnxruntime itself (x86-64 with FMA). Every float operation below is
-one IEEE float32 rounding, in the order in which the runtime does it. ``fl`` is rounding to float32,
-``rne`` rounding to an integer with ties to even. Codes are int64 arrays of the stored values; scales
-are float32; ``lo`` and ``hi`` are the ends of the output type. Argument lists follow the operators'.
+and the tests compare them with onnxruntime itself (x86-64 with FMA). Every float operation below
+is one IEEE float32 rounding, in the order in which the runtime does it. ``fl`` is rounding to
+float32, ``rne`` rounding to an integer with ties to even. Codes are int64 arrays of the stored
+values; scales are float32; ``lo`` and ``hi`` are the ends of the output type.
 """
 
 # ruff: noqa: PLR0913  (the functions take what the operators take)
@@ -131,7 +131,8 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> Floats:
     odd = np.where(
         (error != 0) & even, np.nextafter(total, np.where(error > 0, np.inf, -np.inf)), total
     )
-    return odd.astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        return odd.astype(np.float32)
 
 
 def add_ratios(
@@ -142,7 +143,8 @@ def add_ratios(
     ``rA = fl(sa / sc)``, ``rB = fl(sb / sc)``, ``f = fl(zc - fma(rA, za, fl(rB * zb)))``.
     """
     c = float32_scale(sc)
-    ra, rb = float32_scale(float32_scale(sa) / c), float32_scale(float32_scale(sb) / c)
+    with np.errstate(over="ignore", under="ignore"):
+        ra, rb = float32_scale(float32_scale(sa) / c), float32_scale(float32_scale(sb) / c)
     offset = np.float32(zc) - fma(ra, za, rb * np.float32(zb))
     return np.float32(ra), np.float32(rb), np.float32(offset)
 
@@ -206,7 +208,8 @@ def qlinear_mul(
 
 def mul_product(product: npt.ArrayLike, ratio: np.float32, zc: int, lo: int, hi: int) -> Ints:
     """Return QLinearMul as a function of the exact product of the centred codes; monotone."""
-    scaled = np.asarray(product, dtype=np.int64).astype(np.float32) * ratio
+    with np.errstate(over="ignore", under="ignore"):
+        scaled = np.asarray(product, dtype=np.int64).astype(np.float32) * ratio
     return _saturate(scaled + np.float32(zc), lo, hi)
 
 

@@ -2,8 +2,8 @@
 
 Requantizing is monotone in the accumulator, so it is fully described by its thresholds: the least
 accumulator that reaches each output code. A form ``(acc * M + B) >> S`` equals it on the whole
-reachable range if and only if it crosses every code at the same place, which is two inequalities per
-threshold. Satisfying them is a proof over all accumulators, not a sample.
+reachable range if and only if it crosses every code at the same place, which is two inequalities
+per threshold. Satisfying them is a proof over all accumulators, not a sample.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from binpoint.numeric.float32 import Floats, Ints, requantize
 
 MULTIPLIER_BITS: Final = 31
+FLOAT_BITS: Final = 24
 _MAX_SHIFT: Final = 53
 _OFFSET_LIMIT: Final = 1 << 61
 _SEARCH_STEPS: Final = 25
@@ -49,7 +50,7 @@ class MulShift:
 class Steps:
     """Where a monotone step function of each channel reaches each code.
 
-    Code ``codes[k]`` is reached first at ``first[c, k]``; ``last[c, k]`` is the argument just before.
+    Code ``codes[k]`` is reached first at ``first[c, k]``; ``last[c, k]`` is the argument before.
 
     Args:
         codes: int64 [K], ascending.
@@ -79,7 +80,7 @@ class Steps:
 def decompose(scale: npt.ArrayLike) -> tuple[Ints, Ints]:
     """Return float32 scales as ``m * 2**-sh`` with a 24-bit mantissa, 2**23 <= m < 2**24."""
     fraction, exponent = np.frexp(np.asarray(scale, dtype=np.float32).astype(np.float64))
-    return (fraction * (1 << 24)).astype(np.int64), 24 - exponent.astype(np.int64)
+    return (fraction * (1 << FLOAT_BITS)).astype(np.int64), FLOAT_BITS - exponent.astype(np.int64)
 
 
 def thresholds(
@@ -130,15 +131,22 @@ def prove_mulshift(
     return fit(Steps(codes, table, table - 1, table <= top, table > bottom), scale)
 
 
-def fit(steps: Steps, scale: npt.ArrayLike) -> tuple[MulShift | None, ...]:
+def fit(
+    steps: Steps, scale: npt.ArrayLike, bits: int = MULTIPLIER_BITS
+) -> tuple[MulShift | None, ...]:
     """Return multiplier, shift and offset that take every step where it is, per channel, or None.
 
-    A multiplier M is possible if ``max(q << S - first * M)`` (over the codes reached) does not exceed
-    ``min(q << S - last * M) - 1``; the difference is concave in M, so bisection on its slope finds
-    the best M, and the nearest multiplier of the scale is tried first.
+    A multiplier M is possible if ``max(q << S - first * M)``, over the codes reached, does not
+    exceed ``min(q << S - last * M) - 1``; the difference is concave in M, so bisection on its slope
+    finds the best M. The nearest multiplier of the scale is tried first.
+
+    Args:
+        steps: of C channels.
+        scale: float32 [C], the slope of the steps.
+        bits: of the multiplier, at most 31.
     """
     mantissa, binary_point = decompose(scale)
-    shift = np.clip(binary_point + MULTIPLIER_BITS - 24, 0, _MAX_SHIFT)
+    shift = np.clip(binary_point + bits - FLOAT_BITS, 0, _MAX_SHIFT)
     nearest = _scaled(mantissa, shift - binary_point)
     multiplier = nearest
     low, high, _ = _offsets(steps, multiplier, shift)

@@ -42,13 +42,11 @@ def shift_right(
     """
     values = np.asarray(x, dtype=np.int64)
     shifts = np.asarray(n, dtype=np.int64)
-    if shifts.size and not (0 <= int(shifts.min()) and int(shifts.max()) <= 63):
+    if shifts.size and not (int(shifts.min()) >= 0 and int(shifts.max()) <= 63):
         raise RangeOverflow(
             "a shift is out of range", have=f"{shifts.min()} to {shifts.max()}", want="0 to 63"
         )
     quotient = values >> shifts
-    if rounding is Rounding.FLOOR:
-        return quotient
     remainder = values - (quotient << shifts)
     half = np.int64(1) << np.maximum(shifts - 1, 0)
     up = (shifts > 0) & _rounds_up(values, quotient, remainder, half, rounding)

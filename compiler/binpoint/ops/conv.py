@@ -122,6 +122,7 @@ class IntConv(IntegerOp):
     """acc = bias + Σ (x − zero)·w over the window; weights ``[O, *kernel, C/groups]``, bias ``[O]`` int32."""
 
     stem: ClassVar[str] = "conv"
+    accumulates: ClassVar[bool] = True
 
     window: Window
     groups: int

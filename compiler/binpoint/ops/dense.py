@@ -150,6 +150,7 @@ class IntDense(IntegerOp):
     """acc[r, n] = bias[n] + Σ_k x[r, k]·w[n, k]; weights ``[N, K]``, bias ``[N]`` int32."""
 
     stem: ClassVar[str] = "dense"
+    accumulates: ClassVar[bool] = True
 
     result: FixedType
 
@@ -206,6 +207,7 @@ class IntMatMul(IntegerOp):
     """acc[…, m, n] = Σ_k (a[…, m, k] − za)·(b[…, k, n] − zb)."""
 
     stem: ClassVar[str] = "matmul"
+    accumulates: ClassVar[bool] = True
 
     zero_a: int
     zero_b: int

@@ -1,0 +1,98 @@
+"""Passes on the integer graph: merge-clamps, prove-requantizers, remove-dead and merge-duplicates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from binpoint.ir.graph import Graph, Node
+from binpoint.ir.op import IntegerOp
+from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
+from binpoint.passes.base import Context, Effect, Pass, Stage
+from binpoint.passes.cleanup import merge_duplicates, remove_dead
+
+
+@dataclass(frozen=True, slots=True)
+class MergeClamps(Pass):
+    """Let the op before a Clamp clamp by itself.
+
+    1. A Clamp whose operand nobody else reads goes into its producer, if that op can clamp.
+    2. A Clamp that cannot change anything, by the proven range of its operand, is removed.
+    """
+
+    name: ClassVar[str] = "merge-clamps"
+    before: ClassVar[Stage] = Stage.INTEGER
+    after: ClassVar[Stage] = Stage.INTEGER
+    effect: ClassVar[Effect] = Effect.KEEPS_VALUES
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """See the class."""
+        for node in graph.nodes():
+            if isinstance(node.op, Clamp):
+                self._merge(graph, node, node.op)
+        return graph
+
+    @staticmethod
+    def _merge(graph: Graph, node: Node, clamp: Clamp) -> None:
+        (operand,), (result,) = graph.arguments(node), graph.results(node)
+        if clamp.lo <= operand.interval.lo and operand.interval.hi <= clamp.hi and result.name not in graph.outputs:
+            graph.bypass(node, operand.name)
+            return
+        producer = graph.producer(operand.name)
+        if producer is None or graph.sole_consumer(operand.name) is None or len(producer.outputs) != 1:
+            return
+        assert isinstance(producer.op, IntegerOp)
+        op = producer.op.clamped(clamp.lo, clamp.hi)
+        if op is None:
+            return
+        graph.remove(node.name)
+        graph.remove(producer.name)
+        graph.drop_value(operand.name)
+        (bounds,) = op.bounds(*graph.arguments(producer))
+        graph.set_value(replace(result, bounds=bounds))
+        merged = Node(producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin)
+        graph.add(merged, ())
+
+
+@dataclass(frozen=True, slots=True)
+class ProveRequantizers(Pass):
+    """Give every ONNXRUNTIME requantizer the cheapest form that is proved equal.
+
+    1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
+       exist that give every threshold of every channel over its reachable accumulators.
+    2. What is not proved keeps the `exact` form.
+    """
+
+    name: ClassVar[str] = "prove-requantizers"
+    before: ClassVar[Stage] = Stage.INTEGER
+    after: ClassVar[Stage] = Stage.INTEGER
+    effect: ClassVar[Effect] = Effect.KEEPS_VALUES
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """See the class."""
+        for node in graph.nodes():
+            if isinstance(node.op, OnnxruntimeRequantize):
+                graph.replace(replace(node, op=node.op.proved()))
+        return graph
+
+
+@dataclass(frozen=True, slots=True)
+class SimplifyIntegers(Pass):
+    """Compute equal things once, and nothing that no output needs; ranges are made anew from the operands'."""
+
+    name: ClassVar[str] = "simplify-integers"
+    before: ClassVar[Stage] = Stage.INTEGER
+    after: ClassVar[Stage] = Stage.INTEGER
+    effect: ClassVar[Effect] = Effect.KEEPS_VALUES
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """See the class."""
+        graph = remove_dead(merge_duplicates(graph))
+        for node in graph.nodes():
+            assert isinstance(node.op, IntegerOp)
+            bounds = node.op.bounds(*graph.arguments(node))
+            for value, bound in zip(graph.results(node), bounds, strict=True):
+                graph.set_value(replace(value, bounds=bound))
+        return graph
+
+

@@ -1,0 +1,376 @@
+"""Resize and Upsample: nearest by constant index maps, linear by exact rational weights.
+
+nearest   y[o] = x[index[o]], the index computed as onnxruntime does, in float32
+linear    y[o] = x[i]·(D − w)/D + x[i + 1]·w/D along each axis, i and w/D from the coordinate
+
+The linear form sums in integers, weighted over the common denominator of both axes, and rounds once
+(`IntResizeLinear`, then a Requantize). Coordinates beyond the edge take the edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+
+from binpoint.errors import AccumulatorOverflow
+from binpoint.ir.build import GraphBuilder
+from binpoint.ir.constant import Constant
+from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
+from binpoint.ir.graph import Value
+from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Site
+from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
+from binpoint.numeric.interval import Interval
+from binpoint.ops.rescale import accumulator, requantize
+from binpoint.ops.shape import to_channel_first, to_channel_last
+from binpoint.ops.slices import take_value
+
+_COORDINATES = (
+    "asymmetric",
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "tf_half_pixel_for_nn",
+)
+_NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
+_LARGEST_DENOMINATOR = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Linear interpolation along one axis: y[o] = (x[low]·(D − weight) + x[high]·weight) / D."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    weight: tuple[int, ...]
+    denominator: int
+
+    @classmethod
+    def of(cls, size: int, coordinates: Sequence[Fraction]) -> Weights:
+        """Weights of coordinates on an axis of `size`, those beyond an edge moved onto it."""
+        inside = [min(max(c, Fraction(0)), Fraction(size - 1)) for c in coordinates]
+        low = tuple(math.floor(c) for c in inside)
+        shares = [c - i for c, i in zip(inside, low, strict=True)]
+        denominator = math.lcm(*(s.denominator for s in shares))
+        weight = tuple(int(s * denominator) for s in shares)
+        high = tuple(min(i + 1, size - 1) for i in low)
+        return cls(low, high, weight, denominator)
+
+    @property
+    def count(self) -> int:
+        """Number of results."""
+        return len(self.low)
+
+    @property
+    def table(self) -> Constant:
+        """``[count, 3]``: low, high, weight."""
+        columns = [self.low, self.high, self.weight]
+        return Constant(np.array(columns, np.int32).T)
+
+    def real(self, x: FloatArray, axis: int) -> FloatArray:
+        """Interpolate floating-point values along an axis."""
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        share = (np.array(self.weight) / self.denominator).astype(x.dtype).reshape(shape)
+        return np.take(x, self.low, axis) * (1 - share) + np.take(x, self.high, axis) * share
+
+    def whole(self, x: IntArray, axis: int) -> IntArray:
+        """The same in integers, times the denominator."""
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        share = np.array(self.weight, np.int64).reshape(shape)
+        low, high = np.take(x, self.low, axis), np.take(x, self.high, axis)
+        return low * (self.denominator - share) + high * share
+
+    def onnx(self, w: OnnxWriter, x: Tensor, axis: int) -> Tensor:
+        """The same in ONNX; the range is the operand's times the denominator."""
+        shape = [1] * len(x.shape)
+        shape[axis] = -1
+        share = np.array(self.weight, np.int64).reshape(shape)
+        low = w.take(x, np.array(self.low, np.int64), axis)
+        high = w.take(x, np.array(self.high, np.int64), axis)
+        rest = w.const(self.denominator - share)
+        total = w.add(w.mul(low, rest), w.mul(high, w.const(share)))
+        return Tensor(total.name, total.shape, x.range * self.denominator)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize(FloatOp):
+    """Linear interpolation of ``[N, *spatial, C]``, one entry of `weights` per spatial axis."""
+
+    onnx: ClassVar[tuple[str, ...]] = ("Resize", "Upsample")
+
+    weights: tuple[Weights, ...]
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
+        """Nearest becomes a `Take`; linear a `Resize`, channel-last; others are refused."""
+        x = node.operand(0)
+        mode = node.string("mode", "nearest")
+        if mode not in ("nearest", "linear"):
+            node.refuse(
+                "no integer form",
+                have=f'mode="{mode}"',
+                want='mode="nearest" or mode="linear"',
+                hint="export with nearest or linear upsampling, or cut the model before this node",
+            )
+        axes = _read_axes(node)
+        if mode == "nearest":
+            return (take_value(build, x, [axis.nearest(node) for axis in axes]),)
+        moving = [i for i, axis in enumerate(axes) if axis.moves]
+        if not moving:
+            return (x,)
+        if len(x.shape) not in (3, 4) or min(moving) < 2:
+            node.refuse(f"linear along axes {moving} of {list(x.shape)}", want="spatial axes only")
+        weights = tuple(Weights.of(axis.size, axis.rationals(node)) for axis in axes[2:])
+        return (to_channel_first(build, build.one(cls(weights), to_channel_last(build, x))),)
+
+    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
+        """``[N, *counts, C]``."""
+        x = inputs[0].shape
+        return (TensorType((x[0], *(w.count for w in self.weights), x[-1]), FloatType()),)
+
+    def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
+        """Interpolate axis by axis."""
+        (y,) = inputs
+        for axis, weights in enumerate(self.weights):
+            y = weights.real(y, axis + 1)
+        return (y,)
+
+    def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
+        """Exact weighted sums, then one rounding with the denominator divided out.
+
+        In ONNXRUNTIME semantics the sum is exact here and rounded in the runtime, which interpolates
+        in float32: results may differ by one where the exact value lies near a tie.
+        """
+        x = build.integer(site.inputs[0])
+        planar = self.weights if len(self.weights) == 2 else (Weights((0,), (0,), (0,), 1), *self.weights)
+        kind = accumulator([x.elem.scale], len(x.shape))
+        op = IntResizeLinear(planar[0], planar[1], len(self.weights), x.elem.zero_point, kind)
+        acc = build.one(op, x)
+        scales = None
+        if (target := site.result).storage.width <= 8:
+            factor = np.float32(float(x.elem.scale)) / np.float32(float(target.scale) * op.denominator)
+            scales = [float(factor)]
+        return (requantize(site, build, acc, scales32=scales, divisor=op.denominator),)
+
+
+# ---- coordinates
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """How one axis is resized: sizes before and after, and the factor between coordinates."""
+
+    size: int
+    count: int
+    scale: float
+    coordinates: str
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything changes."""
+        return self.count != self.size or self.scale != 1.0
+
+    def nearest(self, node: OnnxNode) -> tuple[int, ...]:
+        """The element nearest to each coordinate, in float32 as onnxruntime computes it."""
+        mode = node.string("nearest_mode", "round_prefer_floor")
+        if node.proto.op_type == "Upsample" or node.opset < 11:
+            mode = "simple"
+        if mode not in _NEAREST:
+            node.refuse(f"nearest_mode `{mode}`")
+        if not self.moves:
+            return tuple(range(self.size))
+        real = self._float32().astype(np.float64)
+        match mode:
+            case "round_prefer_floor":
+                index = np.ceil(real - 0.5)
+            case "round_prefer_ceil":
+                index = np.floor(real + 0.5)
+            case "floor":
+                index = np.floor(real)
+            case "ceil":
+                index = np.ceil(real)
+            case _:
+                index = np.ceil(real) if self.scale < 1 else np.trunc(real)
+        return tuple(int(i) for i in np.clip(index, 0, self.size - 1))
+
+    def _float32(self) -> FloatArray:
+        """Coordinates on the operand of every element of the result."""
+        o = np.arange(self.count, dtype=np.float32)
+        scale, half = np.float32(self.scale), np.float32(0.5)
+        match self.coordinates:
+            case "asymmetric":
+                return o / scale
+            case "half_pixel":
+                return (o + half) / scale - half
+            case "half_pixel_symmetric":
+                width = np.float32(scale * np.float32(self.size))
+                center = np.float32(self.size) / np.float32(2)
+                shift = center * (np.float32(1) - np.float32(self.count) / width)
+                return shift + (o + half) / scale - half
+            case "pytorch_half_pixel":
+                return (o + half) / scale - half if self.count > 1 else np.zeros(1, np.float32)
+            case "align_corners":
+                if self.count == 1:
+                    return np.zeros(1, np.float32)
+                return o * np.float32(self.size - 1) / np.float32(self.count - 1)
+            case _:
+                return (o + half) / scale
+
+    def rationals(self, node: OnnxNode) -> list[Fraction]:
+        """The same as exact fractions; refuses a factor that is no fraction of small numbers."""
+        if not self.moves:
+            return [Fraction(i) for i in range(self.size)]
+        if self.coordinates == "align_corners":
+            step = Fraction(self.size - 1, self.count - 1) if self.count > 1 else Fraction(0)
+            return [o * step for o in range(self.count)]
+        scale = Fraction(self.scale).limit_denominator(_LARGEST_DENOMINATOR)
+        if float(np.float32(float(scale))) != self.scale:
+            node.refuse(f"linear by a factor of {self.scale}", want="a ratio of small integers")
+        half = Fraction(1, 2)
+        match self.coordinates:
+            case "asymmetric":
+                return [o / scale for o in range(self.count)]
+            case "half_pixel":
+                return [(o + half) / scale - half for o in range(self.count)]
+            case "half_pixel_symmetric":
+                shift = Fraction(self.size, 2) * (1 - self.count / (scale * self.size))
+                return [shift + (o + half) / scale - half for o in range(self.count)]
+            case "pytorch_half_pixel":
+                if self.count == 1:
+                    return [Fraction(0)]
+                return [(o + half) / scale - half for o in range(self.count)]
+            case _:
+                return [(o + half) / scale for o in range(self.count)]
+
+
+def _read_axes(node: OnnxNode) -> list[_Axis]:
+    """Sizes and factors of all axes, from scales or sizes."""
+    _refuse_options(node)
+    shape = node.operand(0).shape
+    old = node.proto.op_type == "Upsample" or node.opset < 11
+    coordinates = "asymmetric" if old else node.string("coordinate_transformation_mode", "half_pixel")
+    if coordinates not in _COORDINATES:
+        node.refuse(f"coordinate_transformation_mode `{coordinates}`", want=", ".join(_COORDINATES))
+    axes = [a % len(shape) for a in node.ints("axes", range(len(shape)))]
+    found = [_Axis(n, n, 1.0, coordinates) for n in shape]
+    for axis, (count, scale) in zip(axes, _factors(node, [shape[a] for a in axes]), strict=True):
+        if count < 1 or not math.isfinite(scale):
+            node.refuse(f"axis {axis} of {shape[axis]} by {scale}", want="at least one element")
+        found[axis] = _Axis(shape[axis], count, scale, coordinates)
+    return found
+
+
+def _factors(node: OnnxNode, shape: Sequence[int]) -> list[tuple[int, float]]:
+    """Size of the result and float32 factor of each resized axis."""
+    if node.attribute("scales") is not None:
+        scales = [float(s) for s in node.attribute("scales")]
+    else:
+        operand = 1 if len(node.inputs) == 2 else 2
+        array = node.optional_array(operand)
+        scales = [] if array is None else [float(s) for s in np.asarray(array, np.float32).reshape(-1)]
+    if scales:
+        if len(scales) != len(shape):
+            node.refuse(f"{len(scales)} scales for {len(shape)} axes")
+        return [(math.floor(np.float32(n) * np.float32(s)), s) for n, s in zip(shape, scales, strict=True)]
+    sizes = [int(n) for n in np.atleast_1d(node.array(3))]
+    if len(sizes) != len(shape):
+        node.refuse(f"{len(sizes)} sizes for {len(shape)} axes")
+    return [(m, float(np.float32(m) / np.float32(n))) for n, m in zip(shape, sizes, strict=True)]
+
+
+def _refuse_options(node: OnnxNode) -> None:
+    if node.int("antialias", 0):
+        node.refuse("antialias", hint="export without antialiasing")
+    policy = node.string("keep_aspect_ratio_policy", "stretch")
+    if policy != "stretch":
+        node.refuse(f"keep_aspect_ratio_policy `{policy}`", want="stretch")
+
+
+# ---- integers
+
+
+@dataclass(frozen=True, slots=True)
+class IntResizeLinear(IntegerOp):
+    """acc = Σ (x − zero)·weights, times the product of both denominators.
+
+    Operand ``[N, H, W, C]``, or ``[N, W, C]`` with `rank` 1: rows are then one of weight 1.
+    """
+
+    stem: ClassVar[str] = "resize_linear"
+
+    rows: Weights
+    columns: Weights
+    rank: int
+    zero: int
+    result: FixedType
+
+    @property
+    def denominator(self) -> int:
+        """What the accumulator is to be divided by."""
+        return self.rows.denominator * self.columns.denominator
+
+    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
+        """``[N, *counts, C]`` of the accumulator's type."""
+        x = inputs[0].shape
+        counts = (self.rows.count, self.columns.count)[2 - self.rank :]
+        return (TensorType((x[0], *counts, x[-1]), self.result),)
+
+    def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
+        """The operand's range times the denominator: weights are not negative and sum to it."""
+        bound = (inputs[0].interval - self.zero) * self.denominator
+        codes = inputs[0].interval.union(Interval(0, 0)).union(Interval(self.zero, self.zero))
+        raw = codes * self.denominator
+        if not (Interval.of_type(I32).contains(bound) and Interval.of_type(I32).contains(raw)):
+            raise AccumulatorOverflow(
+                "an interpolation may leave 32 bits",
+                have=f"{bound}, weights over {self.denominator}",
+                hint="resize by a factor that is a ratio of smaller integers",
+            )
+        return (bound,)
+
+    def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
+        """The definition."""
+        y = inputs[0] - self.zero
+        if self.rank == 2:
+            y = self.rows.whole(y, 1)
+        return (self.columns.whole(y, self.rank),)
+
+    def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Two gathers, two products and a sum for each axis."""
+        y = w.sub(inputs[0], w.const(self.zero))
+        if self.rank == 2:
+            y = self.rows.onnx(w, y, 1)
+        return (self.columns.onnx(w, y, self.rank),)
+
+    def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
+        """Four neighbours of every position, all channels."""
+        (x,), (y,) = inputs, outputs
+        arguments = (
+            Buffer("x", x.name, x.elem.storage),
+            Table("rows", self.rows.table, I32),
+            Table("columns", self.columns.table, I32),
+            Buffer("y", y.name, y.elem.storage, written=True),
+            Number("batches", x.shape[0]),
+            Number("in_h", x.shape[1] if self.rank == 2 else 1),
+            Number("in_w", x.shape[-2]),
+            Number("out_h", self.rows.count),
+            Number("out_w", self.columns.count),
+            Number("channels", x.shape[-1]),
+            Number("whole_h", self.rows.denominator),
+            Number("whole_w", self.columns.denominator),
+            Number("zero_sum", self.zero * self.denominator),
+        )
+        return KernelCall(self.stem, arguments, formula=f"acc = sum((x - {self.zero}) * weight)")
+
+    def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
+        """Four products an element."""
+        size = outputs[0].type.size
+        return Work(macs=4 * size, loads=4 * size, stores=size)

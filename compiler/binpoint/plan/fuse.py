@@ -1,0 +1,64 @@
+"""Fuse: one call for a producer of sums and the Requantize that reads them, so no int32 map is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from binpoint.ir.graph import Graph, Node, Origin, Value
+from binpoint.ir.kernel import Buffer, KernelCall
+from binpoint.ir.op import IntegerOp
+from binpoint.ops.requantize import Requantize
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call: the nodes it computes, what it reads and writes.
+
+    `alias` is set for a step without code: its result is its operand's memory.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    call: KernelCall
+    origin: Origin
+    alias: bool = False
+    in_place: tuple[str, ...] = ()
+
+
+def fuse(graph: Graph) -> tuple[Step, ...]:
+    """All steps in the graph's order."""
+    steps: list[Step] = []
+    done: set[str] = set()
+    for node in graph.nodes():
+        if node.name in done:
+            continue
+        step = _step(graph, node)
+        done.update(n.name for n in step.nodes)
+        steps.append(step)
+    return tuple(steps)
+
+
+def _step(graph: Graph, node: Node) -> Step:
+    assert isinstance(node.op, IntegerOp)
+    inputs, outputs = graph.arguments(node), graph.results(node)
+    call = node.op.kernel(inputs, outputs)
+    reads = tuple(dict.fromkeys(v.name for v in inputs if v.constant is None))
+    follower = graph.sole_consumer(node.outputs[0]) if len(node.outputs) == 1 else None
+    if node.op.accumulates and follower is not None and isinstance(follower.op, Requantize):
+        (result,) = graph.results(follower)
+        call = call.fused(follower.op.epilogue(), Buffer("y", result.name, result.elem.storage, written=True))
+        return Step(node.name, (node, follower), reads, (result.name,), call, node.origin + follower.origin)
+    alias = node.op.alias() and _may_alias(graph, inputs[0], outputs[0])
+    places = tuple(inputs[i].name for i in node.op.in_place() if _same_bytes(inputs[i], outputs[0]))
+    return Step(node.name, (node,), reads, node.outputs, call, node.origin, alias, places)
+
+
+def _same_bytes(a: Value, b: Value) -> bool:
+    return a.constant is None and a.elem.storage.width == b.elem.storage.width and a.type.size == b.type.size
+
+
+def _may_alias(graph: Graph, operand: Value, result: Value) -> bool:
+    """Inputs, outputs and constants keep memory of their own."""
+    return operand.constant is None and operand.name not in graph.inputs + graph.outputs and result.name not in graph.outputs

@@ -16,12 +16,17 @@ from binpoint.frontend.blocks import flattened, swapped
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, FixedType, FloatType, TensorType
+from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.dense import Dense
+from binpoint.ops.elementwise import Binary, Kind, MinMax
+from binpoint.ops.pad import Pad
 from binpoint.ops.rescaled import Quantize
 from binpoint.ops.shape import Reshape, Transpose, to_channel_first, to_channel_last
+from binpoint.ops.slices import Take
 from binpoint.ops.unary import Clip, Unary
 from binpoint.ops.window import Window
 
@@ -182,3 +187,56 @@ def test_a_split_of_one_axis_is_found() -> None:
         (1, 5, 6, 2, 4),
         (0, 3, 4, 1, 2),
     )
+
+
+def test_a_residual_sum_is_passed(apply: Apply) -> None:
+    build, x = start(1, 3, 6, 5)
+    a = conv(build, x, 4)
+    b = conv(build, build.one(Clip(0.0, None), a), 4)
+    y = conv(build, build.one(Binary(Kind.ADD), a, b), 5)
+    done = apply(finish(build, y), SinkTransposes())
+    assert kinds(done) == ["Transpose", "Conv", "Clip", "Conv", "Binary", "Conv", "Transpose"]
+
+
+def test_factors_per_channel_are_passed(apply: Apply) -> None:
+    build, x = start(1, 3, 6, 5)
+    a = conv(build, x, 4)
+    gate = build.input("gate", TensorType((1, 4), FloatType()), fixed=T1)
+    gate = build.one(Reshape((1, 4, 1, 1)), build.one(Clip(0.0, None), gate))
+    y = build.one(Binary(Kind.MUL), a, gate)
+    constant = build.constant(np.arange(1, 5, dtype=np.float32).reshape(1, 4, 1, 1))
+    y = conv(build, build.one(Binary(Kind.MUL), y, constant), 5)
+    done = apply(finish(build, y), SinkTransposes())
+    assert kinds(done).count("Transpose") == 2
+    assert kinds(done).count("Reshape") == 1
+
+
+def test_an_operand_that_lies_otherwise_keeps_the_transposition(
+    apply: Apply, caplog: pytest.LogCaptureFixture
+) -> None:
+    build, x = start(1, 4, 6, 5)
+    y = build.one(Binary(Kind.ADD), conv(build, x, 4), x)
+    with caplog.at_level(logging.DEBUG):
+        done = apply(finish(build, y), SinkTransposes())
+    assert kinds(done)[-1] == "Binary"
+    assert "not transposed alike" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        Pad((0, 1, 0, 2), (0, 0, 1, 3), 0.5),
+        Take((range(1), range(3, 0, -1), (0, 2, 1), range(0, 5, 2))),
+        Concat(1),
+        MinMax(largest=True),
+    ],
+    ids=lambda op: type(op).__name__,
+)
+def test_ops_with_axes_are_passed(apply: Apply, op: FloatOp) -> None:
+    build, x = start(1, 3, 6, 5)
+    operands = [conv(build, x, 4)]
+    if isinstance(op, Concat | MinMax):
+        operands.append(build.one(Unary("Tanh"), operands[0]))
+    done = apply(finish(build, build.one(op, *operands)), SinkTransposes())
+    assert kinds(done)[-1] == "Transpose"
+    assert kinds(done)[-2] == type(op).__name__

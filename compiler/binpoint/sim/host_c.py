@@ -64,7 +64,7 @@ def run_host(
         run_tool([program_file, folder / "in.bin", folder / "out.bin", *([folder / "values.bin"] if deep else [])], timeout=600)
         found = unpack(program.outputs, (folder / "out.bin").read_bytes(), len(samples))
         if deep:
-            _add_values(program, (folder / "values.bin").read_bytes(), found)
+            add_values(program, (folder / "values.bin").read_bytes(), found)
     return found
 
 
@@ -99,7 +99,7 @@ def _array(data: bytes, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...
     return np.frombuffer(data, dtype.newbyteorder("<"), count, offset).reshape(shape)
 
 
-def _add_values(program: Program, data: bytes, found: list[dict[str, NDArray[Any]]]) -> None:
+def add_values(program: Program, data: bytes, found: list[dict[str, NDArray[Any]]]) -> None:
     """What the hook wrote: the result of each step with code, in order, for each sample."""
     offset = 0
     for values in found:

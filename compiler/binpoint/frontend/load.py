@@ -86,6 +86,7 @@ class Importer:
             self.codes.add(info.name)
             storage = storage_of(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)), _nowhere(info.name))
             self.stored[value.name] = storage
+            self.graph.coded = {**self.graph.coded, value.name: storage}
 
     def _constant(self, build: GraphBuilder, array: NDArray[Any], name: str) -> Value:
         value = build.constant(array, hint=name)

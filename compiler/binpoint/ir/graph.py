@@ -5,7 +5,7 @@ Payloads (Value, Node) are immutable, the container is not: a pass gets a copy a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +14,7 @@ import networkx as nx
 from binpoint.errors import InvariantBroken
 from binpoint.ir.constant import Constant
 from binpoint.ir.names import unique
-from binpoint.numeric.fixed import FixedType, TensorType
+from binpoint.numeric.fixed import FixedType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class Graph:
     """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands.
 
     `output_names` are the model's own names of the outputs, `quantized` tells that the model came with
-    quantizers of its own, `digest` is the SHA-256 of its file.
+    quantizers of its own, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself
+    takes as stored integers, with their type.
     """
 
     def __init__(self, name: str) -> None:
@@ -94,6 +95,7 @@ class Graph:
         self.output_names: tuple[str, ...] = ()
         self.quantized = False
         self.digest = ""
+        self.coded: Mapping[str, IntType] = {}
         self._graph: nx.DiGraph[Key] = nx.DiGraph()
         self._values: dict[str, Value] = {}
         self._nodes: dict[str, Node] = {}
@@ -164,7 +166,7 @@ class Graph:
         """A graph of its own that shares the payloads."""
         other = Graph(self.name)
         other.inputs, other.outputs, other.output_names = self.inputs, self.outputs, self.output_names
-        other.quantized, other.digest = self.quantized, self.digest
+        other.quantized, other.digest, other.coded = self.quantized, self.digest, self.coded
         other._graph = self._graph.copy()
         other._values = dict(self._values)
         other._nodes = dict(self._nodes)
@@ -214,6 +216,12 @@ class Graph:
     def replace(self, node: Node) -> None:
         """Put a node in place of the one of the same name."""
         self.remove(node.name)
+        self._connect(node)
+
+    def set_producer(self, node: Node) -> None:
+        """Add a node that computes values which are there and have no producer."""
+        if node.name in self._nodes:
+            raise InvariantBroken(f"node `{node.name}` is there already")
         self._connect(node)
 
     def set_value(self, value: Value) -> None:

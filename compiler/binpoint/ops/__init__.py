@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from binpoint.ir.op import FloatOp
+from binpoint.ops.affine import Affine
+from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
+from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
+from binpoint.ops.elementwise import Binary, MinMax
+from binpoint.ops.pad import Pad
+from binpoint.ops.prelu import PRelu
+from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
+from binpoint.ops.slices import Take
 from binpoint.ops.unary import Clip, Unary
 
 OPS: tuple[type[FloatOp], ...] = (
     Conv,
+    ConvTranspose,
     Dense,
     MatMul,
+    Affine,
     Clip,
     Unary,
+    PRelu,
+    Binary,
+    MinMax,
     Transpose,
     Reshape,
+    Take,
+    Concat,
+    Pad,
+    Resize,
 )

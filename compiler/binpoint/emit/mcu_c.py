@@ -1,0 +1,256 @@
+"""Program → C99 project: views of its parts for the templates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from binpoint.emit.environment import c_int, comment, ctype, render_template
+from binpoint.emit.project import Project
+from binpoint.ir.graph import Value
+from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.memory import ALIGNMENT
+from binpoint.plan.program import Place, Port, Program, Storage
+from binpoint.target import Target
+
+_FOLDER = "mcu-c"
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A pointer parameter as templates see it."""
+
+    name: str
+    ctype: str
+    elem: str
+
+
+class KernelView:
+    """A kernel as its template sees it: `head`, `epilogue`, `traits`, and each pointer by name."""
+
+    def __init__(self, call: KernelCall, inline: str) -> None:
+        """Collect names and types of the parameters."""
+        self.symbol = call.symbol
+        self.stem = call.stem
+        self.traits = dict(call.traits)
+        self.epilogue = call.epilogue
+        extra = ["uint8_t *scratch"] if call.scratch else []
+        self.parameters = ", ".join([*(_parameter(a) for a in call.all_arguments), *extra])
+        self.head = f"{inline} void {call.symbol}({self.parameters})"
+        for argument in call.all_arguments:
+            if not isinstance(argument, Number):
+                setattr(self, argument.name, Pointer(argument.name, ctype(argument.elem), str(argument.elem)))
+
+
+def _parameter(argument: Argument) -> str:
+    match argument:
+        case Buffer(name=name, elem=elem, written=written):
+            return f"{'' if written else 'const '}{ctype(elem)} *{name}"
+        case Table(name=name, elem=elem):
+            return f"const {ctype(elem)} *{name}"
+        case Number(name=name, kind=kind):
+            return f"{kind} {name}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A wrapper function: one call of a kernel with literal arguments."""
+
+    index: int
+    function: str
+    title: str
+    lines: tuple[str, ...]
+    parameters: str
+    call: str
+    arguments: str
+    result: str
+    result_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortView:
+    """An input or output as macros and a parameter."""
+
+    name: str
+    macro: str
+    source: str
+    ctype: str
+    shape: tuple[int, ...]
+    size: int
+    bytes: int
+    scale: float
+    zero_point: int
+    type: str
+    low: int
+    high: int
+    index: int
+
+
+def render(program: Program, target: Target, options: CompileOptions) -> Project:
+    """All files of the C project, but for vectors and report."""
+    prefix = program.name
+    inline = "static inline BP_INLINE" if options.optimize == "speed" else "static"
+    kernels = {step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias}
+    inputs, outputs = port_views(program)
+    views = {
+        "prefix": prefix,
+        "macro": prefix.upper(),
+        "version": metadata.version("binpoint"),
+        "digest": program.graph.digest,
+        "target": target.name,
+        "inputs": inputs,
+        "outputs": outputs,
+        "constants": program.constants,
+        "constant_bytes": program.constant_bytes,
+        "nodes": [_node(program, i, s) for i, s in enumerate(_coded(program))],
+        "arena_bytes": program.arena_bytes,
+        "arena_storage": max(program.arena_bytes, ALIGNMENT),
+        "arena_bound": program.arena_bound,
+        "alignment": ALIGNMENT,
+        "caller_arena": options.arena == "caller",
+        "inputs_in_arena": options.io == "arena",
+        "kernels": [kernels[s] for s in sorted(kernels)],
+        "port_offsets": {p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs},
+        "softfloat": any(dict(s.call.traits).get("softfloat") for s in program.steps),
+    }
+    files = {
+        path: render_template(_FOLDER, f"{template}.j2", **views).encode()
+        for path, template in {
+            f"{prefix}.h": "model.h",
+            f"{prefix}.c": "model.c",
+            f"{prefix}_constants.c": "constants.c",
+            f"{prefix}_constants.h": "constants.h",
+            f"{prefix}_kernels.h": "kernels.h",
+            f"{prefix}_runtime.h": "runtime.h",
+            f"{prefix}_convert.h": "convert.h",
+            "CMakeLists.txt": "CMakeLists.txt",
+        }.items()
+    }
+    files["LICENSE.generated"] = render_template(_FOLDER, "LICENSE.generated.j2", **views).encode()
+    return Project(files)
+
+
+def _coded(program: Program) -> list[Step]:
+    """The steps that need code."""
+    return [step for step in program.steps if not step.alias]
+
+
+def port_views(program: Program) -> tuple[list[PortView], list[PortView]]:
+    """Inputs and outputs as templates see them."""
+    return (
+        [_port(p, i) for i, p in enumerate(program.inputs)],
+        [_port(p, i) for i, p in enumerate(program.outputs)],
+    )
+
+
+def _port(port: Port, index: int) -> PortView:
+    kind = port.value.elem
+    return PortView(
+        name=port.name,
+        macro=port.name.upper(),
+        source=port.source,
+        ctype=ctype(kind.storage),
+        shape=port.value.shape,
+        size=port.value.type.size,
+        bytes=port.bytes,
+        scale=float(kind.scale),
+        zero_point=kind.zero_point,
+        type=str(kind),
+        low=kind.storage.min,
+        high=kind.storage.max,
+        index=index,
+    )
+
+
+def _node(program: Program, index: int, step: Step) -> NodeView:
+    function = f"node_{index:03d}_{step.name}"
+    buffers = [a for a in step.call.all_arguments if isinstance(a, Buffer) and _moves(program, a)]
+    names = {a.name: a for a in buffers}
+    (result,) = [a for a in buffers if a.written]
+    value = program.graph.value(result.value)
+    extra = ["scratch"] if step.call.scratch else []
+    arguments = ", ".join([*(_argument(program, a) for a in step.call.all_arguments), *extra])
+    ops = " + ".join(type(n.op).__name__ for n in step.nodes)
+    types = [f"{a.name} `{a.value}` {_type(program.graph.value(a.value))}" for a in names.values()]
+    scratch = f"arena + {program.scratch[step.name]}" if step.call.scratch else ""
+    return NodeView(
+        index=index,
+        function=function,
+        title=comment(f"{step.name}: {ops}, from {', '.join(step.origin.names) or 'the compiler'}"),
+        lines=tuple(comment(line) for line in (*_formulas(step), *types)),
+        parameters=", ".join([*(_parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]),
+        call=", ".join([*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]),
+        arguments=f"{step.call.symbol}({arguments})",
+        result=_place(program, result),
+        result_bytes=value.type.size * value.elem.storage.dtype.itemsize,
+    )
+
+
+def _moves(program: Program, argument: Buffer) -> bool:
+    return program.storage[argument.value].place is not Place.CONSTANT
+
+
+def _formulas(step: Step) -> Sequence[str]:
+    formulas = [step.call.formula]
+    if len(step.nodes) > 1:
+        formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
+    return [f for f in formulas if f]
+
+
+def _type(value: Value) -> str:
+    return f"{list(value.shape)} {value.elem}"
+
+
+def _argument(program: Program, argument: Argument) -> str:
+    """An argument of the kernel inside the wrapper: a parameter, a constant array, a literal."""
+    match argument:
+        case Number(value=value, kind=kind):
+            return c_int(value, kind)
+        case Buffer(name=name) if _moves(program, argument):
+            return name
+        case _:
+            return f"{program.name}_{program.constant_of(argument).name}"
+
+
+def _place(program: Program, argument: Buffer) -> str:
+    """Where a value is, as an expression in the run function."""
+    storage: Storage = program.storage[argument.value]
+    kind = ctype(argument.elem)
+    match storage.place:
+        case Place.INPUT:
+            return program.inputs[storage.index].name
+        case Place.OUTPUT:
+            return program.outputs[storage.index].name
+        case _:
+            qualifier = "" if argument.written else "const "
+            return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"
+
+
+def manifest(program: Program, project: Project, target: Target, options: CompileOptions) -> bytes:
+    """What was compiled, for what, with what, and the digest of every file."""
+    ports: Mapping[str, Sequence[Port]] = {"inputs": program.inputs, "outputs": program.outputs}
+    content = {
+        "schema": 1,
+        "model": {"name": program.graph.name, "sha256": program.graph.digest},
+        "prefix": program.name,
+        "target": target.name,
+        "binpoint": metadata.version("binpoint"),
+        **{
+            key: [
+                {"name": p.name, "source": p.source, "shape": list(p.value.shape), "type": str(p.value.elem), "bytes": p.bytes}
+                for p in group
+            ]
+            for key, group in ports.items()
+        },
+        "nodes": [{"step": s.name, "value": s.writes[0]} for s in _coded(program)],
+        "options": {k: getattr(options, k) for k in options.__struct_fields__},
+        "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(project.files.items())},
+    }
+    return (json.dumps(content, indent=2, ensure_ascii=True) + "\n").encode()
+
+

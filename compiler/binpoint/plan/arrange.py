@@ -1,0 +1,162 @@
+"""arrange(): Graph[INTEGER] → Program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from binpoint.ir.graph import Graph, Value
+from binpoint.ir.kernel import Buffer, Table
+from binpoint.ir.names import identifier, unique
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step, fuse
+from binpoint.plan.memory import Lifetime, aligned, place
+from binpoint.plan.program import ConstantArray, Place, Port, Program, Storage
+from binpoint.plan.schedule import Schedule, schedule
+
+
+def arrange(graph: Graph, options: CompileOptions) -> Program:
+    """Fuse, order and place; `arena_bound` is a lower bound of the arena over every order and placement."""
+    steps = fuse(graph)
+    owner = _owners(graph, steps)
+    in_arena = options.io == "arena"
+    outside = () if in_arena else tuple(dict.fromkeys(graph.inputs + graph.outputs))
+    sizes = {name: aligned(_bytes(graph.value(name))) for name in dict.fromkeys(owner.values()) if name not in outside}
+    for step in steps:
+        if step.call.scratch:
+            sizes[_scratch(step)] = aligned(step.call.scratch)
+    order = _ordered(steps, sizes, owner, graph)
+    placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
+    constants, found = _constants(graph, order.steps)
+    storage = _storage(graph, owner, placement.offsets, outside) | found
+    return Program(
+        name=options.name or identifier(graph.name).lower(),
+        graph=graph,
+        steps=order.steps,
+        inputs=_ports(graph, graph.inputs, tuple(graph.value(n).source or n for n in graph.inputs)),
+        outputs=_ports(graph, graph.outputs, graph.output_names or graph.outputs),
+        storage=storage,
+        constants=constants,
+        arena_bytes=placement.total,
+        arena_bound=order.bound,
+        order_optimal=order.optimal,
+        scratch={s.name: placement.offsets[_scratch(s)] for s in steps if s.call.scratch},
+    )
+
+
+def _scratch(step: Step) -> str:
+    return f"{step.name}:scratch"
+
+
+def _bytes(value: Value) -> int:
+    return value.type.size * value.elem.storage.dtype.itemsize
+
+
+def _owners(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
+    """The buffer of each value: its own, or that of the operand it is an alias of."""
+    owner = {name: name for name in graph.inputs}
+    aliases = {step.writes[0]: step.reads[0] for step in steps if step.alias}
+    for step in steps:
+        for name in step.writes:
+            owner[name] = name
+    for name in aliases:
+        root = name
+        while root in aliases:
+            root = aliases[root]
+        owner[name] = root
+    return owner
+
+
+def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    return tuple(replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch else s for s in steps)
+
+
+def _ordered(steps: tuple[Step, ...], sizes: dict[str, int], owner: dict[str, str], graph: Graph) -> Schedule:
+    extended = owner | {_scratch(s): _scratch(s) for s in steps if s.call.scratch}
+    found = schedule(_with_scratch(steps), sizes, extended, graph.inputs, graph.outputs)
+    by_name = {s.name: s for s in steps}
+    return Schedule(tuple(by_name[s.name] for s in found.steps), found.peak, found.bound, found.optimal)
+
+
+def _lifetimes(order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph) -> list[Lifetime]:
+    """Live ranges of buffers; an operand whose memory the result may take is joined with it if it dies there."""
+    first: dict[str, int] = dict.fromkeys((owner[n] for n in graph.inputs), -1)
+    last: dict[str, int] = {}
+    for index, step in enumerate(order.steps):
+        for name in step.writes:
+            first.setdefault(owner[name], index)
+            last[owner[name]] = max(index, last.get(owner[name], index))
+        for name in step.reads:
+            last[owner[name]] = index
+        if step.call.scratch:
+            first[_scratch(step)] = last[_scratch(step)] = index
+    for name in graph.outputs:
+        last[owner[name]] = len(order.steps)
+    _join(order, sizes, owner, first, last, graph)
+    return [Lifetime(n, size, first[n], last.get(n, first[n])) for n, size in sorted(sizes.items()) if owner.get(n, n) == n]
+
+
+def _join(
+    order: Schedule, sizes: dict[str, int], owner: dict[str, str], first: dict[str, int], last: dict[str, int], graph: Graph
+) -> None:
+    """In place: the result's buffer becomes the operand's, where both lie in the arena and the operand dies."""
+    for index, step in enumerate(order.steps):
+        for operand in step.in_place:
+            source, target = owner[operand], owner[step.writes[0]]
+            if source not in sizes or target not in sizes or last[source] != index or sizes[source] < sizes[target]:
+                continue
+            last[source] = last.get(target, index)
+            for name, root in owner.items():
+                if root == target:
+                    owner[name] = source
+            break
+
+
+def _constants(graph: Graph, steps: tuple[Step, ...]) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
+    """All arrays, equal ones once, in order of use; and where each constant value is."""
+    arrays: dict[tuple[object, ...], ConstantArray] = {}
+    order: list[ConstantArray] = []
+    storage: dict[str, Storage] = {}
+    taken: set[str] = set()
+    for step in steps:
+        if step.alias:
+            continue
+        for argument in step.call.all_arguments:
+            if isinstance(argument, Table):
+                text, constant = f"{step.name}_{argument.name}", argument.array
+            elif isinstance(argument, Buffer) and graph.value(argument.value).constant is not None:
+                constant = graph.value(argument.value).constant
+                assert constant is not None
+                text = argument.value
+            else:
+                continue
+            key = (constant, argument.elem)
+            if key not in arrays:
+                name = unique(text, taken)
+                taken.add(name)
+                arrays[key] = ConstantArray(name, constant, argument.elem)
+                order.append(arrays[key])
+            if not isinstance(argument, Table):
+                storage[argument.value] = Storage(Place.CONSTANT, order.index(arrays[key]))
+    return tuple(order), storage
+
+
+def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int], outside: tuple[str, ...]) -> dict[str, Storage]:
+    storage: dict[str, Storage] = {}
+    for name, root in owner.items():
+        if root in offsets:
+            storage[name] = Storage(Place.ARENA, offsets[root])
+        elif root in graph.outputs:
+            storage[name] = Storage(Place.OUTPUT, graph.outputs.index(root))
+        else:
+            storage[name] = Storage(Place.INPUT, graph.inputs.index(root))
+    return storage
+
+
+def _ports(graph: Graph, values: tuple[str, ...], sources: tuple[str, ...]) -> tuple[Port, ...]:
+    ports: list[Port] = []
+    taken: set[str] = set()
+    for value, source in zip(values, sources, strict=True):
+        name = unique(source, taken)
+        taken.add(name)
+        ports.append(Port(name, source, graph.value(value)))
+    return tuple(ports)

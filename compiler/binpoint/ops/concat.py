@@ -41,6 +41,8 @@ class Concat(FloatOp):
         parts = [v for v in given if v.type.size > 0]
         if not parts:
             node.refuse("all operands are empty")
+        if node.op == "Concat" and any(node.codes) and len({v.fixed for v in parts}) > 1:
+            node.refuse("joins codes of different scales", hint="use QLinearConcat, or QDQ")
         rank = len(parts[0].shape)
         axis = node.int("axis", 0)
         if not -rank <= axis < rank:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,6 +20,7 @@ from binpoint.plan.program import Place, Port, Program, Storage
 from binpoint.target import Target
 
 _FOLDER = "mcu-c"
+_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class KernelView:
         self.epilogue = call.epilogue
         extra = ["uint8_t *scratch"] if call.scratch else []
         self.parameters = ", ".join([*(_parameter(a) for a in call.all_arguments), *extra])
-        self.head = f"{inline} void {call.symbol}({self.parameters})"
+        opening = f"{inline} void {call.symbol}("
+        self.head = "\n".join(textwrap.wrap(opening + self.parameters + ")", _WIDTH, subsequent_indent="    "))
         for argument in call.all_arguments:
             if not isinstance(argument, Number):
                 setattr(self, argument.name, Pointer(argument.name, ctype(argument.elem), str(argument.elem)))

@@ -52,18 +52,13 @@ def _bytes(value: Value) -> int:
 
 
 def _owners(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
-    """The buffer of each value: its own, or that of the operand it is an alias of."""
+    """The buffer of each value: its own, or the one it shares as an alias; the caller's where one is among them."""
     owner = {name: name for name in graph.inputs}
-    aliases = {step.writes[0]: step.reads[0] for step in steps if step.alias}
     for step in steps:
         for name in step.writes:
-            owner[name] = name
-    for name in aliases:
-        root = name
-        while root in aliases:
-            root = aliases[root]
-        owner[name] = root
-    return owner
+            owner[name] = owner[step.reads[0]] if step.alias else name
+    foreign = {owner[name]: name for name in graph.outputs}
+    return {name: foreign.get(root, root) for name, root in owner.items()}
 
 
 def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:

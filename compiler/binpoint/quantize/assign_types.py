@@ -17,6 +17,7 @@ from binpoint.numeric.fixed import FixedType
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
+from binpoint.quantize.bias_correction import correct_biases
 from binpoint.quantize.choose_type import activation_type, weight_type
 from binpoint.quantize.groups import activations, find_groups
 from binpoint.quantize.observe import Method, Range, observe
@@ -34,9 +35,11 @@ class AssignTypes(Pass):
        Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
-    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real.
+    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real; with the
+       option `bias_correction` the mean error of each channel is taken out of them.
 
-    `samples` is how many samples are used at most, evenly spread.
+    `samples` and `corrections` are how many samples are used at most for ranges and for biases, evenly
+    spread.
     """
 
     name: ClassVar[str] = "assign-types"
@@ -45,13 +48,17 @@ class AssignTypes(Pass):
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     samples: int = 100
+    corrections: int = 32
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
+        real = graph.copy()
         pass_types(graph)
         self._activations(graph, context)
         for node in graph.nodes():
             _weights(graph, node, context.options)
+        if context.options.bias_correction and context.samples is not None:
+            correct_biases(real, graph, context.samples.spread(self.corrections))
         return remove_dead(graph)
 
     def _activations(self, graph: Graph, context: Context) -> None:

@@ -149,13 +149,13 @@ def _least_error(seen: Histogram, limits: Range, *, symmetric: bool) -> Range:
         step = 2 * high / (_LEVELS - 2)
         inside = total - clipped_below - clipped_above
         best = int(np.argmin(below + above + inside * step**2 / 12))
-        return Range(low[best], high[best])
+        return Range(float(low[best]), float(high[best]))
     step = (high[None, :] - low[:, None]) / (_LEVELS - 1)
     inside = total - clipped_below[:, None] - clipped_above[None, :]
     error = below[:, None] + above[None, :] + inside * step**2 / 12
     error = error[::-1, ::-1]
     row, column = np.unravel_index(int(np.argmin(error)), error.shape)
-    return Range(low[::-1][row], high[::-1][column])
+    return Range(float(low[::-1][row]), float(high[::-1][column]))
 
 
 def _tail(
@@ -182,8 +182,9 @@ def _least_divergence(seen: Histogram, limits: Range) -> Range:
 
 def _divergence(seen: Histogram, range_: Range) -> float:
     """Σ p·log(p / q), p with the clipped values in its outermost bins, q without them and levelled."""
-    inside = np.flatnonzero((seen.centers >= range_.lo) & (seen.centers <= range_.hi))
-    if inside.size < 2:
+    half = np.ldexp(0.5, seen.exponent)
+    inside = np.flatnonzero((seen.centers + half > range_.lo) & (seen.centers - half <= range_.hi))
+    if inside.size < _LEVELS:
         return np.inf
     start, stop = int(inside[0]), int(inside[-1]) + 1
     kept = seen.counts[start:stop].astype(np.float64)
@@ -192,6 +193,7 @@ def _divergence(seen: Histogram, range_: Range) -> float:
     clipped[-1] += seen.counts[stop:].sum()
     step = (range_.hi - range_.lo) / (_LEVELS - 1)
     level = np.rint((seen.centers[start:stop] - range_.lo) / step).astype(np.int64)
+    level = np.clip(level, 0, _LEVELS - 1)
     occupied = kept > 0
     sums = np.bincount(level, kept, _LEVELS)
     bins = np.bincount(level, occupied, _LEVELS)

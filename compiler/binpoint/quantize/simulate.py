@@ -25,7 +25,7 @@ class Simulation:
         """Read the constants once and put the nodes in order."""
         self._graph = graph
         self._nodes = graph.nodes()
-        self._last = _last_readers(graph, self._nodes)
+        self._last = last_readers(graph, self._nodes)
         self._constants = {v.name: constant_array(v) for v in graph.values() if v.constant is not None}
         self._rounded = rounded
 
@@ -77,7 +77,7 @@ def real_input(graph: Graph, value: Value, array: NDArray[Any]) -> NDArray[np.fl
     return shaped.astype(np.float32, copy=False)
 
 
-def _last_readers(graph: Graph, nodes: tuple[Node, ...]) -> Mapping[str, tuple[str, ...]]:
+def last_readers(graph: Graph, nodes: tuple[Node, ...]) -> Mapping[str, tuple[str, ...]]:
     """Which values each node is the last to read; constants stay."""
     last: dict[str, str] = {}
     for node in nodes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
@@ -62,6 +62,11 @@ class Pad(FloatOp):
         """Sizes with both widths added."""
         shape = zip(self.before, inputs[0].shape, self.after, strict=True)
         return (TensorType(tuple(b + n + a for b, n, a in shape), FloatType()),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Widths in the new order."""
+        before, after = ([widths[axis] for axis in order] for widths in (self.before, self.after))
+        return Permuted(replace(self, before=tuple(before), after=tuple(after)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """numpy.pad."""

@@ -32,7 +32,9 @@ from binpoint.numeric.mulshift import prove_mulshift, thresholds
 
 Ranges = tuple[tuple[int, int], ...]
 _THRESHOLD_BITS = 4
-_WORD = 2**32
+_WORD_BITS = 32
+_WORD = 2**_WORD_BITS
+_SPARE = 31 - 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +103,24 @@ class Requantize(IntegerOp):
             ]
             return Epilogue("thresholds", many, tuple(arguments), self.result.storage)
         name, shifts, offsets = form.name, form.shifts, form.offsets
+        multipliers, window = form.multipliers, form.window
         upper = name == "mulshift" and min(shifts) >= 33 and not any(o % _WORD for o in offsets)
         if upper:
             name, shifts, offsets = "mulhi", tuple(s - 32 for s in shifts), tuple(o // _WORD for o in offsets)
-        arguments.append(_column("multiplier", form.multipliers, many, I32, "int32_t"))
+        if name == "exact" and min(shifts) >= _WORD_BITS + 1 - _SPARE:
+            # 24-bit mantissas moved up by seven bits bring the binary point into the high word.
+            name, shifts = "exacthi", tuple(s + _SPARE - _WORD_BITS for s in shifts)
+            multipliers = tuple(m << _SPARE for m in multipliers)
+            window = max(1, *(1 << max(s - window, 0) for s in shifts))
+        arguments.append(_column("multiplier", multipliers, many, I32, "int32_t"))
         arguments.append(_column("shift", shifts, many, U8, "uint32_t"))
         if offsets:
             name += "_offset"
             arguments.append(_column("offset", offsets, many, I32 if upper else I64, "int32_t" if upper else "int64_t"))
         else:
             arguments.append(Number("zero", self.result.zero_points[0]))
-        if form.window:
-            arguments.append(Number("window", form.window, "uint32_t"))
+        if window:
+            arguments.append(Number("window", window, "int32_t" if name == "exacthi" else "uint32_t"))
         arguments += [Number("lo", self.lo), Number("hi", self.hi)]
         return Epilogue(name, many, tuple(arguments), self.result.storage)
 

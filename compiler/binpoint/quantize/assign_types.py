@@ -78,7 +78,9 @@ class AssignTypes(Pass):
                     power_of_two=options.scales == "power-of-two",
                 )
             except RangeOverflow as error:
-                raise RangeOverflow(error.message, at=group.members[0], have=error.have, want=error.want) from error
+                raise RangeOverflow(
+                    error.message, at=group.members[0], have=error.have, want=error.want
+                ) from error
             for name in group.members:
                 _set(graph, graph.value(name), kind)
 
@@ -92,7 +94,9 @@ class AssignTypes(Pass):
         samples = context.samples.spread(self.samples)
         found = observe(graph, names, samples, bins=method is not Method.MINMAX)
         symmetric = options.activations == "symmetric"
-        return {n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()}
+        return {
+            n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()
+        }
 
 
 def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
@@ -109,16 +113,38 @@ def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
 
 
 def pass_types(graph: Graph) -> None:
-    """Give results the type that their op prescribes, or that their unchanged elements have."""
+    """Spread the types that are there through ops that keep them, and set those that ops prescribe."""
     for node in graph.nodes():
-        assert isinstance(node.op, FloatOp)
-        kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
-        stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
-        if stated is None and node.op.keeps_type and len(kinds) == 1:
-            stated = next(iter(kinds))
-        for value in graph.results(node):
-            if value.fixed is None and stated is not None:
-                graph.set_value(replace(value, fixed=stated))
+        _pass_down(graph, node)
+    for node in reversed(graph.nodes()):
+        _pass_up(graph, node)
+    for node in graph.nodes():
+        _pass_down(graph, node)
+
+
+def _pass_down(graph: Graph, node: Node) -> None:
+    """To results: the type their op prescribes, or the one type of all operands if it keeps it."""
+    assert isinstance(node.op, FloatOp)
+    kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
+    stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
+    if stated is None and node.op.keeps_type and len(kinds) == 1:
+        (stated,) = kinds
+    for value in graph.results(node):
+        if value.fixed is None and stated is not None:
+            graph.set_value(replace(value, fixed=stated))
+
+
+def _pass_up(graph: Graph, node: Node) -> None:
+    """To operands that nobody else reads: the type of the results, if the op keeps it."""
+    assert isinstance(node.op, FloatOp)
+    kinds = {value.fixed for value in graph.results(node)}
+    if not node.op.keeps_type or len(kinds) != 1:
+        return
+    (stated,) = kinds
+    for value in activations(graph, node):
+        untyped = value.fixed is None and value.constant is None
+        if untyped and stated is not None and graph.sole_consumer(value.name) is not None:
+            graph.set_value(replace(value, fixed=stated))
 
 
 def _range_of(value: Value) -> Range:
@@ -139,7 +165,11 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
     assert isinstance(node.op, FloatOp)
     roles = node.op.roles(len(node.inputs))
     arguments = graph.arguments(node)
-    biases = [v for v, r in zip(arguments, roles, strict=True) if r is Role.BIAS and v.constant is not None]
+    biases = [
+        v
+        for v, r in zip(arguments, roles, strict=True)
+        if r is Role.BIAS and v.constant is not None
+    ]
     data = [v for v, r in zip(arguments, roles, strict=True) if r is Role.ACTIVATION]
     for index, (value, role) in enumerate(zip(arguments, roles, strict=True)):
         if role is not Role.WEIGHT or value.fixed is not None or value.constant is None:
@@ -148,12 +178,21 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         array = value.constant.array
         bias = real_bias(biases[0]) if biases else None
         try:
-            kind = weight_type(array, bias, float(data[0].fixed.scale), power_of_two=options.scales == "power-of-two")
+            kind = weight_type(
+                array,
+                bias,
+                float(data[0].fixed.scale),
+                power_of_two=options.scales == "power-of-two",
+            )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
         build = GraphBuilder(graph, value.name, node.origin)
-        codes = build.constant(kind.quantize(array).astype(kind.storage.dtype), fixed=kind, hint=value.name)
-        inputs = tuple(codes.name if i == index else n for i, n in enumerate(graph.node(node.name).inputs))
+        codes = build.constant(
+            kind.quantize(array).astype(kind.storage.dtype), fixed=kind, hint=value.name
+        )
+        inputs = tuple(
+            codes.name if i == index else n for i, n in enumerate(graph.node(node.name).inputs)
+        )
         graph.replace(replace(graph.node(node.name), inputs=inputs))
 
 

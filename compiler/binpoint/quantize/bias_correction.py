@@ -59,7 +59,9 @@ def _start(graph: Graph, inputs: list[dict[str, _Array]], *, quantized: bool) ->
     return arrays
 
 
-def _results(graph: Graph, node: Node, arrays: Mapping[str, list[_Array]], count: int) -> list[list[_Array]]:
+def _results(
+    graph: Graph, node: Node, arrays: Mapping[str, list[_Array]], count: int
+) -> list[list[_Array]]:
     """Per result, one array a sample."""
     constants = {v.name: constant_array(v) for v in graph.arguments(node) if v.constant is not None}
     rows: list[tuple[_Array, ...]] = []

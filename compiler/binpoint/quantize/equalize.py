@@ -155,4 +155,3 @@ def _set(graph: Graph, node: Node, index: int, array: NDArray[Any]) -> None:
     new = GraphBuilder(graph, node.name, node.origin).constant(array, hint=old.name)
     inputs = tuple(new.name if i == index else n for i, n in enumerate(current.inputs))
     graph.replace(replace(current, inputs=inputs))
-

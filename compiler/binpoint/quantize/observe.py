@@ -163,7 +163,9 @@ def _tail(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Σ n·(x − end)² and Σ n over the bins whose center lies above each end."""
     weights = counts.astype(np.float64)
-    sums = [np.append(np.cumsum((weights * centers**power)[::-1])[::-1], 0.0) for power in (0, 1, 2)]
+    sums = [
+        np.append(np.cumsum((weights * centers**power)[::-1])[::-1], 0.0) for power in (0, 1, 2)
+    ]
     index = np.searchsorted(centers, ends, side="right")
     s0, s1, s2 = (s[index] for s in sums)
     return np.maximum(s2 - 2 * ends * s1 + ends**2 * s0, 0.0), s0.astype(np.int64)
@@ -204,7 +206,9 @@ def _divergence(seen: Histogram, range_: Range) -> float:
     return float(np.sum(p[present] * np.log(p[present] / np.maximum(q[present], floor))))
 
 
-def observe(graph: Graph, names: Iterable[str], samples: Samples, *, bins: bool) -> dict[str, Histogram]:
+def observe(
+    graph: Graph, names: Iterable[str], samples: Samples, *, bins: bool
+) -> dict[str, Histogram]:
     """Run all samples through a float graph and return what the named values took.
 
     Raises:

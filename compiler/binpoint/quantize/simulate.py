@@ -26,7 +26,9 @@ class Simulation:
         self._graph = graph
         self._nodes = graph.nodes()
         self._last = last_readers(graph, self._nodes)
-        self._constants = {v.name: constant_array(v) for v in graph.values() if v.constant is not None}
+        self._constants = {
+            v.name: constant_array(v) for v in graph.values() if v.constant is not None
+        }
         self._rounded = rounded
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -41,7 +43,9 @@ class Simulation:
         self._walk(inputs, arrays, keep=wanted)
         return {name: arrays[name] for name in sorted(wanted)}
 
-    def _walk(self, inputs: Mapping[str, NDArray[Any]], arrays: Arrays, keep: frozenset[str] | None) -> None:
+    def _walk(
+        self, inputs: Mapping[str, NDArray[Any]], arrays: Arrays, keep: frozenset[str] | None
+    ) -> None:
         arrays.update(self._constants)
         for name in self._graph.inputs:
             value = self._graph.value(name)

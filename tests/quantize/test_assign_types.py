@@ -11,7 +11,7 @@ from binpoint.errors import MissingSamples, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
-from binpoint.ir.op import Role
+from binpoint.ir.op import FloatOp, Role
 from binpoint.ir.verify import verify
 from binpoint.lower.to_integers import ToIntegers
 from binpoint.numeric.dyadic import Dyadic
@@ -193,7 +193,8 @@ def test_weights_are_symmetric_and_per_channel(rng: np.random.Generator) -> None
     typed = assigned(graph, normal(graph, rng))
     seen = 0
     for node in typed.nodes():
-        roles = node.op.roles(len(node.inputs))  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(node.op, FloatOp)
+        roles = node.op.roles(len(node.inputs))
         for value, role in zip(typed.arguments(node), roles, strict=True):
             if role is not Role.WEIGHT:
                 continue

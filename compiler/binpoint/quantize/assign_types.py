@@ -29,17 +29,18 @@ _NAMED = 3
 class AssignTypes(Pass):
     """Give every value an 8-bit type.
 
-    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it; a result
-       that merely moves or clamps typed elements has their type.
-    2. What remains is grouped: operands and results of ops that move or clamp elements share one type.
-       Its range is what the samples show of the members; one that only such ops read does not
+    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it; where
+       elements are merely moved or clamped, a type passes on to the result, and to an operand that
+       nobody else reads.
+    2. What remains is grouped: operands and results of ops that move or clamp elements share one
+       type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
-    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real; with the
-       option `bias_correction` the mean error of each channel is taken out of them.
+    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real; with
+       the option `bias_correction` the mean error of each channel is taken out of them.
 
-    `samples` and `corrections` are how many samples are used at most for ranges and for biases, evenly
-    spread.
+    `samples` and `corrections` are how many samples are used at most for ranges and for biases,
+    evenly spread.
     """
 
     name: ClassVar[str] = "assign-types"
@@ -113,7 +114,7 @@ def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
 
 
 def pass_types(graph: Graph) -> None:
-    """Spread the types that are there through ops that keep them, and set those that ops prescribe."""
+    """Spread types through ops that keep them, and set those that ops prescribe."""
     for node in graph.nodes():
         _pass_down(graph, node)
     for node in reversed(graph.nodes()):

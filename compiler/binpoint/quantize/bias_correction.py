@@ -23,10 +23,11 @@ _Arrays = dict[str, list[_Array]]
 def correct_biases(graph: Graph, typed: Graph, samples: Samples) -> None:
     """Correct the real biases of `typed`, which was made from `graph` and has the same nodes.
 
-    Layer by layer, on all samples: the mean over samples and positions of what each output channel of a
-    linear op is too large, with rounded weights and rounded inputs as the corrected layers before give
-    them, is subtracted from its bias (Nagel et al. 2019, section 4.2, measured). An op without bias
-    gets one. Only ops whose weights are real in `graph` and bias is real are touched.
+    Layer by layer, on all samples: each output channel of a linear op is computed with rounded
+    weights from rounded inputs, as the corrected layers before give them; what it is too large, in
+    the mean over samples and positions, is subtracted from its bias (Nagel et al. 2019, section
+    4.2, measured). An op without bias gets one. Only ops with real weights and bias in `graph` are
+    touched.
     """
     inputs = list(samples.inputs())
     real = _start(graph, inputs, quantized=False)

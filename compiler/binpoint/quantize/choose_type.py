@@ -39,7 +39,8 @@ def scale_of(step: float, *, power_of_two: bool) -> float:
 def activation_type(range_: Range, *, symmetric: bool, power_of_two: bool) -> FixedType:
     """The int8 type of a range that holds zero.
 
-    Asymmetric: 256 codes from `lo` to `hi`, zero exactly one of them. Symmetric: −127..127, zero point 0.
+    Asymmetric: 256 codes from `lo` to `hi`, zero exactly one of them. Symmetric: −127..127, zero
+    point 0. What is always zero gets the scale 2^-7.
     """
     if symmetric:
         step = max(-range_.lo, range_.hi) / I8.max
@@ -67,9 +68,9 @@ def weight_type(
 ) -> FixedType:
     """The symmetric int8 type of weights ``[O, …]``, one scale per output channel.
 
-    Codes are −127..127. A channel of zeros takes the largest scale of the others, or 2^-7. A scale is
-    widened where the bias, in units of it and `x_scale`, and the largest sum of products together
-    could leave 32 bits.
+    Codes are −127..127. A channel of zeros takes the largest scale of the others, or 2^-7. A scale
+    is widened where the bias, in units of it and `x_scale`, and the largest sum of products
+    together could leave 32 bits.
 
     Raises:
         RangeOverflow: a channel has more products than 32 bits can sum.

@@ -30,8 +30,8 @@ class Equalize(Pass):
     1. Pairs are linear ops with real weights, joined by a value that nobody else reads and by ops f
        with f(s·x) = s·f(x) per channel for s > 0: Relu, LeakyRelu, reshapes that keep the channels.
     2. With ranges r1 of a channel's weights before and r2 behind, the channel is divided by
-       s = √(r1/r2) before and multiplied by it behind (Nagel et al. 2019, equation 11), rounded to a
-       power of two, so that the float results are the same bits.
+       s = √(r1/r2) before and multiplied by it behind (Nagel et al. 2019, equation 11), rounded to
+       a power of two, so that the float results are the same bits.
     3. Repeated until no factor changes, `rounds` times at most.
 
     Does nothing where the option `equalize` is off.
@@ -96,7 +96,7 @@ def _scales_through(graph: Graph, node: Node) -> bool:
 
 
 def _has_real_weights(graph: Graph, node: Node) -> bool:
-    """Whether a node is linear, with float weights and bias, and with one group or one per channel."""
+    """Whether a node is linear with real weights and bias, in one group or one per channel."""
     if not isinstance(node.op, Conv | Dense):
         return False
     if any(v.constant is None or v.fixed is not None for v in graph.arguments(node)[1:]):

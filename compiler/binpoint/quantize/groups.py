@@ -11,7 +11,7 @@ from binpoint.ir.op import FloatOp, Role
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Names of values that share a type; the range of `observed` decides, else that of `constants`."""
+    """Names of values that share a type; `observed` decide its range, else `constants`."""
 
     members: tuple[str, ...]
     observed: tuple[str, ...]
@@ -81,7 +81,7 @@ def _group(graph: Graph, members: Iterable[str]) -> Group:
 
 
 def _stands_for_nothing(graph: Graph, name: str) -> bool:
-    """Whether only ops that keep the type read a value, and their untyped results tell its range."""
+    """Whether only ops that keep the type read it, whose untyped results tell the range."""
     readers = graph.consumers(name)
     if not readers or name in graph.outputs:
         return False

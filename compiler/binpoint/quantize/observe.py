@@ -51,8 +51,8 @@ class Range:
 class Histogram:
     """Counts of values in bins of a power-of-two width, aligned to zero; exact zeros apart.
 
-    The width doubles whenever a value falls outside, so that one pass is enough: pairs of bins become
-    one. Minimum and maximum are exact.
+    The width doubles whenever a value falls outside, so that one pass is enough: pairs of bins
+    become one. Minimum and maximum are exact.
     """
 
     def __init__(self, *, bins: bool) -> None:
@@ -104,7 +104,7 @@ class Histogram:
         return np.ldexp(np.arange(-BINS, BINS) + 0.5, self.exponent)
 
     def choose(self, method: Method, percentile: float, *, symmetric: bool) -> Range:
-        """The range by a method, never wider than what was seen; symmetric ones reach equally far."""
+        """The range by a method, not wider than what was seen; if symmetric, −hi to hi."""
         seen = self.range
         if symmetric:
             reach = max(-seen.lo, seen.hi)
@@ -183,7 +183,7 @@ def _least_divergence(seen: Histogram, limits: Range) -> Range:
 
 
 def _divergence(seen: Histogram, range_: Range) -> float:
-    """Σ p·log(p / q), p with the clipped values in its outermost bins, q without them and levelled."""
+    """Σ p·log(p / q): p with the clipped values in its outermost bins, q levelled without."""
     half = np.ldexp(0.5, seen.exponent)
     inside = np.flatnonzero((seen.centers + half > range_.lo) & (seen.centers - half <= range_.hi))
     if inside.size < _LEVELS:

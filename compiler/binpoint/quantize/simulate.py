@@ -16,9 +16,9 @@ from binpoint.numeric.fixed import FixedType
 class Simulation:
     """A float graph made ready to run many times.
 
-    With `rounded`, a value that has an integer type is rounded to it, saturating, after it is computed:
-    the error of quantization without the integer form. Without, only constants that are stored as
-    integers are rounded, as they are in the graph.
+    With `rounded`, a value that has an integer type is rounded to it, saturating, after it is
+    computed: the error of quantization without the integer form. Without, only constants that are
+    stored as integers are rounded, as they are in the graph.
     """
 
     def __init__(self, graph: Graph, *, rounded: bool) -> None:
@@ -38,7 +38,7 @@ class Simulation:
         return arrays
 
     def outputs(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> Arrays:
-        """Return the `wanted` values by name; others are dropped when nobody reads them any more."""
+        """Return the `wanted` values by name; others are dropped after their last reader."""
         arrays: Arrays = {}
         self._walk(inputs, arrays, keep=wanted)
         return {name: arrays[name] for name in sorted(wanted)}
@@ -74,7 +74,7 @@ def rounded(array: NDArray[Any], kind: FixedType) -> NDArray[np.float32]:
 
 
 def real_input(graph: Graph, value: Value, array: NDArray[Any]) -> NDArray[np.float32]:
-    """An input as real numbers in its own shape; inputs that are stored integers are read by their type."""
+    """An input as real numbers in its own shape; stored integers are read by their type."""
     shaped = np.asarray(array).reshape(value.shape)
     if value.name in graph.coded and value.fixed is not None:
         return value.fixed.dequantize(shaped).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -15,7 +16,9 @@ def mcu() -> Pipeline:
     return Pipeline(
         RemoveDead(),
         MergeDuplicates(),
+        SinkTransposes(),
         PropagateTypes(),
+        RemoveDead(),
         AssignTypes(),
         ToIntegers(),
         MergeClamps(),

@@ -114,6 +114,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "inputs_in_arena": options.io == "arena",
         "kernels": [kernels[s] for s in sorted(kernels)],
         "port_offsets": {p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs},
+        "fpu": any(s.call.epilogue is not None and s.call.epilogue.form == "fpu" for s in program.steps),
         "softfloat": any(dict(s.call.traits).get("softfloat") for s in program.steps),
     }
     files = {

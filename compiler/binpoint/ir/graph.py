@@ -218,6 +218,12 @@ class Graph:
         self.remove(node.name)
         self._connect(node)
 
+    def set_producer(self, node: Node) -> None:
+        """Add a node that computes values which are there and have no producer."""
+        if node.name in self._nodes:
+            raise InvariantBroken(f"node `{node.name}` is there already")
+        self._connect(node)
+
     def set_value(self, value: Value) -> None:
         """Put a value in place of the one of the same name."""
         if value.name not in self._values:

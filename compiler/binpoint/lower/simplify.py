@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
@@ -60,7 +61,7 @@ class ProveRequantizers(Pass):
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
-    2. What is not proved keeps the `exact` form.
+    2. What is not proved becomes `fpu`, if the option `fpu` allows it, else keeps the `exact` form.
     """
 
     name: ClassVar[str] = "prove-requantizers"
@@ -70,9 +71,14 @@ class ProveRequantizers(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
+        floats = context.options.fpu
+        if floats and "fpu" not in context.target.arithmetic.features:
+            raise BadOption("the option `fpu` needs a target with a floating-point unit", have=context.target.name, want='"fpu" among its features')
         for node in graph.nodes():
-            if isinstance(node.op, OnnxruntimeRequantize):
-                graph.replace(replace(node, op=node.op.proved()))
+            if not isinstance(node.op, OnnxruntimeRequantize):
+                continue
+            op = node.op.proved()
+            graph.replace(replace(node, op=op.in_float() if op.proof is None and floats else op))
         return graph
 
 

@@ -8,6 +8,7 @@ from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
+from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.pad import Pad
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.resize import Resize
@@ -24,6 +25,8 @@ OPS: tuple[type[FloatOp], ...] = (
     Clip,
     Unary,
     PRelu,
+    Binary,
+    MinMax,
     Transpose,
     Reshape,
     Take,

@@ -19,7 +19,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Role, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
@@ -71,6 +71,10 @@ class Affine(FloatOp):
         x, a, b = inputs
         assert a.shape == b.shape == x.shape[-1:], f"{a.shape} and {b.shape} for {x.shape}"
         return (TensorType(x.shape, FloatType()),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same, where channels stay last."""
+        return Permuted(self, order) if order[-1] == len(order) - 1 else None
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """x·a + b."""

@@ -17,7 +17,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
@@ -41,6 +41,8 @@ class Concat(FloatOp):
         parts = [v for v in given if v.type.size > 0]
         if not parts:
             node.refuse("all operands are empty")
+        if node.op == "Concat" and any(node.codes) and len({v.fixed for v in parts}) > 1:
+            node.refuse("joins codes of different scales", hint="use QLinearConcat, or QDQ")
         rank = len(parts[0].shape)
         axis = node.int("axis", 0)
         if not -rank <= axis < rank:
@@ -60,6 +62,10 @@ class Concat(FloatOp):
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The axis takes the sum of sizes."""
         return (TensorType(_joined_shape([v.shape for v in inputs], self.axis), FloatType()),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Along the axis where it lies then."""
+        return Permuted(Concat(order.index(self.axis)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """numpy.concatenate."""

@@ -57,8 +57,12 @@ class Spread:
         if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
             node.refuse(f"auto_pad `{auto}` is unknown")
         wanted = node.ints("output_shape")[-rank:]
+        most = [w + s - 1 for w, s in zip(whole, strides, strict=True)]
+        if any(o > m for o, m in zip(wanted, most, strict=False)):
+            node.refuse(f"output_shape {list(wanted)}", want=f"at most {most}")
         if wanted or auto.startswith("SAME"):
-            wanted = wanted or tuple(n * s for n, s in zip(spatial, strides, strict=True))
+            sizes = zip(spatial, strides, whole, strict=True)
+            wanted = wanted or tuple(min(n * s, w) for n, s, w in sizes)
             cut = [max(0, w - o) for w, o in zip(whole, wanted, strict=True)]
             before = tuple(c // 2 if auto == "SAME_UPPER" else c - c // 2 for c in cut)
         else:
@@ -189,6 +193,7 @@ class IntConvTranspose(IntegerOp):
     """acc = bias + Σ (x − zero)·w over the taps that meet x; weights ``[O, *kernel, C/groups]``."""
 
     stem: ClassVar[str] = "conv_transpose"
+    accumulates: ClassVar[bool] = True
 
     spread: Spread
     groups: int

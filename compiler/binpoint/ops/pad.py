@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
@@ -33,9 +33,10 @@ Widths = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pad(FloatOp):
-    """`before` and `after` elements of `value` around each axis."""
+    """`before` and `after` elements of `value` around each axis, a value that the operand's type has."""
 
     onnx: ClassVar[tuple[str, ...]] = ("Pad",)
+    keeps_type: ClassVar[bool] = True
 
     before: Widths
     after: Widths
@@ -55,13 +56,21 @@ class Pad(FloatOp):
         mode = node.string("mode", "constant")
         wide = tuple(max(0, b) for b in before), tuple(max(0, a) for a in after)
         if mode == "constant":
-            return (pad_value(build, take_value(build, x, kept), *wide, _fill(node)),)
+            value = _fill(node)
+            # Zero, and any code where codes are padded, is an element of the operand's type.
+            kind = Pad if value == 0 or _on_codes(node) else ValuePad
+            return (_padded(build, take_value(build, x, kept), kind(*wide, value)),)
         return (take_value(build, x, _repeated(node, mode, kept, wide)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """Sizes with both widths added."""
         shape = zip(self.before, inputs[0].shape, self.after, strict=True)
         return (TensorType(tuple(b + n + a for b, n, a in shape), FloatType()),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Widths in the new order."""
+        before, after = ([widths[axis] for axis in order] for widths in (self.before, self.after))
+        return Permuted(replace(self, before=tuple(before), after=tuple(after)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """numpy.pad."""
@@ -96,23 +105,27 @@ class Pad(FloatOp):
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroPad(Pad):
-    """Padding with zero, which every type represents: the result keeps its operand's type."""
+class ValuePad(Pad):
+    """The same with any value: the result needs a type of its own that covers it."""
 
     onnx: ClassVar[tuple[str, ...]] = ()
-    keeps_type: ClassVar[bool] = True
+    keeps_type: ClassVar[bool] = False
 
 
-def pad_value(build: GraphBuilder, x: Value, before: Widths, after: Widths, value: float) -> Value:
-    """`x` in a frame of `value`; channel-last if `x` comes so."""
-    if not any(before) and not any(after):
+def _padded(build: GraphBuilder, x: Value, op: Pad) -> Value:
+    """`x` padded; channel-last if it comes so."""
+    if not any(op.before) and not any(op.after):
         return x
-    kind = ZeroPad if value == 0 else Pad
     if not is_channel_last(build, x):
-        return build.one(kind(before, after, value), x)
+        return build.one(op, x)
     order = channel_last(len(x.shape))
-    ends = tuple(before[i] for i in order), tuple(after[i] for i in order)
-    return to_channel_first(build, build.one(kind(*ends, value), to_channel_last(build, x)))
+    ends = tuple(op.before[i] for i in order), tuple(op.after[i] for i in order)
+    moved = type(op)(*ends, op.value)
+    return to_channel_first(build, build.one(moved, to_channel_last(build, x)))
+
+
+def _on_codes(node: OnnxNode) -> bool:
+    return bool(node.codes) and node.codes[0]
 
 
 def _widths(node: OnnxNode, rank: int) -> tuple[Widths, Widths]:
@@ -134,7 +147,7 @@ def _widths(node: OnnxNode, rank: int) -> tuple[Widths, Widths]:
 def _fill(node: OnnxNode) -> float:
     """The real number to pad with; stored integers are taken in the operand's type."""
     x = node.operand(0)
-    if node.codes and node.codes[0]:
+    if _on_codes(node):
         code = node.optional_array(2)
         if x.fixed is None:
             node.refuse("stored integers of an unknown scale")

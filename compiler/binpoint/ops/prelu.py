@@ -19,7 +19,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Role, Site
 from binpoint.numeric.fixed import I32, I64, U8, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.affine import common_shift, in_tables, per_tensor, tabulate_channels
@@ -64,6 +64,10 @@ class PRelu(FloatOp):
         x, slope = inputs
         assert slope.shape == x.shape[-1:], f"{slope.shape} for {x.shape}"
         return (TensorType(x.shape, FloatType()),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same, where channels stay last."""
+        return Permuted(self, order) if order[-1] == len(order) - 1 else None
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """The definition."""

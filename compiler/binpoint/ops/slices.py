@@ -19,7 +19,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Site
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.copy import MOST_AXES, IntCopy, row_major
@@ -133,6 +133,10 @@ class Take(FloatOp):
         assert len(shape) == len(self.maps), f"{len(self.maps)} maps for {shape}"
         assert all(0 <= min(m) and max(m) < n for m, n in zip(self.maps, shape, strict=True))
         return (TensorType(tuple(len(m) for m in self.maps), FloatType()),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Maps in the new order."""
+        return Permuted(Take(tuple(self.maps[axis] for axis in order)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """Indexing by an open mesh."""

@@ -89,6 +89,7 @@ class Unary(FloatOp):
     """y = f(x), f named as in ONNX."""
 
     onnx: ClassVar[tuple[str, ...]] = (*FUNCTIONS, *(f"com.microsoft.{name}" for name in _QUANTIZED))
+    elementwise: ClassVar[bool] = True
 
     kind: str
     attributes: Attributes = ()
@@ -136,6 +137,7 @@ class Clip(FloatOp):
 
     onnx: ClassVar[tuple[str, ...]] = ("Relu", "Clip")
     keeps_type: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
     low: float | None
     high: float | None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -99,7 +97,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
     prefix = program.name
     inline = "static inline BP_INLINE" if options.optimize == "speed" else "static"
     kernels = {step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias}
-    inputs, outputs = port_views(program)
+    inputs, outputs = port_views(program.inputs, program.outputs)
     views = {
         "prefix": prefix,
         "macro": prefix.upper(),
@@ -110,7 +108,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "outputs": outputs,
         "constants": program.constants,
         "constant_bytes": program.constant_bytes,
-        "nodes": [_node(program, i, s) for i, s in enumerate(_coded(program))],
+        "nodes": [_node(program, i, s) for i, s in enumerate(coded_steps(program))],
         "arena_bytes": program.arena_bytes,
         "arena_storage": max(program.arena_bytes, ALIGNMENT),
         "arena_bound": program.arena_bound,
@@ -139,17 +137,14 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
     return Project(files)
 
 
-def _coded(program: Program) -> list[Step]:
+def coded_steps(program: Program) -> list[Step]:
     """The steps that need code."""
     return [step for step in program.steps if not step.alias]
 
 
-def port_views(program: Program) -> tuple[list[PortView], list[PortView]]:
+def port_views(inputs: Sequence[Port], outputs: Sequence[Port]) -> tuple[list[PortView], list[PortView]]:
     """Inputs and outputs as templates see them."""
-    return (
-        [_port(p, i) for i, p in enumerate(program.inputs)],
-        [_port(p, i) for i, p in enumerate(program.outputs)],
-    )
+    return [_port(p, i) for i, p in enumerate(inputs)], [_port(p, i) for i, p in enumerate(outputs)]
 
 
 def _port(port: Port, index: int) -> PortView:
@@ -233,28 +228,3 @@ def _place(program: Program, argument: Buffer) -> str:
         case _:
             qualifier = "" if argument.written else "const "
             return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"
-
-
-def manifest(program: Program, project: Project, target: Target, options: CompileOptions) -> bytes:
-    """What was compiled, for what, with what, and the digest of every file."""
-    ports: Mapping[str, Sequence[Port]] = {"inputs": program.inputs, "outputs": program.outputs}
-    content = {
-        "schema": 1,
-        "model": {"name": program.graph.name, "sha256": program.graph.digest},
-        "prefix": program.name,
-        "target": target.name,
-        "binpoint": metadata.version("binpoint"),
-        **{
-            key: [
-                {"name": p.name, "source": p.source, "shape": list(p.value.shape), "type": str(p.value.elem), "bytes": p.bytes}
-                for p in group
-            ]
-            for key, group in ports.items()
-        },
-        "nodes": [{"step": s.name, "value": s.writes[0]} for s in _coded(program)],
-        "options": {k: getattr(options, k) for k in options.__struct_fields__},
-        "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(project.files.items())},
-    }
-    return (json.dumps(content, indent=2, ensure_ascii=True) + "\n").encode()
-
-

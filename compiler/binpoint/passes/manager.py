@@ -41,6 +41,10 @@ class Pipeline:
         """The passes in order."""
         return iter(self.passes)
 
+    def __str__(self) -> str:
+        """The passes, as `passes/spec.py` reads them."""
+        return ",".join(map(str, self.passes))
+
     def __add__(self, other: Pipeline) -> Pipeline:
         """One pipeline after the other."""
         return Pipeline(*self.passes, *other.passes)

@@ -41,6 +41,8 @@ class Concat(FloatOp):
         parts = [v for v in given if v.type.size > 0]
         if not parts:
             node.refuse("all operands are empty")
+        if node.op == "Concat" and any(node.codes) and len({v.fixed for v in parts}) > 1:
+            node.refuse("joins codes of different scales", hint="use QLinearConcat, or QDQ")
         rank = len(parts[0].shape)
         axis = node.int("axis", 0)
         if not -rank <= axis < rank:
@@ -86,7 +88,9 @@ def typed(build: GraphBuilder, x: Value, target: FixedType, semantics: Semantics
     if semantics is Semantics.ONNXRUNTIME:
         lo, hi = target.storage.min, target.storage.max
         scale = float(target.scale)
-        return build.constant(float32.quantize_linear(real, scale, target.zero_point, lo, hi), target)
+        return build.constant(
+            float32.quantize_linear(real, scale, target.zero_point, lo, hi), target
+        )
     return build.constant(target.quantize(real), target)
 
 
@@ -128,9 +132,7 @@ class IntConcat(IntegerOp):
         buffers: list[Argument] = [
             Buffer(f"x{i}", v.name, v.elem.storage) for i, v in enumerate(inputs)
         ]
-        rows = [
-            Number(f"n{i}", math.prod(v.shape[self.axis :])) for i, v in enumerate(inputs)
-        ]
+        rows = [Number(f"n{i}", math.prod(v.shape[self.axis :])) for i, v in enumerate(inputs)]
         arguments = (
             *buffers,
             Buffer("y", y.name, y.elem.storage, written=True),

@@ -33,9 +33,10 @@ Widths = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pad(FloatOp):
-    """`before` and `after` elements of `value` around each axis."""
+    """`before` and `after` elements of `value` around each axis, a value that the operand's type has."""
 
     onnx: ClassVar[tuple[str, ...]] = ("Pad",)
+    keeps_type: ClassVar[bool] = True
 
     before: Widths
     after: Widths
@@ -49,13 +50,19 @@ class Pad(FloatOp):
         if min(n + b + a for n, b, a in zip(x.shape, before, after, strict=True)) < 1:
             node.refuse("the result is empty")
         # A negative width on one side does not change what the other side repeats.
-        kept = [range(max(0, -b), n - max(0, -a)) for n, b, a in zip(x.shape, before, after, strict=True)]
+        kept = [
+            range(max(0, -b), n - max(0, -a))
+            for n, b, a in zip(x.shape, before, after, strict=True)
+        ]
         if any(len(k) == 0 for k in kept):
             node.refuse("the widths cut everything off before they add elements")
         mode = node.string("mode", "constant")
         wide = tuple(max(0, b) for b in before), tuple(max(0, a) for a in after)
         if mode == "constant":
-            return (pad_value(build, take_value(build, x, kept), *wide, _fill(node)),)
+            value = _fill(node)
+            # Zero, and any code where codes are padded, is an element of the operand's type.
+            kind = Pad if value == 0 or _on_codes(node) else ValuePad
+            return (_padded(build, take_value(build, x, kept), kind(*wide, value)),)
         return (take_value(build, x, _repeated(node, mode, kept, wide)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -86,7 +93,9 @@ class Pad(FloatOp):
         lo, hi = target.storage.min, target.storage.max
         if site.semantics is Semantics.ONNXRUNTIME:
             real = np.float32(self.value)
-            return int(float32.quantize_linear(real, float(target.scale), target.zero_point, lo, hi))
+            return int(
+                float32.quantize_linear(real, float(target.scale), target.zero_point, lo, hi)
+            )
         code = int(target.quantize(self.value))
         # An end of the calibrated range itself may saturate by less than a step.
         steps = abs(float(target.dequantize(np.array(code))) - self.value) / float(target.scale)
@@ -101,23 +110,27 @@ class Pad(FloatOp):
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroPad(Pad):
-    """Padding with zero, which every type represents: the result keeps its operand's type."""
+class ValuePad(Pad):
+    """The same with any value: the result needs a type of its own that covers it."""
 
     onnx: ClassVar[tuple[str, ...]] = ()
-    keeps_type: ClassVar[bool] = True
+    keeps_type: ClassVar[bool] = False
 
 
-def pad_value(build: GraphBuilder, x: Value, before: Widths, after: Widths, value: float) -> Value:
-    """`x` in a frame of `value`; channel-last if `x` comes so."""
-    if not any(before) and not any(after):
+def _padded(build: GraphBuilder, x: Value, op: Pad) -> Value:
+    """`x` padded; channel-last if it comes so."""
+    if not any(op.before) and not any(op.after):
         return x
-    kind = ZeroPad if value == 0 else Pad
     if not is_channel_last(build, x):
-        return build.one(kind(before, after, value), x)
+        return build.one(op, x)
     order = channel_last(len(x.shape))
-    ends = tuple(before[i] for i in order), tuple(after[i] for i in order)
-    return to_channel_first(build, build.one(kind(*ends, value), to_channel_last(build, x)))
+    ends = tuple(op.before[i] for i in order), tuple(op.after[i] for i in order)
+    moved = type(op)(*ends, op.value)
+    return to_channel_first(build, build.one(moved, to_channel_last(build, x)))
+
+
+def _on_codes(node: OnnxNode) -> bool:
+    return bool(node.codes) and node.codes[0]
 
 
 def _widths(node: OnnxNode, rank: int) -> tuple[Widths, Widths]:
@@ -139,7 +152,7 @@ def _widths(node: OnnxNode, rank: int) -> tuple[Widths, Widths]:
 def _fill(node: OnnxNode) -> float:
     """The real number to pad with; stored integers are taken in the operand's type."""
     x = node.operand(0)
-    if node.codes and node.codes[0]:
+    if _on_codes(node):
         code = node.optional_array(2)
         if x.fixed is None:
             node.refuse("stored integers of an unknown scale")

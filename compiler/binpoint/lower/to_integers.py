@@ -92,7 +92,8 @@ class ToIntegers(Pass):
                     have=str(new.elem),
                     want=str(old.fixed),
                 )
-            values[old.name] = self._named(build, old, new)
+            passed = new.name in {v.name for v in inputs}
+            values[old.name] = new if passed else self._named(build, old, new)
 
     @staticmethod
     def _named(build: GraphBuilder, old: Value, new: Value) -> Value:

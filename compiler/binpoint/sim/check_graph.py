@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from binpoint import ort
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import IntegerOp
+from binpoint.numeric.interval import Interval
 
 _OPSET = 21
 _IR_VERSION = 10
@@ -35,7 +37,8 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
     for node in graph.nodes():
         assert isinstance(node.op, IntegerOp)
         results = node.op.to_onnx(writer, *(tensors[name] for name in node.inputs))
-        tensors.update(zip(node.outputs, results, strict=True))
+        for value, tensor in zip(graph.results(node), results, strict=True):
+            tensors[value.name] = replace(tensor, range=_narrower(tensor, value))
     names = (
         [v.name for v in graph.values() if v.constant is None and v.name not in graph.inputs]
         if deep
@@ -53,6 +56,12 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
     return helper.make_model(
         body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="binpoint"
     )
+
+
+def _narrower(tensor: Tensor, value: Value) -> Interval:
+    """What both the writer and the op prove of a result: ops may know more than their operators tell."""
+    lo, hi = max(tensor.range.lo, value.interval.lo), min(tensor.range.hi, value.interval.hi)
+    return Interval(lo, hi)
 
 
 def _info(value: Value, name: str | None = None) -> onnx.ValueInfoProto:

@@ -211,8 +211,8 @@ class OnnxruntimeAverage(IntegerOp):
     """QLinearAveragePool: `float32.qlinear_average` of each window.
 
     In C an integer sum decides unless it lies near a tie, where the float operations are carried
-    out on integers. With K elements in a window, M the largest |x − zx|, v the exact mean in steps of
-    the result and u = 2^-24, the float result before rounding is off by less than
+    out on integers. With K elements in a window, M the largest |x − zx| and u = 2^-24, the float
+    result before rounding is off the exact mean, in steps of the result, by less than
     ``(K + 4)·u·M·sx/sy + u·|zy|``: a rounding per product, K − 1 per sum, three after it, each
     relative to a magnitude of at most M·sx/sy.
     """
@@ -303,7 +303,7 @@ class OnnxruntimeAverage(IntegerOp):
         return KernelCall(self.stem, arguments, traits, formula="y = QLinearAveragePool(x)")
 
     def _near(self, x: Value, divisors: IntArray) -> tuple[IntArray, int, int]:
-        """Multipliers by count, their shift, and the window around ties that integers leave open."""
+        """Multipliers by count, their shift, and the window around ties left to floats."""
         ratio = float(self.x.scale) / float(self.result.scale)
         largest = max(
             abs(x.interval.lo - self.x.zero_point), abs(x.interval.hi - self.x.zero_point)

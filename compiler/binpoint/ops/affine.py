@@ -76,6 +76,10 @@ class Affine(FloatOp):
         """The same, where channels stay last."""
         return Permuted(self, order) if order[-1] == len(order) - 1 else None
 
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same, if the channels stay last."""
+        return Permuted(self, order) if order[-1] == len(order) - 1 else None
+
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """x·a + b."""
         x, a, b = inputs

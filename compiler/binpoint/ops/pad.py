@@ -23,9 +23,7 @@ from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.copy import MOST_AXES, row_major
-from binpoint.ops.layout import channel_last, is_channel_last
 from binpoint.ops.lookup import convert
-from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.slices import take_value
 
 Widths = tuple[int, ...]
@@ -59,7 +57,8 @@ class Pad(FloatOp):
             value = _fill(node)
             # Zero, and any code where codes are padded, is an element of the operand's type.
             kind = Pad if value == 0 or _on_codes(node) else ValuePad
-            return (_padded(build, take_value(build, x, kept), kind(*wide, value)),)
+            x = take_value(build, x, kept)
+            return build.add(kind(*wide, value), x) if any(map(any, wide)) else (x,)
         return (take_value(build, x, _repeated(node, mode, kept, wide)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -71,6 +70,11 @@ class Pad(FloatOp):
         """Widths in the new order."""
         before, after = ([widths[axis] for axis in order] for widths in (self.before, self.after))
         return Permuted(replace(self, before=tuple(before), after=tuple(after)), order)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Widths in the same order as the axes."""
+        before, after = (tuple(w[axis] for axis in order) for w in (self.before, self.after))
+        return Permuted(replace(self, before=before, after=after), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """numpy.pad."""
@@ -110,18 +114,6 @@ class ValuePad(Pad):
 
     onnx: ClassVar[tuple[str, ...]] = ()
     keeps_type: ClassVar[bool] = False
-
-
-def _padded(build: GraphBuilder, x: Value, op: Pad) -> Value:
-    """`x` padded; channel-last if it comes so."""
-    if not any(op.before) and not any(op.after):
-        return x
-    if not is_channel_last(build, x):
-        return build.one(op, x)
-    order = channel_last(len(x.shape))
-    ends = tuple(op.before[i] for i in order), tuple(op.after[i] for i in order)
-    moved = type(op)(*ends, op.value)
-    return to_channel_first(build, build.one(moved, to_channel_last(build, x)))
 
 
 def _on_codes(node: OnnxNode) -> bool:

@@ -23,7 +23,6 @@ from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, S
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.copy import MOST_AXES, IntCopy, row_major
-from binpoint.ops.layout import channel_last, is_channel_last
 from binpoint.ops.shape import (
     finish_moved,
     reshape_value,
@@ -82,15 +81,11 @@ def index_map(indices: Sequence[int]) -> IndexMap:
 
 
 def take_value(build: GraphBuilder, x: Value, maps: Sequence[Sequence[int]]) -> Value:
-    """The elements of `x` at the indices given for each axis; channel-last if `x` comes so."""
-    chosen = [index_map(indices) for indices in maps]
+    """The elements of `x` at the indices given for each axis."""
+    chosen = tuple(index_map(indices) for indices in maps)
     if all(m == range(n) for m, n in zip(chosen, x.shape, strict=True)):
         return x
-    if not is_channel_last(build, x):
-        return build.one(Take(tuple(chosen)), x)
-    order = channel_last(len(x.shape))
-    moved = build.one(Take(tuple(chosen[i] for i in order)), to_channel_last(build, x))
-    return to_channel_first(build, moved)
+    return build.one(Take(chosen), x)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Case:
         constants: list[TensorProto] = []
         infos: list[Any] = []
         for index, operand in enumerate(self.operands):
-            if operand is None or isinstance(operand, np.ndarray) and index not in types:
+            if operand is None or (isinstance(operand, np.ndarray) and index not in types):
                 if operand is not None:
                     constants.append(numpy_helper.from_array(operand, f"x{index}"))
                 continue
@@ -168,7 +168,9 @@ def runtime_codes(
 ) -> list[Array]:
     """The results of the quantized model in onnxruntime."""
     session = ort.reference(case.quantized_model(types, result))
-    feeds = {name: codes[name.replace("q", "x")].astype(_dtype(types, name)) for name in session.inputs}
+    feeds = {
+        name: codes[name.replace("q", "x")].astype(_dtype(types, name)) for name in session.inputs
+    }
     found = session.run(feeds)
     return [found[f"{name}_q"].astype(np.int64) for name in case.results()]
 
@@ -198,7 +200,9 @@ def codes_for(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
     return found
 
 
-def agreed(graph: Graph, rng: np.random.Generator, *, count: int = 3, compiler: str = "gcc") -> None:
+def agreed(
+    graph: Graph, rng: np.random.Generator, *, count: int = 3, compiler: str = "gcc"
+) -> None:
     """Interpreter, check graph in onnxruntime and C under sanitizers give the same values."""
     samples = [codes_for(graph, rng) for _ in range(count)]
     options = CompileOptions()

@@ -37,7 +37,13 @@ def test_operands_of_other_types_are_converted_as_qlinearconcat_does(
     np.testing.assert_array_equal(results(graph, codes)[0], want)
     parts = [
         float32.concat_table(
-            codes[name], float(t.scale), t.zero_point, float(result.scale), result.zero_point, -128, 127
+            codes[name],
+            float(t.scale),
+            t.zero_point,
+            float(result.scale),
+            result.zero_point,
+            -128,
+            127,
         )
         for name, t in (("x0", A), ("x1", B))
     ]
@@ -73,7 +79,9 @@ def test_transposed_operands_are_joined_before_their_transpositions(
     graph = Graph("one")
     build = GraphBuilder(graph)
     parts = [
-        to_channel_first(build, build.input(f"x{i}", TensorType((1, 4, 5, c), FloatType()), fixed=A))
+        to_channel_first(
+            build, build.input(f"x{i}", TensorType((1, 4, 5, c), FloatType()), fixed=A)
+        )
         for i, c in enumerate((2, 3))
     ]
     joined = to_channel_last(build, build.one(Concat(1), *parts))

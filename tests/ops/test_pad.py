@@ -35,7 +35,7 @@ def test_axes_and_older_forms_are_read(rng: np.random.Generator) -> None:
     old = {"pads": [0, 1, 2, 0], "value": 2.5}
     for each in (
         Case("Pad", Pad, ((2, 3, 6), some, value, axes)),
-        Case("Pad", Pad, ((2, 3), ), opset=9, attributes=old),
+        Case("Pad", Pad, ((2, 3),), opset=9, attributes=old),
     ):
         inputs = each.samples(rng)
         np.testing.assert_array_equal(each.run_float(inputs)[0], each.runtime(inputs)[0])
@@ -43,7 +43,9 @@ def test_axes_and_older_forms_are_read(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.25, -3.0, 1000.0])
 @pytest.mark.parametrize("result", [X, Y])
-def test_codes_are_those_of_onnxruntime(value: float, result: object, rng: np.random.Generator) -> None:
+def test_codes_are_those_of_onnxruntime(
+    value: float, result: object, rng: np.random.Generator
+) -> None:
     kinds = X if result == X else Y
     each = case("constant", PADS[1], np.array(value, np.float32))
     graph = lowered(each.graph({0: X}, kinds), "onnxruntime")
@@ -58,7 +60,9 @@ def test_all_witnesses_agree(mode: str, rng: np.random.Generator) -> None:
 
 
 def test_a_padding_of_one_code_is_filled_around() -> None:
-    graph = lowered(case("constant", PADS[0], np.array(-1.3, np.float32)).graph({0: X}, X), "dyadic")
+    graph = lowered(
+        case("constant", PADS[0], np.array(-1.3, np.float32)).graph({0: X}, X), "dyadic"
+    )
     (op,) = (op for op in ops(graph) if isinstance(op, IntPad))
     assert op.code == -23
     (value,) = (v for v in graph.values() if v.name in graph.outputs)

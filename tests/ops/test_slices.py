@@ -30,7 +30,9 @@ REGULAR = {
     "slice": case("Slice", (3, 9, 5), i64(-1, 2), i64(-100, 9), i64(1, 2), i64(-2, 3)),
     "slice-clipped": case("Slice", (3, 9), i64(-100), i64(100), i64(0)),
     "slice-end-to-start": case("Slice", (4, 6), i64(10), i64(-100), i64(1), i64(-1)),
-    "slice-attributes": case("Slice", (3, 9, 5), opset=9, axes=[0, 2], starts=[1, -3], ends=[3, -1]),
+    "slice-attributes": case(
+        "Slice", (3, 9, 5), opset=9, axes=[0, 2], starts=[1, -3], ends=[3, -1]
+    ),
     "split-equal": case("Split", (3, 9, 5), outputs=3, axis=1, opset=13),
     "split-sizes": case("Split", (3, 9, 5), i64(2, 6, 1), outputs=3, axis=-2),
     "split-attribute": case("Split", (3, 9), outputs=2, axis=1, opset=11, split=[4, 5]),

@@ -126,7 +126,7 @@ class Take(FloatOp):
         """The lengths of the maps."""
         shape = inputs[0].shape
         assert len(shape) == len(self.maps), f"{len(self.maps)} maps for {shape}"
-        assert all(0 <= min(m) and max(m) < n for m, n in zip(self.maps, shape, strict=True))
+        assert all(min(m) >= 0 and max(m) < n for m, n in zip(self.maps, shape, strict=True))
         return (TensorType(tuple(len(m) for m in self.maps), FloatType()),)
 
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
@@ -148,7 +148,9 @@ class Take(FloatOp):
 def taken(build: GraphBuilder, x: Value, maps: Sequence[IndexMap]) -> Value:
     """Integer ops that select the elements of an integer value at the indices of each axis."""
     regular = [Progression.of(m) for m in maps]
-    copied = [m if p is not None else range(n) for m, p, n in zip(maps, regular, x.shape, strict=True)]
+    copied = [
+        m if p is not None else range(n) for m, p, n in zip(maps, regular, x.shape, strict=True)
+    ]
     for part in _copies(x.shape, copied):
         op = _copy(x, part)
         x = build.one(op, x)
@@ -240,7 +242,9 @@ def _split(node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
     results: list[Value] = []
     start = 0
     for size in sizes:
-        maps = [range(start, start + size) if i == axis else range(n) for i, n in enumerate(x.shape)]
+        maps = [
+            range(start, start + size) if i == axis else range(n) for i, n in enumerate(x.shape)
+        ]
         results.append(take_value(build, x, maps))
         start += size
     return tuple(results)

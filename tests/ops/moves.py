@@ -1,4 +1,4 @@
-"""What the tests of single operators share: import, the witnesses, and the run of the user's model."""
+"""What tests of single operators share: import, witnesses, the run of the user's model."""
 
 from __future__ import annotations
 
@@ -200,16 +200,14 @@ def codes_for(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
     return found
 
 
-def agreed(
-    graph: Graph, rng: np.random.Generator, *, count: int = 3, compiler: str = "gcc"
-) -> None:
+def agreed(graph: Graph, rng: np.random.Generator, *, count: int = 3) -> None:
     """Interpreter, check graph in onnxruntime and C under sanitizers give the same values."""
     samples = [codes_for(graph, rng) for _ in range(count)]
     options = CompileOptions()
     program = arrange(graph, options)
     project = render(program, load_target("host"), options)
     checked = run_onnx(write_onnx(graph, deep=True), graph, samples)
-    emitted = run_host(program, project, options, samples, deep=True, compiler=compiler)
+    emitted = run_host(program, project, options, samples, deep=True)
     for sample, onnx_values, c_values in zip(samples, checked, emitted, strict=True):
         arrays = evaluate(graph, sample)
         assert set(graph.outputs) <= set(c_values)

@@ -45,7 +45,7 @@ class Affine(FloatOp):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """A = scale / sqrt(variance + epsilon), b = bias − mean·a, in float32 as the runtime makes them."""
+        """Scale over deviation and the rest, in float32 as the runtime makes them."""
         x = node.operand(0)
         if node.int("training_mode", 0) or len(node.outputs) > 1 or not node.int("spatial", 1):
             node.refuse("a form for training", hint="export the model for inference")
@@ -74,10 +74,6 @@ class Affine(FloatOp):
 
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
         """The same, where channels stay last."""
-        return Permuted(self, order) if order[-1] == len(order) - 1 else None
-
-    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """The same, if the channels stay last."""
         return Permuted(self, order) if order[-1] == len(order) - 1 else None
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
@@ -153,7 +149,7 @@ def common_shift(site: Site, ratios: Sequence[Fraction], offset: Fraction, bits:
 
 @dataclass(frozen=True, slots=True)
 class AffineRequantize(Requantize):
-    """y = clamp((x·m + k) >> s, lo, hi); m, s and k per channel; k holds zero points and one half."""
+    """y = clamp((x·m + k) >> s, lo, hi); per channel; k holds zero points and one half."""
 
     multipliers: tuple[int, ...]
     shifts: tuple[int, ...]

@@ -62,10 +62,6 @@ class Concat(FloatOp):
         """Along the axis where it lies then."""
         return Permuted(Concat(order.index(self.axis)), order)
 
-    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """Along the place to which the axis moves."""
-        return Permuted(Concat(order.index(self.axis)), order)
-
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """numpy.concatenate."""
         return (np.concatenate(inputs, self.axis),)

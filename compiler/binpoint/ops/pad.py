@@ -31,7 +31,7 @@ Widths = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pad(FloatOp):
-    """`before` and `after` elements of `value` around each axis, a value that the operand's type has."""
+    """`before` and `after` elements of `value`, which the operand's type has, on each axis."""
 
     onnx: ClassVar[tuple[str, ...]] = ("Pad",)
     keeps_type: ClassVar[bool] = True
@@ -73,11 +73,6 @@ class Pad(FloatOp):
         """Widths in the new order."""
         before, after = ([widths[axis] for axis in order] for widths in (self.before, self.after))
         return Permuted(replace(self, before=tuple(before), after=tuple(after)), order)
-
-    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """Widths in the same order as the axes."""
-        before, after = (tuple(w[axis] for axis in order) for w in (self.before, self.after))
-        return Permuted(replace(self, before=before, after=after), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """numpy.pad."""

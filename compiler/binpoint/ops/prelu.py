@@ -69,10 +69,6 @@ class PRelu(FloatOp):
         """The same, where channels stay last."""
         return Permuted(self, order) if order[-1] == len(order) - 1 else None
 
-    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """The same, if the channels stay last."""
-        return Permuted(self, order) if order[-1] == len(order) - 1 else None
-
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """The definition."""
         x, slope = inputs
@@ -105,7 +101,7 @@ class PRelu(FloatOp):
 
 @dataclass(frozen=True, slots=True)
 class IntPRelu(IntegerOp):
-    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive[c] : negative[c]) + offsets[c]) >> shifts[c])."""
+    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive : negative) + offset) >> shift), per channel."""
 
     stem: ClassVar[str] = "prelu"
 

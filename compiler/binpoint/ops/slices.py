@@ -328,7 +328,8 @@ class IntGather(IntegerOp):
         """The axis takes the number of indices; the type stays."""
         shape = list(inputs[0].shape)
         index = self.indices.array
-        assert index.min() >= 0 and index.max() < shape[self.axis], "an index leaves its axis"
+        assert index.min() >= 0, "an index leaves its axis"
+        assert index.max() < shape[self.axis], "an index leaves its axis"
         shape[self.axis] = index.size
         return (TensorType(tuple(shape), self.result),)
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from binpoint.errors import InvalidModel
 
+ort: Any = onnxruntime  # its stubs are partial
 VERSION: str = ort.__version__
 _IR_VERSION = 10
 _BORDERS = frozenset({"QuantizeLinear", "DequantizeLinear"})

@@ -98,7 +98,7 @@ class Conv(FloatOp):
         """Exact sums, then one rounding."""
         x = site.inputs[0]
         weights = read_weights(site, bias=2)
-        depthwise = weights.codes.shape[-1] == 1 and self.groups == x.shape[-1]
+        depthwise = weights.codes.shape[-1] == 1 and self.groups == x.shape[-1] > 1
         single = self.window.taps == 1 and self.groups == 1
         if single and not self.window.padded and set(self.window.strides) == {1}:
             return (self._dense(site, build, weights),)

@@ -20,7 +20,11 @@ def arrange(graph: Graph, options: CompileOptions) -> Program:
     owner = _owners(graph, steps)
     in_arena = options.io == "arena"
     outside = () if in_arena else tuple(dict.fromkeys(graph.inputs + graph.outputs))
-    sizes = {name: aligned(_bytes(graph.value(name))) for name in dict.fromkeys(owner.values()) if name not in outside}
+    sizes = {
+        name: aligned(_bytes(graph.value(name)))
+        for name in dict.fromkeys(owner.values())
+        if name not in outside
+    }
     for step in steps:
         if step.call.scratch:
             sizes[_scratch(step)] = aligned(step.call.scratch)
@@ -62,17 +66,25 @@ def _owners(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
 
 
 def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    return tuple(replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch else s for s in steps)
+    return tuple(
+        replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch else s for s in steps
+    )
 
 
-def _ordered(steps: tuple[Step, ...], sizes: dict[str, int], owner: dict[str, str], graph: Graph) -> Schedule:
+def _ordered(
+    steps: tuple[Step, ...], sizes: dict[str, int], owner: dict[str, str], graph: Graph
+) -> Schedule:
     extended = owner | {_scratch(s): _scratch(s) for s in steps if s.call.scratch}
     found = schedule(_with_scratch(steps), sizes, extended, graph.inputs, graph.outputs)
     by_name = {s.name: s for s in steps}
-    return Schedule(tuple(by_name[s.name] for s in found.steps), found.peak, found.bound, found.optimal)
+    return Schedule(
+        tuple(by_name[s.name] for s in found.steps), found.peak, found.bound, found.optimal
+    )
 
 
-def _lifetimes(order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph) -> list[Lifetime]:
+def _lifetimes(
+    order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph
+) -> list[Lifetime]:
     """Live ranges of buffers; an operand whose memory the result may take is joined with it if it dies there."""
     first: dict[str, int] = dict.fromkeys((owner[n] for n in graph.inputs), -1)
     last: dict[str, int] = {}
@@ -87,17 +99,31 @@ def _lifetimes(order: Schedule, sizes: dict[str, int], owner: dict[str, str], gr
     for name in graph.outputs:
         last[owner[name]] = len(order.steps)
     _join(order, sizes, owner, first, last, graph)
-    return [Lifetime(n, size, first[n], last.get(n, first[n])) for n, size in sorted(sizes.items()) if owner.get(n, n) == n]
+    return [
+        Lifetime(n, size, first[n], last.get(n, first[n]))
+        for n, size in sorted(sizes.items())
+        if owner.get(n, n) == n
+    ]
 
 
 def _join(
-    order: Schedule, sizes: dict[str, int], owner: dict[str, str], first: dict[str, int], last: dict[str, int], graph: Graph
+    order: Schedule,
+    sizes: dict[str, int],
+    owner: dict[str, str],
+    first: dict[str, int],
+    last: dict[str, int],
+    graph: Graph,
 ) -> None:
     """In place: the result's buffer becomes the operand's, where both lie in the arena and the operand dies."""
     for index, step in enumerate(order.steps):
         for operand in step.in_place:
             source, target = owner[operand], owner[step.writes[0]]
-            if source not in sizes or target not in sizes or last[source] != index or sizes[source] < sizes[target]:
+            if (
+                source not in sizes
+                or target not in sizes
+                or last[source] != index
+                or sizes[source] < sizes[target]
+            ):
                 continue
             last[source] = last.get(target, index)
             for name, root in owner.items():
@@ -106,7 +132,9 @@ def _join(
             break
 
 
-def _constants(graph: Graph, steps: tuple[Step, ...]) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
+def _constants(
+    graph: Graph, steps: tuple[Step, ...]
+) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
     """All arrays, equal ones once, in order of use; and where each constant value is."""
     arrays: dict[tuple[object, ...], ConstantArray] = {}
     order: list[ConstantArray] = []
@@ -135,7 +163,9 @@ def _constants(graph: Graph, steps: tuple[Step, ...]) -> tuple[tuple[ConstantArr
     return tuple(order), storage
 
 
-def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int], outside: tuple[str, ...]) -> dict[str, Storage]:
+def _storage(
+    graph: Graph, owner: dict[str, str], offsets: dict[str, int], outside: tuple[str, ...]
+) -> dict[str, Storage]:
     storage: dict[str, Storage] = {}
     for name, root in owner.items():
         if root in offsets:

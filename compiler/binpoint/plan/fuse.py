@@ -71,12 +71,20 @@ def _step(graph: Graph, node: Node, groups: AliasGroups) -> Step:
     follower = graph.sole_consumer(node.outputs[0]) if len(node.outputs) == 1 else None
     if node.op.accumulates and follower is not None and isinstance(follower.op, Requantize):
         (result,) = graph.results(follower)
-        call = call.fused(follower.op.epilogue(), Buffer("y", result.name, result.elem.storage, written=True))
-        return Step(node.name, (node, follower), reads, (result.name,), call, node.origin + follower.origin)
+        call = call.fused(
+            follower.op.epilogue(), Buffer("y", result.name, result.elem.storage, written=True)
+        )
+        return Step(
+            node.name, (node, follower), reads, (result.name,), call, node.origin + follower.origin
+        )
     alias = node.op.alias() and groups.join(inputs[0], outputs[0])
     places = tuple(inputs[i].name for i in node.op.in_place() if _same_bytes(inputs[i], outputs[0]))
     return Step(node.name, (node,), reads, node.outputs, call, node.origin, alias, places)
 
 
 def _same_bytes(a: Value, b: Value) -> bool:
-    return a.constant is None and a.elem.storage.width == b.elem.storage.width and a.type.size == b.type.size
+    return (
+        a.constant is None
+        and a.elem.storage.width == b.elem.storage.width
+        and a.type.size == b.type.size
+    )

@@ -20,17 +20,10 @@ from binpoint.ops.dense import Dense
 from binpoint.ops.rescaled import Quantize
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.unary import Clip, Unary
-from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
-from binpoint.target import load_target
 
 T1 = FixedType.per_tensor(I8, Dyadic(1, -4), 3)
 T2 = FixedType.per_tensor(U8, Dyadic(3, -6), 7)
-
-
-@pytest.fixture
-def context() -> Context:
-    return Context(load_target("host"), CompileOptions())
 
 
 def real(build: GraphBuilder, name: str, *shape: int, fixed: FixedType | None = None) -> Value:

@@ -87,6 +87,14 @@ class Op(ABC):
         """Types of the results. Float ops: ranks and shapes; integer ops: scales too."""
 
 
+@dataclass(frozen=True, slots=True)
+class Permuted:
+    """An op for operands whose axes are permuted, and the order in which its results come out."""
+
+    op: FloatOp
+    order: tuple[int, ...]
+
+
 class FloatOp(Op):
     """An op on real numbers, as imported; channel-last where it has a layout."""
 
@@ -96,6 +104,9 @@ class FloatOp(Op):
     keeps_type: ClassVar[bool] = False
     """Whether results are elements of the operands, unchanged or clamped: one type serves both."""
 
+    elementwise: ClassVar[bool] = False
+    """Whether it is one function applied to every element of its one operand."""
+
     def roles(self, count: int) -> tuple[Role, ...]:
         """The role of each of `count` operands."""
         return (Role.ACTIVATION,) * count
@@ -103,6 +114,14 @@ class FloatOp(Op):
     def result_type(self, *inputs: FixedType | None) -> FixedType | None:
         """A type that the op itself prescribes for its results (softmax, argmax), if any."""
         return None
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The op g with g(transpose(x, order)) = transpose(self(x), result.order), if there is one.
+
+        `inputs` are the operands as they are now. Operands that are data are all transposed alike;
+        biases and parameters stay.
+        """
+        return Permuted(self, order) if self.elementwise else None
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:

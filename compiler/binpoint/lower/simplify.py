@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
@@ -35,11 +36,19 @@ class MergeClamps(Pass):
     @staticmethod
     def _merge(graph: Graph, node: Node, clamp: Clamp) -> None:
         (operand,), (result,) = graph.arguments(node), graph.results(node)
-        if clamp.lo <= operand.interval.lo and operand.interval.hi <= clamp.hi and result.name not in graph.outputs:
+        if (
+            clamp.lo <= operand.interval.lo
+            and operand.interval.hi <= clamp.hi
+            and result.name not in graph.outputs
+        ):
             graph.bypass(node, operand.name)
             return
         producer = graph.producer(operand.name)
-        if producer is None or graph.sole_consumer(operand.name) is None or len(producer.outputs) != 1:
+        if (
+            producer is None
+            or graph.sole_consumer(operand.name) is None
+            or len(producer.outputs) != 1
+        ):
             return
         assert isinstance(producer.op, IntegerOp)
         op = producer.op.clamped(clamp.lo, clamp.hi)
@@ -50,7 +59,9 @@ class MergeClamps(Pass):
         graph.drop_value(operand.name)
         (bounds,) = op.bounds(*graph.arguments(producer))
         graph.set_value(replace(result, bounds=bounds))
-        merged = Node(producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin)
+        merged = Node(
+            producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin
+        )
         graph.add(merged, ())
 
 
@@ -60,7 +71,7 @@ class ProveRequantizers(Pass):
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
-    2. What is not proved keeps the `exact` form.
+    2. What is not proved becomes `fpu`, if the option `fpu` allows it, else keeps the `exact` form.
     """
 
     name: ClassVar[str] = "prove-requantizers"
@@ -70,9 +81,18 @@ class ProveRequantizers(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
+        floats = context.options.fpu
+        if floats and "fpu" not in context.target.arithmetic.features:
+            raise BadOption(
+                "the option `fpu` needs a target with a floating-point unit",
+                have=context.target.name,
+                want='"fpu" among its features',
+            )
         for node in graph.nodes():
-            if isinstance(node.op, OnnxruntimeRequantize):
-                graph.replace(replace(node, op=node.op.proved()))
+            if not isinstance(node.op, OnnxruntimeRequantize):
+                continue
+            op = node.op.proved()
+            graph.replace(replace(node, op=op.in_float() if op.proof is None and floats else op))
         return graph
 
 
@@ -94,5 +114,3 @@ class SimplifyIntegers(Pass):
             for value, bound in zip(graph.results(node), bounds, strict=True):
                 graph.set_value(replace(value, bounds=bound))
         return graph
-
-

@@ -8,8 +8,10 @@ from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
+from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.pad import Pad
 from binpoint.ops.prelu import PRelu
+from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
@@ -24,6 +26,11 @@ OPS: tuple[type[FloatOp], ...] = (
     Clip,
     Unary,
     PRelu,
+    Binary,
+    MinMax,
+    Reduce,
+    ReduceExtreme,
+    ArgExtreme,
     Transpose,
     Reshape,
     Take,

@@ -25,7 +25,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
-from binpoint.ir.op import FloatArray, FloatOp, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I16, FixedType, FloatType, TensorType
@@ -80,6 +80,8 @@ class Kind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Scalar(FloatOp):
     """y = x ∘ number, or number ∘ x if `first`."""
+
+    elementwise: ClassVar[bool] = True
 
     kind: Kind
     number: float
@@ -157,6 +159,10 @@ class Binary(FloatOp):
         """The broadcast shape."""
         return (TensorType(np.broadcast_shapes(*(v.shape for v in inputs)), FloatType()),)
 
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same."""
+        return Permuted(self, order)
+
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """Numpy's operator."""
         return (self.kind.apply(*inputs),)
@@ -230,6 +236,10 @@ class MinMax(FloatOp):
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The broadcast shape."""
         return (TensorType(np.broadcast_shapes(*(v.shape for v in inputs)), FloatType()),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same."""
+        return Permuted(self, order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """Numpy's extreme."""

@@ -19,7 +19,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Role, Site
 from binpoint.numeric.fixed import I32, I64, U8, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.affine import common_shift, in_tables, per_tensor, tabulate_channels
@@ -65,6 +65,10 @@ class PRelu(FloatOp):
         assert slope.shape == x.shape[-1:], f"{slope.shape} for {x.shape}"
         return (TensorType(x.shape, FloatType()),)
 
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same, where channels stay last."""
+        return Permuted(self, order) if order[-1] == len(order) - 1 else None
+
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """The definition."""
         x, slope = inputs
@@ -76,7 +80,9 @@ class PRelu(FloatOp):
         slope = constant_array(site.inputs[1])
         target = site.result
         if in_tables(site, x):
-            return (tabulate_channels(build, x, target, lambda real: self.reference(real, slope)[0]),)
+            return (
+                tabulate_channels(build, x, target, lambda real: self.reference(real, slope)[0]),
+            )
         positive = x.elem.scale.as_fraction() / target.scale.as_fraction()
         negative = [positive * Fraction(float(v)) for v in slope]
         bits = site.limits.multiplier_bits - 1
@@ -95,7 +101,7 @@ class PRelu(FloatOp):
 
 @dataclass(frozen=True, slots=True)
 class IntPRelu(IntegerOp):
-    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive[c] : negative[c]) + offsets[c]) >> shifts[c])."""
+    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive : negative) + offset) >> shift), per channel."""
 
     stem: ClassVar[str] = "prelu"
 
@@ -152,7 +158,9 @@ class IntPRelu(IntegerOp):
             Number("lo", storage.min),
             Number("hi", storage.max),
         )
-        return KernelCall(self.stem, arguments, formula="y = clamp((d * (d >= 0 ? p : n) + k) >> s)")
+        return KernelCall(
+            self.stem, arguments, formula="y = clamp((d * (d >= 0 ? p : n) + k) >> s)"
+        )
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One load, one multiply and one store an element."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Value
@@ -14,6 +15,8 @@ from binpoint.ops.lookup import convert
 @dataclass(frozen=True, slots=True)
 class Quantize(FloatOp):
     """The same real numbers, rounded to `type`; made by the importer of QuantizeLinear."""
+
+    elementwise: ClassVar[bool] = True
 
     type: FixedType
 

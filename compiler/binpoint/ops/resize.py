@@ -1,6 +1,6 @@
 """Resize and Upsample: nearest by constant index maps, linear by exact rational weights.
 
-nearest   y[o] = x[index[o]], the index computed as onnxruntime does, in float32
+nearest   y[o] = x[index[o]], the indices being those that onnxruntime itself takes
 linear    y[o] = x[i]·(D − w)/D + x[i + 1]·w/D along each axis, i and w/D from the coordinate
 
 The linear form sums in integers, weighted over the common denominator of both axes, and rounds once
@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from binpoint import ort
 from binpoint.errors import AccumulatorOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
@@ -38,7 +39,6 @@ _COORDINATES = (
     "align_corners",
     "tf_half_pixel_for_nn",
 )
-_NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
 _LARGEST_DENOMINATOR = 1 << 12
 
 
@@ -121,11 +121,11 @@ class Resize(FloatOp):
                 hint="export with nearest or linear upsampling, or cut the model before this node",
             )
         axes = _read_axes(node)
+        if all(axis.count == axis.size for axis in axes):
+            return (x,)
         if mode == "nearest":
             return (take_value(build, x, [axis.nearest(node) for axis in axes]),)
         moving = [i for i, axis in enumerate(axes) if axis.moves]
-        if not moving:
-            return (x,)
         if len(x.shape) not in (3, 4) or min(moving) < 2:
             node.refuse(f"linear along axes {moving} of {list(x.shape)}", want="spatial axes only")
         weights = tuple(Weights.of(axis.size, axis.rationals(node)) for axis in axes[2:])
@@ -146,17 +146,23 @@ class Resize(FloatOp):
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """Exact weighted sums, then one rounding with the denominator divided out.
 
-        In ONNXRUNTIME semantics the sum is exact here and rounded in the runtime, which interpolates
+        In ONNXRUNTIME semantics the sum is exact here; the runtime interpolates
         in float32: results may differ by one where the exact value lies near a tie.
         """
         x = build.integer(site.inputs[0])
-        planar = self.weights if len(self.weights) == 2 else (Weights((0,), (0,), (0,), 1), *self.weights)
+        planar = (
+            self.weights
+            if len(self.weights) == 2
+            else (Weights((0,), (0,), (0,), 1), *self.weights)
+        )
         kind = accumulator([x.elem.scale], len(x.shape))
         op = IntResizeLinear(planar[0], planar[1], len(self.weights), x.elem.zero_point, kind)
         acc = build.one(op, x)
         scales = None
         if (target := site.result).storage.width <= 8:
-            factor = np.float32(float(x.elem.scale)) / np.float32(float(target.scale) * op.denominator)
+            factor = np.float32(float(x.elem.scale)) / np.float32(
+                float(target.scale) * op.denominator
+            )
             scales = [float(factor)]
         return (requantize(site, build, acc, scales32=scales, divisor=op.denominator),)
 
@@ -172,6 +178,7 @@ class _Axis:
     count: int
     scale: float
     coordinates: str
+    by_size: bool = False
 
     @property
     def moves(self) -> bool:
@@ -179,50 +186,27 @@ class _Axis:
         return self.count != self.size or self.scale != 1.0
 
     def nearest(self, node: OnnxNode) -> tuple[int, ...]:
-        """The element nearest to each coordinate, in float32 as onnxruntime computes it."""
-        mode = node.string("nearest_mode", "round_prefer_floor")
-        if node.proto.op_type == "Upsample" or node.opset < 11:
-            mode = "simple"
-        if mode not in _NEAREST:
-            node.refuse(f"nearest_mode `{mode}`")
+        """The element that onnxruntime takes for each of the result's: it resizes the indices."""
         if not self.moves:
             return tuple(range(self.size))
-        real = self._float32().astype(np.float64)
-        match mode:
-            case "round_prefer_floor":
-                index = np.ceil(real - 0.5)
-            case "round_prefer_ceil":
-                index = np.floor(real + 0.5)
-            case "floor":
-                index = np.floor(real)
-            case "ceil":
-                index = np.ceil(real)
-            case _:
-                index = np.ceil(real) if self.scale < 1 else np.trunc(real)
-        return tuple(int(i) for i in np.clip(index, 0, self.size - 1))
-
-    def _float32(self) -> FloatArray:
-        """Coordinates on the operand of every element of the result."""
-        o = np.arange(self.count, dtype=np.float32)
-        scale, half = np.float32(self.scale), np.float32(0.5)
-        match self.coordinates:
-            case "asymmetric":
-                return o / scale
-            case "half_pixel":
-                return (o + half) / scale - half
-            case "half_pixel_symmetric":
-                width = np.float32(scale * np.float32(self.size))
-                center = np.float32(self.size) / np.float32(2)
-                shift = center * (np.float32(1) - np.float32(self.count) / width)
-                return shift + (o + half) / scale - half
-            case "pytorch_half_pixel":
-                return (o + half) / scale - half if self.count > 1 else np.zeros(1, np.float32)
-            case "align_corners":
-                if self.count == 1:
-                    return np.zeros(1, np.float32)
-                return o * np.float32(self.size - 1) / np.float32(self.count - 1)
-            case _:
-                return (o + half) / scale
+        # A second axis that moves keeps the runtime from copying where no size changes.
+        index = np.broadcast_to(np.arange(self.size, dtype=np.float32), (1, 1, 2, self.size))
+        scales = np.array([1, 1, 2, self.scale], np.float32)
+        sizes = np.array([1, 1, 4, self.count], np.int64)
+        if _is_old(node):
+            (found,) = ort.evaluate("Resize", [index, scales], opset=10, mode="nearest")
+        else:
+            by_size = [np.zeros(0, np.float32), np.zeros(0, np.float32), sizes]
+            operands = by_size if self.by_size else [np.zeros(0, np.float32), scales]
+            (found,) = ort.evaluate(
+                "Resize",
+                [index, *operands],
+                opset=node.opset,
+                mode="nearest",
+                coordinate_transformation_mode=self.coordinates,
+                nearest_mode=node.string("nearest_mode", "round_prefer_floor"),
+            )
+        return tuple(int(i) for i in found[0, 0, 0])
 
     def rationals(self, node: OnnxNode) -> list[Fraction]:
         """The same as exact fractions; refuses a factor that is no fraction of small numbers."""
@@ -255,8 +239,11 @@ def _read_axes(node: OnnxNode) -> list[_Axis]:
     """Sizes and factors of all axes, from scales or sizes."""
     _refuse_options(node)
     shape = node.operand(0).shape
-    old = node.proto.op_type == "Upsample" or node.opset < 11
-    coordinates = "asymmetric" if old else node.string("coordinate_transformation_mode", "half_pixel")
+    coordinates = (
+        "asymmetric"
+        if _is_old(node)
+        else node.string("coordinate_transformation_mode", "half_pixel")
+    )
     if coordinates not in _COORDINATES:
         node.refuse(f"coordinate_transformation_mode `{coordinates}`", want=", ".join(_COORDINATES))
     axes = [a % len(shape) for a in node.ints("axes", range(len(shape)))]
@@ -264,26 +251,41 @@ def _read_axes(node: OnnxNode) -> list[_Axis]:
     for axis, (count, scale) in zip(axes, _factors(node, [shape[a] for a in axes]), strict=True):
         if count < 1 or not math.isfinite(scale):
             node.refuse(f"axis {axis} of {shape[axis]} by {scale}", want="at least one element")
-        found[axis] = _Axis(shape[axis], count, scale, coordinates)
+        found[axis] = _Axis(
+            shape[axis], count, scale, coordinates, by_size=_given_scales(node) is None
+        )
     return found
 
 
 def _factors(node: OnnxNode, shape: Sequence[int]) -> list[tuple[int, float]]:
     """Size of the result and float32 factor of each resized axis."""
-    if node.attribute("scales") is not None:
-        scales = [float(s) for s in node.attribute("scales")]
-    else:
-        operand = 1 if len(node.inputs) == 2 else 2
-        array = node.optional_array(operand)
-        scales = [] if array is None else [float(s) for s in np.asarray(array, np.float32).reshape(-1)]
-    if scales:
+    scales = _given_scales(node)
+    if scales is not None:
         if len(scales) != len(shape):
             node.refuse(f"{len(scales)} scales for {len(shape)} axes")
-        return [(math.floor(np.float32(n) * np.float32(s)), s) for n, s in zip(shape, scales, strict=True)]
+        return [
+            (math.floor(np.float32(n) * np.float32(s)), s)
+            for n, s in zip(shape, scales, strict=True)
+        ]
     sizes = [int(n) for n in np.atleast_1d(node.array(3))]
     if len(sizes) != len(shape):
         node.refuse(f"{len(sizes)} sizes for {len(shape)} axes")
     return [(m, float(np.float32(m) / np.float32(n))) for n, m in zip(shape, sizes, strict=True)]
+
+
+def _given_scales(node: OnnxNode) -> list[float] | None:
+    """Factors as attribute or operand; None where sizes are given instead."""
+    if node.attribute("scales") is not None:
+        return [float(s) for s in node.attribute("scales")]
+    array = node.optional_array(1 if _is_old(node) else 2)
+    if array is None or array.size == 0:
+        return None
+    return [float(s) for s in np.asarray(array, np.float32).reshape(-1)]
+
+
+def _is_old(node: OnnxNode) -> bool:
+    """Whether there are no modes of coordinates: Upsample, and Resize before opset 11."""
+    return node.proto.op_type == "Upsample" or node.opset < 11
 
 
 def _refuse_options(node: OnnxNode) -> None:
@@ -305,6 +307,7 @@ class IntResizeLinear(IntegerOp):
     """
 
     stem: ClassVar[str] = "resize_linear"
+    accumulates: ClassVar[bool] = True
 
     rows: Weights
     columns: Weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import ClassVar
 
@@ -46,6 +46,25 @@ class Pass(ABC):
     after: ClassVar[Stage]
     effect: ClassVar[Effect]
 
+    def __str__(self) -> str:
+        """Name, and the options that differ from their defaults: ``assign-types{samples=20}``."""
+        options = fields(self) if is_dataclass(self) else ()
+        given = [
+            (f.name, getattr(self, f.name)) for f in options if getattr(self, f.name) != f.default
+        ]
+        return self.name + (f"{{{' '.join(f'{k}={_text(v)}' for k, v in given)}}}" if given else "")
+
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:
         """Return the rewritten graph; `graph` is the pass's own copy."""
+
+
+def _text(value: object) -> str:
+    """An option as `passes/spec.py` reads it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(map(_text, value))
+        case _:
+            return str(value)

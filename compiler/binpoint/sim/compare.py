@@ -36,7 +36,9 @@ class Difference:
         )
 
 
-def first_difference(graph: Graph, expected: Sequence[Values], found: Sequence[Values]) -> Difference | None:
+def first_difference(
+    graph: Graph, expected: Sequence[Values], found: Sequence[Values]
+) -> Difference | None:
     """Compare the values that `found` has, in the graph's order, exactly."""
     order = [name for node in graph.nodes() for name in node.outputs]
     for sample, (want, have) in enumerate(zip(expected, found, strict=True)):
@@ -50,7 +52,9 @@ def first_difference(graph: Graph, expected: Sequence[Values], found: Sequence[V
     return None
 
 
-def _describe(graph: Graph, sample: int, name: str, a: NDArray[np.int64], b: NDArray[np.int64]) -> Difference:
+def _describe(
+    graph: Graph, sample: int, name: str, a: NDArray[np.int64], b: NDArray[np.int64]
+) -> Difference:
     node = graph.producer(name)
     different = a != b if a.shape == b.shape else np.ones(a.shape, bool)
     index = tuple(int(i) for i in np.argwhere(different)[0])

@@ -1,0 +1,90 @@
+"""From real ranges to integer types: 8 bits, float32-exact scales."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binpoint.errors import RangeOverflow
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, I32, FixedType
+from binpoint.quantize.observe import Range
+
+_NOTHING = 2.0**-7
+"""Scale of what is always zero: any would do."""
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+def scale_of(step: float, *, power_of_two: bool) -> float:
+    """The float32 nearest to a step, or the next power of two that is no smaller; for 0: 2^-7.
+
+    Raises:
+        RangeOverflow: float32 cannot hold it.
+    """
+    if step == 0.0:
+        return _NOTHING
+    step = max(step, _SMALLEST)
+    scale = 2.0 ** math.ceil(math.log2(step)) if power_of_two else float(np.float32(step))
+    if not math.isfinite(scale) or scale > float(np.finfo(np.float32).max):
+        raise RangeOverflow(
+            "a range is too large", have=f"a step of {step:g}", want="a float32 scale"
+        )
+    return scale
+
+
+def activation_type(range_: Range, *, symmetric: bool, power_of_two: bool) -> FixedType:
+    """The int8 type of a range that holds zero.
+
+    Asymmetric: 256 codes from `lo` to `hi`, zero exactly one of them. Symmetric: −127..127, zero
+    point 0. What is always zero gets the scale 2^-7.
+    """
+    if symmetric:
+        step = max(-range_.lo, range_.hi) / I8.max
+        return _type(scale_of(step, power_of_two=power_of_two), 0)
+    scale = scale_of((range_.hi - range_.lo) / (I8.max - I8.min), power_of_two=power_of_two)
+    if range_.lo == range_.hi:
+        return _type(scale, 0)
+    if power_of_two and _codes(range_, scale) > I8.max - I8.min:
+        scale *= 2
+    zero = I8.min - round(range_.lo / scale)
+    return _type(scale, min(max(zero, I8.min), I8.max))
+
+
+def _codes(range_: Range, scale: float) -> int:
+    """How many codes apart the ends of a range are."""
+    return round(range_.hi / scale) - round(range_.lo / scale)
+
+
+def _type(scale: float, zero: int) -> FixedType:
+    return FixedType.per_tensor(I8, Dyadic.from_float(scale), zero)
+
+
+def weight_type(
+    weights: NDArray[Any], bias: NDArray[Any] | None, x_scale: float, *, power_of_two: bool
+) -> FixedType:
+    """The symmetric int8 type of weights ``[O, …]``, one scale per output channel.
+
+    Codes are −127..127. A channel of zeros takes the largest scale of the others, or 2^-7. A scale
+    is widened where the bias, in units of it and `x_scale`, and the largest sum of products
+    together could leave 32 bits.
+
+    Raises:
+        RangeOverflow: a channel has more products than 32 bits can sum.
+    """
+    rows = weights.reshape(weights.shape[0], -1).astype(np.float64)
+    steps = np.abs(rows).max(axis=1, initial=0.0) / I8.max
+    room = I32.max - rows.shape[1] * I8.max * (I8.max - I8.min + 1)
+    if room <= 0:
+        raise RangeOverflow("a sum of products may leave 32 bits", have=f"{rows.shape[1]} products")
+    if bias is not None:
+        steps = np.maximum(
+            steps, np.abs(bias.reshape(-1).astype(np.float64)) / x_scale / room * (1 + 2.0**-20)
+        )
+    used = steps[steps > 0]
+    steps[steps == 0] = used.max() if used.size else _NOTHING
+    scales = tuple(Dyadic.from_float(scale_of(float(s), power_of_two=power_of_two)) for s in steps)
+    return FixedType(I8, scales, (0,), 0)

@@ -61,8 +61,11 @@ def selftest(
     }
     names = ("selftest.c", "vectors.c", "vectors.h")
     texts = {f"test/{n}": render_template("mcu-c", f"{n}.j2", **views).encode() for n in names}
-    return {**texts, "test/inputs.bin": _bytes(vectors[: len(program.inputs)], len(inputs)),
-            "test/outputs.bin": _bytes(vectors[len(program.inputs) :], len(inputs))}
+    return {
+        **texts,
+        "test/inputs.bin": _bytes(vectors[: len(program.inputs)], len(inputs)),
+        "test/outputs.bin": _bytes(vectors[len(program.inputs) :], len(inputs)),
+    }
 
 
 def _vector(port: Port, samples: Sequence[Codes]) -> _Vector:
@@ -73,5 +76,7 @@ def _vector(port: Port, samples: Sequence[Codes]) -> _Vector:
 def _bytes(vectors: Sequence[_Vector], count: int) -> bytes:
     """All ports of all samples, one after the other, little-endian."""
     return b"".join(
-        v.rows[i].astype(v.elem.dtype.newbyteorder("<")).tobytes() for i in range(count) for v in vectors
+        v.rows[i].astype(v.elem.dtype.newbyteorder("<")).tobytes()
+        for i in range(count)
+        for v in vectors
     )

@@ -18,7 +18,11 @@ from binpoint.sim.interface import Codes, Interface, pack, split, unpack
 from binpoint.sim.tools import HOST_COMPILERS, find, run_tool
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wcast-qual", "-Werror")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+SANITIZERS = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
 _CHECKED = ("-O1", "-g", *SANITIZERS)
 _FAST = ("-O2",)
 

@@ -34,8 +34,10 @@ from binpoint.sim.verify import (
     Subject,
     Verdict,
     reference,
-    verify as run_witnesses,
     witnesses_of,
+)
+from binpoint.sim.verify import (
+    verify as run_witnesses,
 )
 from binpoint.target import Target
 

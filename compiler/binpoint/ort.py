@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from binpoint.errors import InvalidModel
 
+ort: Any = onnxruntime  # its stubs are partial
 VERSION: str = ort.__version__
 _IR_VERSION = 10
 _BORDERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -38,16 +39,22 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        )
         if optimise:
             options.add_session_config_entry("session.qdqisint8allowed", "1")
         if save:
             options.optimized_model_filepath = save
         source = model if isinstance(model, str) else model.SerializeToString()
         try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime raises its own types, made at run time
-            raise InvalidModel("onnxruntime cannot load the model", have=str(error).splitlines()[0]) from error
+            raise InvalidModel(
+                "onnxruntime cannot load the model", have=str(error).splitlines()[0]
+            ) from error
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
@@ -110,10 +117,14 @@ def evaluate(
     names = ["" if array is None else f"x{i}" for i, array in enumerate(inputs)]
     results = [f"y{i}" for i in range(outputs)]
     node = helper.make_node(op, names, results, domain=domain, **attributes)
-    return run_node(node, {n: a for n, a in zip(names, inputs, strict=True) if a is not None}, opset)
+    return run_node(
+        node, {n: a for n, a in zip(names, inputs, strict=True) if a is not None}, opset
+    )
 
 
-def run_node(node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int) -> tuple[NDArray[Any], ...]:
+def run_node(
+    node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int
+) -> tuple[NDArray[Any], ...]:
     """Run one node on constant operands, by name."""
     results = [name for name in node.output if name]
     graph = helper.make_graph(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from binpoint.frontend.affine import FoldAffine, FoldBias
+from binpoint.frontend.fold import FoldConstants, FoldPad
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
@@ -14,6 +16,7 @@ from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
 from binpoint.quantize.assign_types import AssignTypes
+from binpoint.quantize.equalize import Equalize
 from binpoint.target import Target
 
 
@@ -22,9 +25,14 @@ def mcu() -> Pipeline:
     return Pipeline(
         RemoveDead(),
         MergeDuplicates(),
+        FoldConstants(),
         SinkTransposes(),
+        FoldBias(),
+        FoldAffine(),
+        FoldPad(),
         PropagateTypes(),
         RemoveDead(),
+        Equalize(),
         AssignTypes(),
         ToIntegers(),
         MergeClamps(),

@@ -80,7 +80,9 @@ def same_as_runtime(
     """Import a node and compare its float reference with onnxruntime."""
     graph = imported(kind, op, operands, outputs=outputs, opset=opset, **attributes)
     given = [rng.normal(size=o).astype(np.float32) if isinstance(o, tuple) else o for o in operands]
-    inputs = [g for g, o in zip(given, operands, strict=True) if isinstance(o, tuple) and g is not None]
+    inputs = [
+        g for g, o in zip(given, operands, strict=True) if isinstance(o, tuple) and g is not None
+    ]
     wanted = ort.evaluate(op, given, outputs=outputs, opset=opset, **attributes)
     for found, want in zip(run_float(graph, inputs), wanted, strict=True):
         assert found.shape == want.shape
@@ -143,18 +145,24 @@ def witnessed(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     session = ort.plain(_model(writer, graph, [tensors[n].name for n in computed]))
     found = session.run({n: np.asarray(a, np.int64) for n, a in inputs.items()})
     for name in computed:
-        want = found[tensors[name].name] if tensors[name].name in found else inputs[tensors[name].name]
+        want = (
+            found[tensors[name].name] if tensors[name].name in found else inputs[tensors[name].name]
+        )
         np.testing.assert_array_equal(arrays[name], want, err_msg=name)
     return arrays
 
 
 def _model(writer: OnnxWriter, graph: Graph, outputs: Sequence[str]) -> Any:
     infos = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(np.int64)), graph.value(n).shape)
+        helper.make_tensor_value_info(
+            n, helper.np_dtype_to_tensor_dtype(np.dtype(np.int64)), graph.value(n).shape
+        )
         for n in graph.inputs
     ]
     made = {o for node in writer.nodes for o in node.output}
     results = [helper.make_empty_tensor_value_info(n) for n in dict.fromkeys(outputs) if n in made]
-    body = helper.make_graph(writer.nodes, "check", infos, results, list(writer.initializers.values()))
+    body = helper.make_graph(
+        writer.nodes, "check", infos, results, list(writer.initializers.values())
+    )
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(body, opset_imports=domains, ir_version=10)

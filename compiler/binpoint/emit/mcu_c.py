@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +18,7 @@ from binpoint.plan.program import Place, Port, Program, Storage
 from binpoint.target import Target
 
 _FOLDER = "mcu-c"
+_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,17 @@ class KernelView:
         self.epilogue = call.epilogue
         extra = ["uint8_t *scratch"] if call.scratch else []
         self.parameters = ", ".join([*(_parameter(a) for a in call.all_arguments), *extra])
-        self.head = f"{inline} void {call.symbol}({self.parameters})"
+        opening = f"{inline} void {call.symbol}("
+        self.head = "\n".join(
+            textwrap.wrap(opening + self.parameters + ")", _WIDTH, subsequent_indent="    ")
+        )
         for argument in call.all_arguments:
             if not isinstance(argument, Number):
-                setattr(self, argument.name, Pointer(argument.name, ctype(argument.elem), str(argument.elem)))
+                setattr(
+                    self,
+                    argument.name,
+                    Pointer(argument.name, ctype(argument.elem), str(argument.elem)),
+                )
 
 
 def _parameter(argument: Argument) -> str:
@@ -93,7 +102,9 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
     """All files of the C project, but for vectors and report."""
     prefix = program.name
     inline = "static inline BP_INLINE" if options.optimize == "speed" else "static"
-    kernels = {step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias}
+    kernels = {
+        step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias
+    }
     inputs, outputs = port_views(program.inputs, program.outputs)
     views = {
         "prefix": prefix,
@@ -113,8 +124,12 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "caller_arena": options.arena == "caller",
         "inputs_in_arena": options.io == "arena",
         "kernels": [kernels[s] for s in sorted(kernels)],
-        "port_offsets": {p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs},
-        "fpu": any(s.call.epilogue is not None and s.call.epilogue.form == "fpu" for s in program.steps),
+        "port_offsets": {
+            p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs
+        },
+        "fpu": any(
+            s.call.epilogue is not None and s.call.epilogue.form == "fpu" for s in program.steps
+        ),
         "softfloat": any(dict(s.call.traits).get("softfloat") for s in program.steps),
     }
     files = {
@@ -139,7 +154,9 @@ def coded_steps(program: Program) -> list[Step]:
     return [step for step in program.steps if not step.alias]
 
 
-def port_views(inputs: Sequence[Port], outputs: Sequence[Port]) -> tuple[list[PortView], list[PortView]]:
+def port_views(
+    inputs: Sequence[Port], outputs: Sequence[Port]
+) -> tuple[list[PortView], list[PortView]]:
     """Inputs and outputs as templates see them."""
     return [_port(p, i) for i, p in enumerate(inputs)], [_port(p, i) for i, p in enumerate(outputs)]
 
@@ -179,8 +196,12 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
         function=function,
         title=comment(f"{step.name}: {ops}, from {', '.join(step.origin.names) or 'the compiler'}"),
         lines=tuple(comment(line) for line in (*_formulas(step), *types)),
-        parameters=", ".join([*(_parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]),
-        call=", ".join([*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]),
+        parameters=", ".join(
+            [*(_parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]
+        ),
+        call=", ".join(
+            [*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]
+        ),
         arguments=f"{step.call.symbol}({arguments})",
         result=_place(program, result),
         result_bytes=value.type.size * value.elem.storage.dtype.itemsize,

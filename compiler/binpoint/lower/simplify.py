@@ -36,11 +36,19 @@ class MergeClamps(Pass):
     @staticmethod
     def _merge(graph: Graph, node: Node, clamp: Clamp) -> None:
         (operand,), (result,) = graph.arguments(node), graph.results(node)
-        if clamp.lo <= operand.interval.lo and operand.interval.hi <= clamp.hi and result.name not in graph.outputs:
+        if (
+            clamp.lo <= operand.interval.lo
+            and operand.interval.hi <= clamp.hi
+            and result.name not in graph.outputs
+        ):
             graph.bypass(node, operand.name)
             return
         producer = graph.producer(operand.name)
-        if producer is None or graph.sole_consumer(operand.name) is None or len(producer.outputs) != 1:
+        if (
+            producer is None
+            or graph.sole_consumer(operand.name) is None
+            or len(producer.outputs) != 1
+        ):
             return
         assert isinstance(producer.op, IntegerOp)
         op = producer.op.clamped(clamp.lo, clamp.hi)
@@ -51,7 +59,9 @@ class MergeClamps(Pass):
         graph.drop_value(operand.name)
         (bounds,) = op.bounds(*graph.arguments(producer))
         graph.set_value(replace(result, bounds=bounds))
-        merged = Node(producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin)
+        merged = Node(
+            producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin
+        )
         graph.add(merged, ())
 
 
@@ -73,7 +83,11 @@ class ProveRequantizers(Pass):
         """See the class."""
         floats = context.options.fpu
         if floats and "fpu" not in context.target.arithmetic.features:
-            raise BadOption("the option `fpu` needs a target with a floating-point unit", have=context.target.name, want='"fpu" among its features')
+            raise BadOption(
+                "the option `fpu` needs a target with a floating-point unit",
+                have=context.target.name,
+                want='"fpu" among its features',
+            )
         for node in graph.nodes():
             if not isinstance(node.op, OnnxruntimeRequantize):
                 continue
@@ -100,5 +114,3 @@ class SimplifyIntegers(Pass):
             for value, bound in zip(graph.results(node), bounds, strict=True):
                 graph.set_value(replace(value, bounds=bound))
         return graph
-
-

@@ -34,23 +34,39 @@ class ToIntegers(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         result = Graph(graph.name)
-        result.quantized, result.digest, result.output_names = graph.quantized, graph.digest, graph.output_names
+        result.quantized, result.digest, result.output_names = (
+            graph.quantized,
+            graph.digest,
+            graph.output_names,
+        )
         build = GraphBuilder(result)
         values: dict[str, Value] = {}
         for name in graph.inputs:
             value = graph.value(name)
             assert value.fixed is not None
-            values[name] = build.input(name, TensorType(value.shape, value.fixed), source=value.source)
+            values[name] = build.input(
+                name, TensorType(value.shape, value.fixed), source=value.source
+            )
         for node in graph.nodes():
             self._lower(graph, node, build, values, context)
         for name in graph.outputs:
             result.outputs += (self._output(build, values, graph.value(name)).name,)
         return result
 
-    def _lower(self, graph: Graph, node: Node, build: GraphBuilder, values: dict[str, Value], context: Context) -> None:
+    def _lower(
+        self,
+        graph: Graph,
+        node: Node,
+        build: GraphBuilder,
+        values: dict[str, Value],
+        context: Context,
+    ) -> None:
         assert isinstance(node.op, FloatOp)
         operands = graph.arguments(node)
-        inputs = tuple(v if v.constant is not None else build.graph.value(values[v.name].name) for v in operands)
+        inputs = tuple(
+            v if v.constant is not None else build.graph.value(values[v.name].name)
+            for v in operands
+        )
         results = graph.results(node)
         site = Site(
             node.name,
@@ -64,11 +80,19 @@ class ToIntegers(Pass):
         try:
             lowered = node.op.lower(site, build.at(node.name, node.origin))
         except BinpointError as error:
-            error.at = error.at if error.at and error.at != node.name else f"{', '.join(node.origin.names) or node.name}"
+            error.at = (
+                error.at
+                if error.at and error.at != node.name
+                else f"{', '.join(node.origin.names) or node.name}"
+            )
             raise
         for old, new in zip(results, lowered, strict=True):
             if old.fixed is not None and new.elem != old.fixed:
-                raise InvariantBroken(f"`{node.name}` lowered to another type", have=str(new.elem), want=str(old.fixed))
+                raise InvariantBroken(
+                    f"`{node.name}` lowered to another type",
+                    have=str(new.elem),
+                    want=str(old.fixed),
+                )
             values[old.name] = self._named(build, old, new, values)
 
     @staticmethod

@@ -89,7 +89,9 @@ class Affine(FloatOp):
             return (tabulate_channels(build, x, site.result, lambda real: real * a + b),)
         sx, sy = x.elem.scale.as_fraction(), site.result.scale.as_fraction()
         ratios = [Fraction(float(v)) * sx / sy for v in a]
-        offsets = [Fraction(float(v)) / sy - r * x.elem.zero_point for v, r in zip(b, ratios, strict=True)]
+        offsets = [
+            Fraction(float(v)) / sy - r * x.elem.zero_point for v, r in zip(b, ratios, strict=True)
+        ]
         op = affine(site, ratios, offsets)
         return (build.one(op, x),)
 
@@ -177,7 +179,10 @@ class AffineRequantize(Requantize):
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
-        multipliers, offsets = np.array(self.multipliers, np.int64), np.array(self.offsets, np.int64)
+        multipliers, offsets = (
+            np.array(self.multipliers, np.int64),
+            np.array(self.offsets, np.int64),
+        )
         scaled = (inputs[0] * multipliers + offsets) >> np.array(self.shifts, np.int64)
         return (np.clip(scaled, self.lo, self.hi),)
 

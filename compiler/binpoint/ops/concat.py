@@ -88,7 +88,9 @@ def typed(build: GraphBuilder, x: Value, target: FixedType, semantics: Semantics
     if semantics is Semantics.ONNXRUNTIME:
         lo, hi = target.storage.min, target.storage.max
         scale = float(target.scale)
-        return build.constant(float32.quantize_linear(real, scale, target.zero_point, lo, hi), target)
+        return build.constant(
+            float32.quantize_linear(real, scale, target.zero_point, lo, hi), target
+        )
     return build.constant(target.quantize(real), target)
 
 
@@ -130,9 +132,7 @@ class IntConcat(IntegerOp):
         buffers: list[Argument] = [
             Buffer(f"x{i}", v.name, v.elem.storage) for i, v in enumerate(inputs)
         ]
-        rows = [
-            Number(f"n{i}", math.prod(v.shape[self.axis :])) for i, v in enumerate(inputs)
-        ]
+        rows = [Number(f"n{i}", math.prod(v.shape[self.axis :])) for i, v in enumerate(inputs)]
         arguments = (
             *buffers,
             Buffer("y", y.name, y.elem.storage, written=True),

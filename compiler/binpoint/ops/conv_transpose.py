@@ -46,7 +46,9 @@ class Spread:
         rank = len(spatial)
         strides, dilations = node.ints("strides", [1] * rank), node.ints("dilations", [1] * rank)
         extra, pads = node.ints("output_padding", [0] * rank), node.ints("pads", [0] * (2 * rank))
-        if {len(strides), len(dilations), len(extra), len(kernel)} != {rank} or len(pads) != 2 * rank:
+        if {len(strides), len(dilations), len(extra), len(kernel)} != {rank} or len(
+            pads
+        ) != 2 * rank:
             node.refuse("kernel, strides, dilations and pads must have one entry per spatial axis")
         if min((*kernel, *strides, *dilations)) < 1 or min((*pads, *extra)) < 0:
             node.refuse("kernel, strides and dilations must be positive, pads not negative")
@@ -104,7 +106,9 @@ class Spread:
         before: list[int] = []
         after: list[int] = []
         reach = self.window.reach
-        sizes = zip(spatial, self.window.strides, reach, self.window.before, self.outputs, strict=True)
+        sizes = zip(
+            spatial, self.window.strides, reach, self.window.before, self.outputs, strict=True
+        )
         for n, stride, extent, cut, count in sizes:
             before.append(extent - 1 - cut)
             after.append(count + extent - 1 - n * stride - before[-1])
@@ -131,12 +135,16 @@ class ConvTranspose(FloatOp):
         """Import channel-last; weights ``[C, O/groups, *kernel]`` get output channels first."""
         x, w = node.operand(0), node.operand(1)
         if w.constant is None:
-            node.refuse("the weights must be constant", hint="fold the weights into the model before export")
+            node.refuse(
+                "the weights must be constant", hint="fold the weights into the model before export"
+            )
         if len(x.shape) not in (3, 4) or len(w.shape) != len(x.shape):
             node.refuse(f"input of shape {list(x.shape)}", want="one or two spatial axes")
         groups = node.int("group", 1)
         if groups < 1 or x.shape[1] != w.shape[0] or x.shape[1] % groups:
-            node.refuse(f"{x.shape[1]} channels in {groups} groups do not fit weights {list(w.shape)}")
+            node.refuse(
+                f"{x.shape[1]} channels in {groups} groups do not fit weights {list(w.shape)}"
+            )
         kernel = node.ints("kernel_shape", w.shape[2:])
         if kernel != w.shape[2:]:
             node.refuse(f"kernel_shape {list(kernel)} does not fit weights {list(w.shape)}")
@@ -179,7 +187,9 @@ def _outputs_first(node: OnnxNode, build: GraphBuilder, w: Value, groups: int) -
     kind = w.fixed
     if kind is not None and kind.axis is not None:
         if kind.axis != 1:
-            node.refuse("weights with a scale per input channel", want="per output channel (axis 1)")
+            node.refuse(
+                "weights with a scale per input channel", want="per output channel (axis 1)"
+            )
         zeros = kind.zero_points if len(kind.zero_points) == 1 else kind.zero_points * groups
         kind = FixedType(kind.storage, kind.scales * groups, zeros, 0)
     channels, outputs, *kernel = w.shape

@@ -324,7 +324,7 @@ def _tabulated(build: GraphBuilder, op: Pairwise, x: Value, a: Value, b: Value) 
 
 
 def _product(site: Site, a: Value, b: Value, axes: Broadcast) -> IntMul:
-    """DYADIC product: one multiplier for the ratio of scales, with the bits that 64-bit sums leave."""
+    """DYADIC product: one multiplier, with the bits that 64-bit sums leave."""
     target = site.result
     ratio = (a.elem.scale * b.elem.scale).as_fraction() / target.scale.as_fraction()
     zeros = a.elem.zero_point, b.elem.zero_point

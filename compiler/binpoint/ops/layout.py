@@ -30,9 +30,7 @@ def is_channel_last(build: GraphBuilder, x: Value) -> bool:
         if isinstance(node.op, Transpose):
             return node.op.order == channel_first(len(x.shape))
         same = [
-            v.name
-            for v in build.graph.arguments(node)
-            if v.constant is None and v.shape == x.shape
+            v.name for v in build.graph.arguments(node) if v.constant is None and v.shape == x.shape
         ]
         if not same:
             return False

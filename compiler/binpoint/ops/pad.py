@@ -50,7 +50,10 @@ class Pad(FloatOp):
         if min(n + b + a for n, b, a in zip(x.shape, before, after, strict=True)) < 1:
             node.refuse("the result is empty")
         # A negative width on one side does not change what the other side repeats.
-        kept = [range(max(0, -b), n - max(0, -a)) for n, b, a in zip(x.shape, before, after, strict=True)]
+        kept = [
+            range(max(0, -b), n - max(0, -a))
+            for n, b, a in zip(x.shape, before, after, strict=True)
+        ]
         if any(len(k) == 0 for k in kept):
             node.refuse("the widths cut everything off before they add elements")
         mode = node.string("mode", "constant")
@@ -90,7 +93,9 @@ class Pad(FloatOp):
         lo, hi = target.storage.min, target.storage.max
         if site.semantics is Semantics.ONNXRUNTIME:
             real = np.float32(self.value)
-            return int(float32.quantize_linear(real, float(target.scale), target.zero_point, lo, hi))
+            return int(
+                float32.quantize_linear(real, float(target.scale), target.zero_point, lo, hi)
+            )
         code = int(target.quantize(self.value))
         # An end of the calibrated range itself may saturate by less than a step.
         steps = abs(float(target.dequantize(np.array(code))) - self.value) / float(target.scale)

@@ -150,13 +150,19 @@ class Resize(FloatOp):
         in float32: results may differ by one where the exact value lies near a tie.
         """
         x = build.integer(site.inputs[0])
-        planar = self.weights if len(self.weights) == 2 else (Weights((0,), (0,), (0,), 1), *self.weights)
+        planar = (
+            self.weights
+            if len(self.weights) == 2
+            else (Weights((0,), (0,), (0,), 1), *self.weights)
+        )
         kind = accumulator([x.elem.scale], len(x.shape))
         op = IntResizeLinear(planar[0], planar[1], len(self.weights), x.elem.zero_point, kind)
         acc = build.one(op, x)
         scales = None
         if (target := site.result).storage.width <= 8:
-            factor = np.float32(float(x.elem.scale)) / np.float32(float(target.scale) * op.denominator)
+            factor = np.float32(float(x.elem.scale)) / np.float32(
+                float(target.scale) * op.denominator
+            )
             scales = [float(factor)]
         return (requantize(site, build, acc, scales32=scales, divisor=op.denominator),)
 
@@ -233,7 +239,11 @@ def _read_axes(node: OnnxNode) -> list[_Axis]:
     """Sizes and factors of all axes, from scales or sizes."""
     _refuse_options(node)
     shape = node.operand(0).shape
-    coordinates = "asymmetric" if _is_old(node) else node.string("coordinate_transformation_mode", "half_pixel")
+    coordinates = (
+        "asymmetric"
+        if _is_old(node)
+        else node.string("coordinate_transformation_mode", "half_pixel")
+    )
     if coordinates not in _COORDINATES:
         node.refuse(f"coordinate_transformation_mode `{coordinates}`", want=", ".join(_COORDINATES))
     axes = [a % len(shape) for a in node.ints("axes", range(len(shape)))]
@@ -241,7 +251,9 @@ def _read_axes(node: OnnxNode) -> list[_Axis]:
     for axis, (count, scale) in zip(axes, _factors(node, [shape[a] for a in axes]), strict=True):
         if count < 1 or not math.isfinite(scale):
             node.refuse(f"axis {axis} of {shape[axis]} by {scale}", want="at least one element")
-        found[axis] = _Axis(shape[axis], count, scale, coordinates, by_size=_given_scales(node) is None)
+        found[axis] = _Axis(
+            shape[axis], count, scale, coordinates, by_size=_given_scales(node) is None
+        )
     return found
 
 
@@ -251,7 +263,10 @@ def _factors(node: OnnxNode, shape: Sequence[int]) -> list[tuple[int, float]]:
     if scales is not None:
         if len(scales) != len(shape):
             node.refuse(f"{len(scales)} scales for {len(shape)} axes")
-        return [(math.floor(np.float32(n) * np.float32(s)), s) for n, s in zip(shape, scales, strict=True)]
+        return [
+            (math.floor(np.float32(n) * np.float32(s)), s)
+            for n, s in zip(shape, scales, strict=True)
+        ]
     sizes = [int(n) for n in np.atleast_1d(node.array(3))]
     if len(sizes) != len(shape):
         node.refuse(f"{len(sizes)} sizes for {len(shape)} axes")

@@ -153,7 +153,9 @@ class Take(FloatOp):
 def taken(build: GraphBuilder, x: Value, maps: Sequence[IndexMap]) -> Value:
     """Integer ops that select the elements of an integer value at the indices of each axis."""
     regular = [Progression.of(m) for m in maps]
-    copied = [m if p is not None else range(n) for m, p, n in zip(maps, regular, x.shape, strict=True)]
+    copied = [
+        m if p is not None else range(n) for m, p, n in zip(maps, regular, x.shape, strict=True)
+    ]
     for part in _copies(x.shape, copied):
         op = _copy(x, part)
         x = build.one(op, x)
@@ -245,7 +247,9 @@ def _split(node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
     results: list[Value] = []
     start = 0
     for size in sizes:
-        maps = [range(start, start + size) if i == axis else range(n) for i, n in enumerate(x.shape)]
+        maps = [
+            range(start, start + size) if i == axis else range(n) for i, n in enumerate(x.shape)
+        ]
         results.append(take_value(build, x, maps))
         start += size
     return tuple(results)

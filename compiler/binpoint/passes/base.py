@@ -49,7 +49,9 @@ class Pass(ABC):
     def __str__(self) -> str:
         """Name, and the options that differ from their defaults: ``assign-types{samples=20}``."""
         options = fields(self) if is_dataclass(self) else ()
-        given = [(f.name, getattr(self, f.name)) for f in options if getattr(self, f.name) != f.default]
+        given = [
+            (f.name, getattr(self, f.name)) for f in options if getattr(self, f.name) != f.default
+        ]
         return self.name + (f"{{{' '.join(f'{k}={_text(v)}' for k, v in given)}}}" if given else "")
 
     @abstractmethod

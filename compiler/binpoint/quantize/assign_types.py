@@ -17,6 +17,7 @@ from binpoint.numeric.fixed import FixedType
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
+from binpoint.quantize.bias_correction import correct_biases
 from binpoint.quantize.choose_type import activation_type, weight_type
 from binpoint.quantize.groups import activations, find_groups
 from binpoint.quantize.observe import Method, Range, observe
@@ -28,15 +29,18 @@ _NAMED = 3
 class AssignTypes(Pass):
     """Give every value an 8-bit type.
 
-    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it; a result
-       that merely moves or clamps typed elements has their type.
-    2. What remains is grouped: operands and results of ops that move or clamp elements share one type.
-       Its range is what the samples show of the members; one that only such ops read does not
+    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it; where
+       elements are merely moved or clamped, a type passes on to the result, and to an operand that
+       nobody else reads.
+    2. What remains is grouped: operands and results of ops that move or clamp elements share one
+       type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
-    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real.
+    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real; with
+       the option `bias_correction` the mean error of each channel is taken out of them.
 
-    `samples` is how many samples are used at most, evenly spread.
+    `samples` and `corrections` are how many samples are used at most for ranges and for biases,
+    evenly spread.
     """
 
     name: ClassVar[str] = "assign-types"
@@ -45,13 +49,17 @@ class AssignTypes(Pass):
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     samples: int = 100
+    corrections: int = 32
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
+        real = graph.copy()
         pass_types(graph)
         self._activations(graph, context)
         for node in graph.nodes():
             _weights(graph, node, context.options)
+        if context.options.bias_correction and context.samples is not None:
+            correct_biases(real, graph, context.samples.spread(self.corrections))
         return remove_dead(graph)
 
     def _activations(self, graph: Graph, context: Context) -> None:
@@ -71,7 +79,9 @@ class AssignTypes(Pass):
                     power_of_two=options.scales == "power-of-two",
                 )
             except RangeOverflow as error:
-                raise RangeOverflow(error.message, at=group.members[0], have=error.have, want=error.want) from error
+                raise RangeOverflow(
+                    error.message, at=group.members[0], have=error.have, want=error.want
+                ) from error
             for name in group.members:
                 _set(graph, graph.value(name), kind)
 
@@ -85,7 +95,9 @@ class AssignTypes(Pass):
         samples = context.samples.spread(self.samples)
         found = observe(graph, names, samples, bins=method is not Method.MINMAX)
         symmetric = options.activations == "symmetric"
-        return {n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()}
+        return {
+            n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()
+        }
 
 
 def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
@@ -102,16 +114,38 @@ def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
 
 
 def pass_types(graph: Graph) -> None:
-    """Give results the type that their op prescribes, or that their unchanged elements have."""
+    """Spread types through ops that keep them, and set those that ops prescribe."""
     for node in graph.nodes():
-        assert isinstance(node.op, FloatOp)
-        kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
-        stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
-        if stated is None and node.op.keeps_type and len(kinds) == 1:
-            stated = next(iter(kinds))
-        for value in graph.results(node):
-            if value.fixed is None and stated is not None:
-                graph.set_value(replace(value, fixed=stated))
+        _pass_down(graph, node)
+    for node in reversed(graph.nodes()):
+        _pass_up(graph, node)
+    for node in graph.nodes():
+        _pass_down(graph, node)
+
+
+def _pass_down(graph: Graph, node: Node) -> None:
+    """To results: the type their op prescribes, or the one type of all operands if it keeps it."""
+    assert isinstance(node.op, FloatOp)
+    kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
+    stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
+    if stated is None and node.op.keeps_type and len(kinds) == 1:
+        (stated,) = kinds
+    for value in graph.results(node):
+        if value.fixed is None and stated is not None:
+            graph.set_value(replace(value, fixed=stated))
+
+
+def _pass_up(graph: Graph, node: Node) -> None:
+    """To operands that nobody else reads: the type of the results, if the op keeps it."""
+    assert isinstance(node.op, FloatOp)
+    kinds = {value.fixed for value in graph.results(node)}
+    if not node.op.keeps_type or len(kinds) != 1:
+        return
+    (stated,) = kinds
+    for value in activations(graph, node):
+        untyped = value.fixed is None and value.constant is None
+        if untyped and stated is not None and graph.sole_consumer(value.name) is not None:
+            graph.set_value(replace(value, fixed=stated))
 
 
 def _range_of(value: Value) -> Range:
@@ -132,7 +166,11 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
     assert isinstance(node.op, FloatOp)
     roles = node.op.roles(len(node.inputs))
     arguments = graph.arguments(node)
-    biases = [v for v, r in zip(arguments, roles, strict=True) if r is Role.BIAS and v.constant is not None]
+    biases = [
+        v
+        for v, r in zip(arguments, roles, strict=True)
+        if r is Role.BIAS and v.constant is not None
+    ]
     data = [v for v, r in zip(arguments, roles, strict=True) if r is Role.ACTIVATION]
     for index, (value, role) in enumerate(zip(arguments, roles, strict=True)):
         if role is not Role.WEIGHT or value.fixed is not None or value.constant is None:
@@ -141,12 +179,21 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         array = value.constant.array
         bias = real_bias(biases[0]) if biases else None
         try:
-            kind = weight_type(array, bias, float(data[0].fixed.scale), power_of_two=options.scales == "power-of-two")
+            kind = weight_type(
+                array,
+                bias,
+                float(data[0].fixed.scale),
+                power_of_two=options.scales == "power-of-two",
+            )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
         build = GraphBuilder(graph, value.name, node.origin)
-        codes = build.constant(kind.quantize(array).astype(kind.storage.dtype), fixed=kind, hint=value.name)
-        inputs = tuple(codes.name if i == index else n for i, n in enumerate(graph.node(node.name).inputs))
+        codes = build.constant(
+            kind.quantize(array).astype(kind.storage.dtype), fixed=kind, hint=value.name
+        )
+        inputs = tuple(
+            codes.name if i == index else n for i, n in enumerate(graph.node(node.name).inputs)
+        )
         graph.replace(replace(graph.node(node.name), inputs=inputs))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binpoint import ort
 from binpoint.errors import InvalidModel, Mismatch, ToolNotFound
 from binpoint.ir.evaluate import constant_array, evaluate
 from binpoint.ir.graph import Graph

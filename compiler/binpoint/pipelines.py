@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from binpoint.frontend.affine import FoldAffine, FoldBias
 from binpoint.frontend.fold import FoldConstants, FoldPad
+from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
@@ -26,6 +27,7 @@ def mcu() -> Pipeline:
         RemoveDead(),
         MergeDuplicates(),
         FoldConstants(),
+        FuseFunctions(),
         SinkTransposes(),
         FoldBias(),
         FoldAffine(),

@@ -199,6 +199,7 @@ class IntConv(IntegerOp):
         window, size = self.window.planar(x.shape[1:-1])
         _, out = self.window.planar(y.shape[1:-1])
         numbers = {
+            "batches": x.shape[0],
             "in_h": size[0], "in_w": size[1], "in_c": x.shape[-1],
             "out_h": out[0], "out_w": out[1], "out_c": y.shape[-1],
             "kernel_h": window.kernel[0], "kernel_w": window.kernel[1],

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from binpoint.errors import InvalidModel
 
+ort: Any = onnxruntime  # its stubs are partial
 VERSION: str = ort.__version__
 _IR_VERSION = 10
 _BORDERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -58,8 +59,15 @@ class Session:
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run once."""
-        results = self._session.run(None, dict(inputs))
+        """Run once.
+
+        Raises:
+            InvalidModel: a node refuses its operands, which some find out only now.
+        """
+        try:
+            results = self._session.run(None, dict(inputs))
+        except Exception as error:  # onnxruntime raises its own types, made at run time
+            raise InvalidModel("onnxruntime cannot run the model", have=str(error).splitlines()[0]) from error
         return {name: np.asarray(array) for name, array in zip(self.outputs, results, strict=True)}
 
 

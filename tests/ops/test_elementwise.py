@@ -20,8 +20,8 @@ from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.ops.broadcast import Broadcast
-from binpoint.ops.lookup import codes_of
 from binpoint.ops.elementwise import Binary, Kind, MinMax, Scalar
+from binpoint.ops.lookup import codes_of
 from binpoint.ops.pairwise import (
     IntAdd,
     OnnxruntimeAdd,

@@ -11,6 +11,7 @@ from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.pad import Pad
 from binpoint.ops.prelu import PRelu
+from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
@@ -27,6 +28,9 @@ OPS: tuple[type[FloatOp], ...] = (
     PRelu,
     Binary,
     MinMax,
+    Reduce,
+    ReduceExtreme,
+    ArgExtreme,
     Transpose,
     Reshape,
     Take,

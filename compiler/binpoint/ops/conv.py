@@ -98,7 +98,7 @@ class Conv(FloatOp):
         """Exact sums, then one rounding."""
         x = site.inputs[0]
         weights = read_weights(site, bias=2)
-        depthwise = weights.codes.shape[-1] == 1 and self.groups == x.shape[-1]
+        depthwise = weights.codes.shape[-1] == 1 and self.groups == x.shape[-1] > 1
         single = self.window.taps == 1 and self.groups == 1
         if single and not self.window.padded and set(self.window.strides) == {1}:
             return (self._dense(site, build, weights),)
@@ -199,6 +199,7 @@ class IntConv(IntegerOp):
         window, size = self.window.planar(x.shape[1:-1])
         _, out = self.window.planar(y.shape[1:-1])
         numbers = {
+            "batches": x.shape[0],
             "in_h": size[0], "in_w": size[1], "in_c": x.shape[-1],
             "out_h": out[0], "out_w": out[1], "out_c": y.shape[-1],
             "kernel_h": window.kernel[0], "kernel_w": window.kernel[1],

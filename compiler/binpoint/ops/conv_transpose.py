@@ -32,7 +32,7 @@ from binpoint.ops.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Where each element of ``[N, *spatial, C]`` goes: window, strides, what is cut off, sizes after.
+    """Where each element of ``[N, *spatial, C]`` goes: window, what is cut off, sizes after.
 
     `after` of the window is not used: `outputs` tells where the result ends.
     """
@@ -102,7 +102,7 @@ class Spread:
         return y[(slice(None), *cut)]
 
     def as_convolution(self, spatial: tuple[int, ...]) -> tuple[Window, list[int], list[int]]:
-        """A window of stride one over x with zeros inserted, and what to cut off or to add around it."""
+        """A window over x with zeros inserted, and what to add around it (below zero: cut off)."""
         before: list[int] = []
         after: list[int] = []
         reach = self.window.reach
@@ -119,7 +119,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class ConvTranspose(FloatOp):
-    """Transposed convolution of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]``, optional bias ``[O]``."""
+    """Of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]`` and an optional bias ``[O]``."""
 
     onnx: ClassVar[tuple[str, ...]] = ("ConvTranspose",)
 
@@ -218,7 +218,8 @@ class IntConvTranspose(IntegerOp):
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the actual weights; any tap may miss x."""
         x, w, bias = inputs
-        assert w.constant is not None and bias.constant is not None
+        assert w.constant is not None
+        assert bias.constant is not None
         arrays = w.constant.array.astype(np.int64), bias.constant.array.astype(np.int64)
         reach = channel_reach(Weights(*arrays, w.elem), x, padded=True, zero=self.zero)
         return (Interval(min(lo for lo, _ in reach), max(hi for _, hi in reach)),)

@@ -146,7 +146,7 @@ class Resize(FloatOp):
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """Exact weighted sums, then one rounding with the denominator divided out.
 
-        In ONNXRUNTIME semantics the sum is exact here and rounded in the runtime, which interpolates
+        In ONNXRUNTIME semantics the sum is exact here; the runtime interpolates
         in float32: results may differ by one where the exact value lies near a tie.
         """
         x = build.integer(site.inputs[0])

@@ -31,7 +31,7 @@ def arrange(graph: Graph, options: CompileOptions) -> Program:
     order = _ordered(steps, sizes, owner, graph)
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
     constants, found = _constants(graph, order.steps)
-    storage = _storage(graph, owner, placement.offsets, outside) | found
+    storage = _storage(graph, owner, placement.offsets) | found
     return Program(
         name=options.name or identifier(graph.name).lower(),
         graph=graph,
@@ -98,7 +98,7 @@ def _lifetimes(
             first[_scratch(step)] = last[_scratch(step)] = index
     for name in graph.outputs:
         last[owner[name]] = len(order.steps)
-    _join(order, sizes, owner, first, last, graph)
+    _join(order, sizes, owner, last)
     return [
         Lifetime(n, size, first[n], last.get(n, first[n]))
         for n, size in sorted(sizes.items())
@@ -107,12 +107,7 @@ def _lifetimes(
 
 
 def _join(
-    order: Schedule,
-    sizes: dict[str, int],
-    owner: dict[str, str],
-    first: dict[str, int],
-    last: dict[str, int],
-    graph: Graph,
+    order: Schedule, sizes: dict[str, int], owner: dict[str, str], last: dict[str, int]
 ) -> None:
     """In place: the result's buffer becomes the operand's, where both lie in the arena and the operand dies."""
     for index, step in enumerate(order.steps):
@@ -164,7 +159,7 @@ def _constants(
 
 
 def _storage(
-    graph: Graph, owner: dict[str, str], offsets: dict[str, int], outside: tuple[str, ...]
+    graph: Graph, owner: dict[str, str], offsets: dict[str, int]
 ) -> dict[str, Storage]:
     storage: dict[str, Storage] = {}
     for name, root in owner.items():

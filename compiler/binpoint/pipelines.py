@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binpoint.frontend.affine import FoldAffine, FoldBias
 from binpoint.frontend.fold import FoldConstants, FoldPad
+from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
@@ -20,6 +21,7 @@ def mcu() -> Pipeline:
         RemoveDead(),
         MergeDuplicates(),
         FoldConstants(),
+        FuseFunctions(),
         SinkTransposes(),
         FoldBias(),
         FoldAffine(),

@@ -60,14 +60,15 @@ def observe_channels(graph: Graph, names: Iterable[str], samples: Samples) -> di
 def _channels(array: NDArray[Any]) -> Channels:
     rows: _Floats = array.reshape(-1, array.shape[-1]).astype(np.float64)
     lo, hi = rows.min(axis=0, initial=0.0), rows.max(axis=0, initial=0.0)
-    return Channels(lo, hi, (rows**2).mean(axis=0))
+    power = np.asarray(np.mean(np.square(rows), axis=0), np.float64)
+    return Channels(lo, hi, power)
 
 
 def rounding_cost(weights: NDArray[Any], x: Channels, y: Channels, *, depthwise: bool) -> float:
     """The error that 8-bit rounding of operand and weights leaves in the result of a linear op.
 
     Per output channel: step_x²/12 · Σw² from the operand, step_w²/12 · Σx² from the weights (one
-    step per output channel), relative to the power of that channel and of the mean one, in the mean.
+    step per output channel), relative to the power of that channel and the mean one, in the mean.
 
     Args:
         weights: ``[O, …, I]``, or ``[O, …, 1]`` where each input channel has its own outputs.
@@ -75,11 +76,12 @@ def rounding_cost(weights: NDArray[Any], x: Channels, y: Channels, *, depthwise:
         y: channels of the result.
         depthwise: whether each output reads one input channel.
     """
-    rows = weights.reshape(weights.shape[0], -1, weights.shape[-1]).astype(np.float64)
+    rows: _Floats = weights.reshape(weights.shape[0], -1, weights.shape[-1]).astype(np.float64)
     taps = rows.shape[1]
     each = rows.shape[0] // x.power.size if depthwise else rows.shape[0]
     power = np.repeat(x.power if depthwise else x.power.sum(), each)
-    from_x = x.step**2 * (rows**2).sum(axis=(1, 2))
-    from_w = (np.abs(rows).max(axis=(1, 2)) / I8.max) ** 2 * taps * power
+    from_x: _Floats = x.step**2 * (rows**2).sum(axis=(1, 2))
+    from_w: _Floats = (np.abs(rows).max(axis=(1, 2)) / I8.max) ** 2 * taps * power
     signal = y.power + y.power.mean()
-    return float(np.mean(_NOISE * (from_x + from_w) / np.where(signal > 0, signal, 1.0)))
+    noise = _NOISE * (from_x + from_w) / np.where(signal > 0, signal, 1.0)
+    return float(noise.mean())

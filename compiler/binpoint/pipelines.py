@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from binpoint.frontend.affine import FoldAffine, FoldBias
 from binpoint.frontend.fold import FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
@@ -9,10 +12,13 @@ from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.to_integers import ToIntegers
+from binpoint.passes.base import Pass
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
+from binpoint.passes.spec import parse
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
+from binpoint.target import Target
 
 
 def mcu() -> Pipeline:
@@ -35,3 +41,26 @@ def mcu() -> Pipeline:
         SimplifyIntegers(),
         ProveRequantizers(),
     )
+
+
+PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))
+"""Every pass that comes with binpoint, in the order in which they first run."""
+
+PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu()})
+"""The named pipelines; a target's file says which is its own."""
+
+
+def choose(wanted: str | Pipeline | None, target: Target) -> Pipeline:
+    """The pipeline itself, or by name, or as its text states it, or by default the target's.
+
+    Raises:
+        UnknownPass: no pass or pipeline has the name.
+        BadPassOption: a pass has no such option, or not with this value.
+    """
+    match wanted:
+        case None:
+            return PIPELINES[target.pipeline.name]
+        case Pipeline():
+            return wanted
+        case str():
+            return PIPELINES.get(wanted) or parse(wanted, PASSES)

@@ -51,7 +51,6 @@ class Case:
     operands: tuple[Operand, ...]
     outputs: int = 1
     opset: int = 21
-    domain: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def names(self) -> list[str]:
@@ -65,9 +64,7 @@ class Case:
     def node(self) -> NodeProto:
         """The ONNX node."""
         attributes = dict(self.attributes)
-        return helper.make_node(
-            self.op, self.names(), self.results(), domain=self.domain, name="node", **attributes
-        )
+        return helper.make_node(self.op, self.names(), self.results(), name="node", **attributes)
 
     def graph(
         self,
@@ -134,8 +131,10 @@ class Case:
                 constants.append(numpy_helper.from_array(operand, f"q{index}"))
             axis = types[index].axis
             quantizers = [f"q{index}", f"x{index}_scale", f"x{index}_zero"]
-            extra = {} if axis is None else {"axis": axis}
-            nodes.append(helper.make_node("DequantizeLinear", quantizers, [f"x{index}"], **extra))
+            node = helper.make_node("DequantizeLinear", quantizers, [f"x{index}"])
+            if axis is not None:
+                node.attribute.append(helper.make_attribute("axis", axis))
+            nodes.append(node)
         nodes.append(self.node())
         outputs: list[Any] = []
         for name in self.results():
@@ -169,14 +168,12 @@ def runtime_codes(
     """The results of the quantized model in onnxruntime."""
     session = ort.reference(case.quantized_model(types, result))
     feeds = {
-        name: codes[name.replace("q", "x")].astype(_dtype(types, name)) for name in session.inputs
+        f"q{i}": codes[f"x{i}"].astype(types[i].storage.dtype)
+        for i, operand in enumerate(case.operands)
+        if isinstance(operand, tuple)
     }
     found = session.run(feeds)
     return [found[f"{name}_q"].astype(np.int64) for name in case.results()]
-
-
-def _dtype(types: Mapping[int, FixedType], name: str) -> np.dtype[Any]:
-    return types[int(name[1:])].storage.dtype
 
 
 def lowered(graph: Graph, semantics: Literal["dyadic", "onnxruntime"]) -> Graph:

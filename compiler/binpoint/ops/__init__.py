@@ -10,6 +10,7 @@ from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.pad import Pad
+from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
@@ -22,6 +23,8 @@ OPS: tuple[type[FloatOp], ...] = (
     ConvTranspose,
     Dense,
     MatMul,
+    MaxPool,
+    AveragePool,
     Affine,
     Clip,
     Unary,

@@ -21,13 +21,15 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Semantics, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
 from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
+
+_NOTE = "transposed convolution: onnxruntime sums in float32 and may differ by one in rare cases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,8 @@ class ConvTranspose(FloatOp):
         weights = read_weights(site, bias=2)
         reach = channel_reach(weights, x, padded=True)
         kind = weights.scales(x.elem, len(x.shape))
-        op = IntConvTranspose(self.spread, self.groups, x.elem.zero_point, kind)
+        notes = (_NOTE,) if site.semantics is Semantics.ONNXRUNTIME else ()
+        op = IntConvTranspose(self.spread, self.groups, x.elem.zero_point, kind, notes)
         codes, bias = weights.constant(build, weights.codes), weights.bias_constant(build)
         return (finish(site, build, build.one(op, x, codes, bias), weights, reach),)
 
@@ -209,6 +212,7 @@ class IntConvTranspose(IntegerOp):
     groups: int
     zero: int
     result: FixedType
+    notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[N, *outputs, O]`` of the accumulator's type."""
@@ -280,4 +284,4 @@ class IntConvTranspose(IntegerOp):
         """Every element of x times every tap and output channel of its group."""
         x, w, _ = inputs
         taps = self.spread.window.taps * w.shape[0] // self.groups
-        return Work(macs=x.type.size * taps, stores=outputs[0].type.size)
+        return Work(macs=x.type.size * taps, stores=outputs[0].type.size, notes=self.notes)

@@ -24,7 +24,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Semantics, Site
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.rescale import accumulator, requantize
@@ -40,6 +40,7 @@ _COORDINATES = (
     "tf_half_pixel_for_nn",
 )
 _LARGEST_DENOMINATOR = 1 << 12
+_NOTE = "linear resizing: onnxruntime interpolates in float32 and may differ by one near ties"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,24 +147,25 @@ class Resize(FloatOp):
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """Exact weighted sums, then one rounding with the denominator divided out.
 
-        In ONNXRUNTIME semantics the sum is exact here; the runtime interpolates
-        in float32: results may differ by one where the exact value lies near a tie.
+        In ONNXRUNTIME semantics the sum is exact here, while the runtime interpolates in float32:
+        its results may differ by one where the exact value lies near a tie.
         """
         x = build.integer(site.inputs[0])
-        planar = (
-            self.weights
-            if len(self.weights) == 2
-            else (Weights((0,), (0,), (0,), 1), *self.weights)
+        rank = len(self.weights)
+        one = Weights((0,), (0,), (0,), 1)
+        op = IntResizeLinear(
+            rows=self.weights[0] if rank == 2 else one,
+            columns=self.weights[-1],
+            rank=rank,
+            zero=x.elem.zero_point,
+            result=accumulator([x.elem.scale], len(x.shape)),
+            notes=(_NOTE,) if site.semantics is Semantics.ONNXRUNTIME else (),
         )
-        kind = accumulator([x.elem.scale], len(x.shape))
-        op = IntResizeLinear(planar[0], planar[1], len(self.weights), x.elem.zero_point, kind)
         acc = build.one(op, x)
         scales = None
         if (target := site.result).storage.width <= 8:
-            factor = np.float32(float(x.elem.scale)) / np.float32(
-                float(target.scale) * op.denominator
-            )
-            scales = [float(factor)]
+            step = np.float32(float(target.scale) * op.denominator)
+            scales = [float(np.float32(float(x.elem.scale)) / step)]
         return (requantize(site, build, acc, scales32=scales, divisor=op.denominator),)
 
 
@@ -314,6 +316,7 @@ class IntResizeLinear(IntegerOp):
     rank: int
     zero: int
     result: FixedType
+    notes: tuple[str, ...] = ()
 
     @property
     def denominator(self) -> int:
@@ -376,4 +379,4 @@ class IntResizeLinear(IntegerOp):
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """Four products an element."""
         size = outputs[0].type.size
-        return Work(macs=4 * size, loads=4 * size, stores=size)
+        return Work(macs=4 * size, loads=4 * size, stores=size, notes=self.notes)

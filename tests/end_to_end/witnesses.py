@@ -29,18 +29,11 @@ from binpoint.plan.arrange import arrange
 from binpoint.plan.program import Program
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import Difference, first_difference
-from binpoint.sim.host_c import (
-    SANITIZERS,
-    WARNINGS,
-    add_values,
-    harness_views,
-    pack,
-    unpack,
-)
+from binpoint.sim.host_c import SANITIZERS, WARNINGS
+from binpoint.sim.interface import Codes, Interface, pack, split, unpack
 from binpoint.sim.tools import run_tool
 from binpoint.target import Target, list_targets, load_target
 
-Codes = Mapping[str, NDArray[np.int64]]
 _SAMPLES = 3
 
 
@@ -126,13 +119,14 @@ def run_image(trials: Sequence[Trial]) -> list[list[dict[str, NDArray[Any]]]]:
         image = _build(folder, trials)
         found: list[list[dict[str, NDArray[Any]]]] = []
         for trial in trials:
-            program, name = trial.program, trial.program.name
+            interface = Interface.of(trial.program, trial.options)
+            name = interface.name
             given, out, values = (folder / f"{name}.{part}" for part in ("in", "out", "values"))
-            given.write_bytes(pack(program.inputs, trial.inputs))
+            given.write_bytes(pack(interface.inputs, trial.inputs))
             run_tool([image, name, given, out, values], timeout=60)
-            results = unpack(program.outputs, out.read_bytes(), len(trial.inputs))
-            add_values(program, values.read_bytes(), results)
-            found.append(results)
+            results = unpack(interface.outputs, out.read_bytes())
+            inner = split(interface.values, values.read_bytes())
+            found.append([{**a, **b} for a, b in zip(results, inner, strict=True)])
     return found
 
 
@@ -142,8 +136,12 @@ def _build(folder: Path, trials: Sequence[Trial]) -> Path:
     sources: list[Path] = []
     flags: list[str | Path] = []
     for trial, name in zip(trials, names, strict=True):
-        trial.project.write(folder / name)
-        harness = render_template("harness", "host.c.j2", **harness_views(trial.program, trial.options))
+        (folder / name).mkdir()
+        for path, data in trial.project.files.items():
+            if "/" not in path and path.endswith((".c", ".h")):
+                (folder / name / path).write_bytes(data)
+        interface = Interface.of(trial.program, trial.options)
+        harness = render_template("harness", "host.c.j2", **interface.views())
         text = harness.replace("int main(", f"int main_{name}(int argc, char **argv);\nint main_{name}(")
         (folder / f"main_{name}.c").write_text(text)
         sources += [*sorted((folder / name).glob("*.c")), folder / f"main_{name}.c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -92,21 +93,24 @@ class ToIntegers(Pass):
                     have=str(new.elem),
                     want=str(old.fixed),
                 )
-            values[old.name] = self._named(build, old, new)
+            values[old.name] = self._named(build, old, new, values)
 
     @staticmethod
-    def _named(build: GraphBuilder, old: Value, new: Value) -> Value:
+    def _named(build: GraphBuilder, old: Value, new: Value, values: Mapping[str, Value]) -> Value:
         """The lowered value under the name of the typed one, unless it has the name of another."""
-        if (
-            build.graph.producer(new.name) is None
-            or new.source
-            or build.graph.has_value(old.name)
-            or build.graph.has_node(old.name)
-        ):
+        graph = build.graph
+        if graph.producer(new.name) is None or new.source:
             return new
-        build.graph.rename_value(new.name, old.name)
-        named = replace(build.graph.value(old.name), source=old.source or old.name)
-        build.graph.set_value(named)
+        if new.name != old.name:
+            if graph.has_value(old.name) and any(v.name == old.name for v in values.values()):
+                return new
+            if graph.has_value(old.name):
+                graph.rename_value(old.name, graph.fresh(f"{old.name}_sum"))
+            if graph.has_node(old.name):
+                return new
+            graph.rename_value(new.name, old.name)
+        named = replace(graph.value(old.name), source=old.source or old.name)
+        graph.set_value(named)
         return named
 
     @staticmethod

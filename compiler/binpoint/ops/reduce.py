@@ -74,6 +74,11 @@ def _reduced(shape: Sequence[int], axes: Sequence[int]) -> TensorType:
     return TensorType(tuple(1 if i in axes else n for i, n in enumerate(shape)), FloatType())
 
 
+def _places(axes: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """Where axes lie after a transposition."""
+    return tuple(sorted(order.index(axis) for axis in axes))
+
+
 @dataclass(frozen=True, slots=True)
 class Reduce(FloatOp):
     """Sum, or mean, over `axes`, which stay with size one."""
@@ -101,6 +106,10 @@ class Reduce(FloatOp):
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape with the axes of size one."""
         return (_reduced(inputs[0].shape, self.axes),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Over the axes where they lie then."""
+        return Permuted(replace(self, axes=_places(self.axes, order)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """Summed in float64."""
@@ -173,6 +182,10 @@ class ReduceExtreme(FloatOp):
         """The shape with the axes of size one."""
         return (_reduced(inputs[0].shape, self.axes),)
 
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Over the axes where they lie then."""
+        return Permuted(replace(self, axes=_places(self.axes, order)), order)
+
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """Exact."""
         function = np.max if self.largest else np.min
@@ -219,6 +232,10 @@ class ArgExtreme(FloatOp):
     def result_type(self, *inputs: FixedType | None) -> FixedType | None:
         """Whole numbers in 32 bits."""
         return PLACE
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Along the axis where it lies then."""
+        return Permuted(replace(self, axis=order.index(self.axis)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """The place, as a real number."""

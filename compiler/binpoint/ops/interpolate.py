@@ -51,7 +51,7 @@ class Shares:
         """
         size, count = weights.shape
         low = (weights != 0).argmax(axis=0)
-        each = np.arange(count)
+        each = list(range(count))
         high = np.minimum(low + 1, size - 1)
         near = np.where(low == high, np.float32(0.5), weights[low, each])
         far = np.where(low == high, np.float32(0.5), weights[high, each])

@@ -263,9 +263,7 @@ def test_a_pipeline_as_text_gives_the_same_bytes(files: Path) -> None:
 
 @pytest.mark.parametrize(("after", "has"), [("load", "Clip"), ("assign-types", " as i8@")])
 def test_show_stops_where_it_is_told(after: str, has: str, files: Path) -> None:
-    text = driver.show(
-        files / "net.onnx", HOST, OPTIONS, samples=files / "net.npz", after=after
-    )
+    text = driver.show(files / "net.onnx", HOST, OPTIONS, samples=files / "net.npz", after=after)
     assert text.startswith("graph net\n")
     assert has in text
 
@@ -326,9 +324,7 @@ def test_a_difference_is_an_error_that_says_where(
 
     monkeypatch.setattr("binpoint.sim.verify.run_onnx", lambda _, g, i: wrong(g, i))
     with pytest.raises(Mismatch, match="onnxruntime differs from the interpreter") as caught:
-        compile_model(
-            files / "net.onnx", HOST, OPTIONS, samples=files / "net.npz", verify="ort"
-        )
+        compile_model(files / "net.onnx", HOST, OPTIONS, samples=files / "net.npz", verify="ort")
     assert "sample 0" in (caught.value.have or "")
     assert "found 3" in (caught.value.have or "")
 
@@ -363,9 +359,7 @@ def test_a_file_that_was_changed_by_hand_is_named(folder: Path) -> None:
 
 @pytest.mark.needs("cc")
 @pytest.mark.parametrize("deep", [False, True])
-def test_code_that_was_changed_to_compute_something_else_is_found(
-    folder: Path, deep: bool
-) -> None:
+def test_code_that_was_changed_to_compute_something_else_is_found(folder: Path, deep: bool) -> None:
     source = folder / "net_constants.c"
     text = source.read_text()
     first = text.index("{\n    ") + 6

@@ -28,6 +28,7 @@ def mcu() -> Pipeline:
         RemoveDead(),
         MergeDuplicates(),
         FoldConstants(),
+        PropagateTypes(),
         FuseFunctions(),
         SinkTransposes(),
         FoldBias(),

@@ -8,6 +8,7 @@ from typing import ClassVar
 from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
@@ -67,7 +68,7 @@ class MergeClamps(Pass):
 
 @dataclass(frozen=True, slots=True)
 class ProveRequantizers(Pass):
-    """Give every ONNXRUNTIME requantizer the cheapest form that is proved equal.
+    """Give every ONNXRUNTIME requantizer, and op that rounds alike, the cheapest form that is proved equal.
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
@@ -89,10 +90,15 @@ class ProveRequantizers(Pass):
                 want='"fpu" among its features',
             )
         for node in graph.nodes():
-            if not isinstance(node.op, OnnxruntimeRequantize):
-                continue
-            op = node.op.proved()
-            graph.replace(replace(node, op=op.in_float() if op.proof is None and floats else op))
+            match node.op:
+                case OnnxruntimeRequantize():
+                    op = node.op.proved()
+                    op = op.in_float() if op.proof is None and floats else op
+                case OnnxruntimePair():
+                    op = node.op.proved()
+                case _:
+                    continue
+            graph.replace(replace(node, op=op))
         return graph
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from binpoint.errors import BadOption
-from binpoint.ir.graph import Graph, Node
+from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
@@ -42,7 +42,7 @@ class MergeClamps(Pass):
             and operand.interval.hi <= clamp.hi
             and result.name not in graph.outputs
         ):
-            graph.bypass(node, operand.name)
+            _drop(graph, node, operand, result)
             return
         producer = graph.producer(operand.name)
         if (
@@ -64,6 +64,15 @@ class MergeClamps(Pass):
             producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin
         )
         graph.add(merged, ())
+
+
+def _drop(graph: Graph, node: Node, operand: Value, result: Value) -> None:
+    """Remove a Clamp that changes nothing; an operand that only it read stands for its result."""
+    own = graph.sole_consumer(operand.name) is not None and operand.name not in graph.inputs
+    graph.bypass(node, operand.name)
+    if own and operand.constant is None:
+        graph.rename_value(operand.name, result.name)
+        graph.set_value(replace(graph.value(result.name), source=result.source))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""From ONNX to a float graph in one layout, with as few ops as its values need."""

@@ -48,7 +48,12 @@ class BinpointError(Exception):
     def __str__(self) -> str:
         """Render as printed by the command line: a headline and up to four labelled lines."""
         lines = [f"error[{self.code}]: {printable(self.message)}"]
-        for label, text in (("at", self.at), ("have", self.have), ("want", self.want), ("hint", self.hint)):
+        for label, text in (
+            ("at", self.at),
+            ("have", self.have),
+            ("want", self.want),
+            ("hint", self.hint),
+        ):
             if text is not None:
                 lines.append(f"  {label:<4} {printable(text)}")
         return "\n".join(lines)

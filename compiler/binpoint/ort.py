@@ -7,46 +7,69 @@ runs a user's quantized model as the run that counts: all optimisations and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from binpoint.errors import InvalidModel
 
+ort: Any = onnxruntime  # its stubs are partial
 VERSION: str = ort.__version__
 _IR_VERSION = 10
+_BORDERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_REAL = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _DOMAINS = (("com.microsoft", 1),)
 
 
 class Session:
     """A loaded model; `run` takes and returns arrays by name."""
 
-    def __init__(self, model: onnx.ModelProto | str, *, optimise: bool) -> None:
-        """Load a model, given as a message or as a path."""
+    def __init__(self, model: onnx.ModelProto | str, *, optimise: bool, save: str = "") -> None:
+        """Load a model, given as a message or as a path; `save` is where to write it optimised."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        )
         if optimise:
             options.add_session_config_entry("session.qdqisint8allowed", "1")
+        if save:
+            options.optimized_model_filepath = save
         source = model if isinstance(model, str) else model.SerializeToString()
         try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime raises its own types, made at run time
-            raise InvalidModel("onnxruntime cannot load the model", have=str(error).splitlines()[0]) from error
+            raise InvalidModel(
+                "onnxruntime cannot load the model", have=str(error).splitlines()[0]
+            ) from error
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run once."""
-        results = self._session.run(None, dict(inputs))
+        """Run once.
+
+        Raises:
+            InvalidModel: a node refuses its operands, which some find out only now.
+        """
+        try:
+            results = self._session.run(None, dict(inputs))
+        except Exception as error:  # onnxruntime raises its own types, made at run time
+            raise InvalidModel(
+                "onnxruntime cannot run the model", have=str(error).splitlines()[0]
+            ) from error
         return {name: np.asarray(array) for name, array in zip(self.outputs, results, strict=True)}
 
 
@@ -58,6 +81,36 @@ def plain(model: onnx.ModelProto | str) -> Session:
 def reference(model: onnx.ModelProto | str) -> Session:
     """The session whose results count for a quantized model."""
     return Session(model, optimise=True)
+
+
+def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
+    """Operators of a quantized model that `reference` computes in float, with their number.
+
+    A tensor is float where a DequantizeLinear, a float input or constant, or an operator on floats
+    gives it; conversions from and to integers do not count.
+    """
+    with tempfile.TemporaryDirectory(prefix="binpoint-ort-") as folder:
+        path = str(Path(folder) / "optimised.onnx")
+        Session(model, optimise=True, save=path)
+        graph = onnx.load_model_from_string(Path(path).read_bytes()).graph
+    real = {i.name for i in graph.input if i.type.tensor_type.elem_type in _REAL}
+    real |= {t.name for t in graph.initializer if t.data_type in _REAL}
+    found: Counter[str] = Counter()
+    for node in graph.node:
+        if _gives_real(node, real):
+            real.update(node.output)
+        if node.input and node.input[0] in real and node.op_type not in _BORDERS:
+            found[node.op_type] += 1
+    return dict(sorted(found.items()))
+
+
+def _gives_real(node: onnx.NodeProto, real: Set[str]) -> bool:
+    """Whether a node of an optimised graph gives real numbers."""
+    if node.op_type == "DequantizeLinear":
+        return True
+    if node.op_type == "QuantizeLinear":
+        return False
+    return bool(node.input) and node.input[0] in real
 
 
 def evaluate(
@@ -73,10 +126,14 @@ def evaluate(
     names = ["" if array is None else f"x{i}" for i, array in enumerate(inputs)]
     results = [f"y{i}" for i in range(outputs)]
     node = helper.make_node(op, names, results, domain=domain, **attributes)
-    return run_node(node, {n: a for n, a in zip(names, inputs, strict=True) if a is not None}, opset)
+    return run_node(
+        node, {n: a for n, a in zip(names, inputs, strict=True) if a is not None}, opset
+    )
 
 
-def run_node(node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int) -> tuple[NDArray[Any], ...]:
+def run_node(
+    node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int
+) -> tuple[NDArray[Any], ...]:
     """Run one node on constant operands, by name."""
     results = [name for name in node.output if name]
     graph = helper.make_graph(

@@ -22,7 +22,9 @@ class _Loader(jinja2.BaseLoader):
     def __init__(self, folder: str) -> None:
         self.root = resources.files("binpoint.templates") / folder
 
-    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str | None, Any]:
+    def get_source(
+        self, environment: jinja2.Environment, template: str
+    ) -> tuple[str, str | None, Any]:
         place = self.root
         for part in template.split("/"):
             place = place / part
@@ -71,7 +73,9 @@ def c_string(text: str) -> str:
     out: list[str] = []
     for byte in text.encode("utf-8"):
         char = chr(byte)
-        out.append(char if char.isalnum() or char in " _-./:,;()[]{}<>=+*#@!$%^&|~" else f"\\{byte:03o}")
+        out.append(
+            char if char.isalnum() or char in " _-./:,;()[]{}<>=+*#@!$%^&|~" else f"\\{byte:03o}"
+        )
     return '"' + "".join(out) + '"'
 
 
@@ -86,7 +90,9 @@ def environment(folder: str) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the output is C, not HTML
     )
-    found.filters.update(ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string)
+    found.filters.update(
+        ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string
+    )
     return found
 
 
@@ -100,4 +106,6 @@ def render_template(folder: str, name: str, **views: object) -> str:
         return environment(folder).get_template(name).render(**views)
     except jinja2.TemplateError as error:
         line = getattr(error, "lineno", None)
-        raise TemplateError(f"the template `{folder}/{name}` is wrong: {error}", at=f"line {line}" if line else None) from error
+        raise TemplateError(
+            f"the template `{folder}/{name}` is wrong: {error}", at=f"line {line}" if line else None
+        ) from error

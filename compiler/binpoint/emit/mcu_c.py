@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -19,6 +19,7 @@ from binpoint.plan.program import Place, Port, Program, Storage
 from binpoint.target import Target
 
 _FOLDER = "mcu-c"
+_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,17 @@ class KernelView:
         self.epilogue = call.epilogue
         extra = ["uint8_t *scratch"] if call.scratch else []
         self.parameters = ", ".join([*(_parameter(a) for a in call.all_arguments), *extra])
-        self.head = f"{inline} void {call.symbol}({self.parameters})"
+        opening = f"{inline} void {call.symbol}("
+        self.head = "\n".join(
+            textwrap.wrap(opening + self.parameters + ")", _WIDTH, subsequent_indent="    ")
+        )
         for argument in call.all_arguments:
             if not isinstance(argument, Number):
-                setattr(self, argument.name, Pointer(argument.name, ctype(argument.elem), str(argument.elem)))
+                setattr(
+                    self,
+                    argument.name,
+                    Pointer(argument.name, ctype(argument.elem), str(argument.elem)),
+                )
 
 
 def _parameter(argument: Argument) -> str:
@@ -95,8 +103,10 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
     """All files of the C project, but for vectors and report."""
     prefix = program.name
     inline = "static inline BP_INLINE" if options.optimize == "speed" else "static"
-    kernels = {step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias}
-    inputs, outputs = port_views(program)
+    kernels = {
+        step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias
+    }
+    inputs, outputs = port_views(program.inputs, program.outputs)
     views = {
         "prefix": prefix,
         "macro": prefix.upper(),
@@ -107,7 +117,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "outputs": outputs,
         "constants": program.constants,
         "constant_bytes": program.constant_bytes,
-        "nodes": [_node(program, i, s) for i, s in enumerate(_coded(program))],
+        "nodes": [_node(program, i, s) for i, s in enumerate(coded_steps(program))],
         "arena_bytes": program.arena_bytes,
         "arena_storage": max(program.arena_bytes, ALIGNMENT),
         "arena_bound": program.arena_bound,
@@ -115,7 +125,12 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "caller_arena": options.arena == "caller",
         "inputs_in_arena": options.io == "arena",
         "kernels": [kernels[s] for s in sorted(kernels)],
-        "port_offsets": {p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs},
+        "port_offsets": {
+            p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs
+        },
+        "fpu": any(
+            s.call.epilogue is not None and s.call.epilogue.form == "fpu" for s in program.steps
+        ),
         "softfloat": any(dict(s.call.traits).get("softfloat") for s in program.steps),
     }
     files = {
@@ -135,17 +150,16 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
     return Project(files)
 
 
-def _coded(program: Program) -> list[Step]:
+def coded_steps(program: Program) -> list[Step]:
     """The steps that need code."""
     return [step for step in program.steps if not step.alias]
 
 
-def port_views(program: Program) -> tuple[list[PortView], list[PortView]]:
+def port_views(
+    inputs: Sequence[Port], outputs: Sequence[Port]
+) -> tuple[list[PortView], list[PortView]]:
     """Inputs and outputs as templates see them."""
-    return (
-        [_port(p, i) for i, p in enumerate(program.inputs)],
-        [_port(p, i) for i, p in enumerate(program.outputs)],
-    )
+    return [_port(p, i) for i, p in enumerate(inputs)], [_port(p, i) for i, p in enumerate(outputs)]
 
 
 def _port(port: Port, index: int) -> PortView:
@@ -183,9 +197,15 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
         function=function,
         title=comment(f"{step.name}: {ops}, from {', '.join(step.origin.names) or 'the compiler'}"),
         lines=tuple(comment(line) for line in (*_formulas(step), *types)),
-        parameters=", ".join([*(_parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]),
-        call=", ".join([*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]),
-        arguments=f"{step.call.symbol}({arguments})",
+        parameters=", ".join(
+            [*(_parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]
+        ),
+        call=", ".join(
+            [*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]
+        ),
+        arguments="\n".join(
+            textwrap.wrap(f"{step.call.symbol}({arguments})", _WIDTH, subsequent_indent=" " * 8)
+        ),
         result=_place(program, result),
         result_bytes=value.type.size * value.elem.storage.dtype.itemsize,
     )
@@ -199,7 +219,13 @@ def _formulas(step: Step) -> Sequence[str]:
     formulas = [step.call.formula]
     if len(step.nodes) > 1:
         formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
-    return [f for f in formulas if f]
+    return [_tidy(f) for f in formulas if f]
+
+
+def _tidy(formula: str) -> str:
+    """A formula without signs of signs and without zeros: ``x - -128`` is ``x + 128``."""
+    signs = formula.replace("- -", "+ ").replace("+ -", "- ")
+    return re.sub(r"\((\w+) [-+] 0\)", r"\1", re.sub(r" [-+] 0(?=[,)]|$)", "", signs))
 
 
 def _type(value: Value) -> str:
@@ -229,28 +255,3 @@ def _place(program: Program, argument: Buffer) -> str:
         case _:
             qualifier = "" if argument.written else "const "
             return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"
-
-
-def manifest(program: Program, project: Project, target: Target, options: CompileOptions) -> bytes:
-    """What was compiled, for what, with what, and the digest of every file."""
-    ports: Mapping[str, Sequence[Port]] = {"inputs": program.inputs, "outputs": program.outputs}
-    content = {
-        "schema": 1,
-        "model": {"name": program.graph.name, "sha256": program.graph.digest},
-        "prefix": program.name,
-        "target": target.name,
-        "binpoint": metadata.version("binpoint"),
-        **{
-            key: [
-                {"name": p.name, "source": p.source, "shape": list(p.value.shape), "type": str(p.value.elem), "bytes": p.bytes}
-                for p in group
-            ]
-            for key, group in ports.items()
-        },
-        "nodes": [{"step": s.name, "value": s.writes[0]} for s in _coded(program)],
-        "options": {k: getattr(options, k) for k in options.__struct_fields__},
-        "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(project.files.items())},
-    }
-    return (json.dumps(content, indent=2, ensure_ascii=True) + "\n").encode()
-
-

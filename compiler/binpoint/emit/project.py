@@ -44,12 +44,18 @@ class Project:
             OutputError: the folder exists or cannot be written; nothing is left behind.
         """
         if folder.exists() or folder.is_symlink():
-            raise OutputError("the output folder exists already", at=str(folder), hint="choose a new name, or remove it")
+            raise OutputError(
+                "the output folder exists already",
+                at=str(folder),
+                hint="choose a new name, or remove it",
+            )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         except OSError as error:
-            raise OutputError("the output folder cannot be written", at=str(folder), have=error.strerror) from error
+            raise OutputError(
+                "the output folder cannot be written", at=str(folder), have=error.strerror
+            ) from error
         try:
             for path in sorted(self.files):
                 target = scratch / path
@@ -58,6 +64,8 @@ class Project:
             scratch.chmod(0o755)
             scratch.rename(folder)
         except OSError as error:
-            raise OutputError("the output folder cannot be written", at=str(folder), have=error.strerror) from error
+            raise OutputError(
+                "the output folder cannot be written", at=str(folder), have=error.strerror
+            ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

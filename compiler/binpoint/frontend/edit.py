@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.numeric.fixed import FixedType
+
+
+def until_settled(graph: Graph, visit: Callable[[Graph, Node], bool]) -> None:
+    """Visit all nodes in order, those that visits add included, until none reports a change."""
+    changed = True
+    while changed:
+        changed = False
+        for node in graph.nodes():
+            if graph.has_node(node.name) and visit(graph, graph.node(node.name)):
+                changed = True
 
 
 def bypass_move(graph: Graph, node: Node) -> bool:

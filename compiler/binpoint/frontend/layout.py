@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.frontend.blocks import flattened, swapped
-from binpoint.frontend.edit import bypass_move, drop_unread, joined_type
+from binpoint.frontend.edit import bypass_move, drop_unread, joined_type, until_settled
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Role
@@ -47,18 +47,13 @@ class SinkTransposes(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
-        while any([_visit(graph, node.name) for node in graph.nodes()]):
-            pass
-        while any([_visit_reshape(graph, node.name) for node in graph.nodes()]):
-            pass
+        until_settled(graph, _visit)
+        until_settled(graph, _visit_reshape)
         return graph
 
 
-def _visit(graph: Graph, name: str) -> bool:
-    """Apply the first rule that fits a node, if it is still there."""
-    if not graph.has_node(name):
-        return False
-    node = graph.node(name)
+def _visit(graph: Graph, node: Node) -> bool:
+    """Apply the first rule that fits a node."""
     match node.op:
         case Transpose():
             return _compose(graph, node)
@@ -285,10 +280,7 @@ def _permute_columns(graph: Graph, node: Node, columns: NDArray[np.int64]) -> No
 # ---- rule 5
 
 
-def _visit_reshape(graph: Graph, name: str) -> bool:
-    if not graph.has_node(name):
-        return False
-    node = graph.node(name)
+def _visit_reshape(graph: Graph, node: Node) -> bool:
     if not isinstance(node.op, Transpose | Reshape):
         return False
     (operand,), (result,) = graph.arguments(node), graph.results(node)

@@ -24,10 +24,17 @@ from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, FloatType, IntType, TensorType
 from binpoint.ops import OPS
+from binpoint.ops.refused import HINTS
 from binpoint.ops.rescaled import Quantize
 
+_HINT = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
 _ALIASES = frozenset({"Identity", "Dropout", "Cast"})
-_REAL = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+_REAL = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16,
+)
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -78,13 +85,23 @@ class Importer:
     def _input(self, build: GraphBuilder, info: onnx.ValueInfoProto) -> None:
         kind = info.type.tensor_type.elem_type
         if kind not in (*_REAL, *_CODES):
-            name = onnx.TensorProto.DataType.Name(kind) if kind in onnx.TensorProto.DataType.values() else str(kind)
-            raise UnsupportedOperator(f"the input `{info.name}` is of type {name}", want="float, int8 or uint8")
-        value = build.input(info.name, TensorType(static_shape(info), FloatType()), source=info.name)
+            name = (
+                onnx.TensorProto.DataType.Name(kind)
+                if kind in onnx.TensorProto.DataType.values()
+                else str(kind)
+            )
+            raise UnsupportedOperator(
+                f"the input `{info.name}` is of type {name}", want="float, int8 or uint8"
+            )
+        value = build.input(
+            info.name, TensorType(static_shape(info), FloatType()), source=info.name
+        )
         self.values[info.name] = value
         if kind in _CODES:
             self.codes.add(info.name)
-            storage = storage_of(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)), _nowhere(info.name))
+            storage = storage_of(
+                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)), _nowhere(info.name)
+            )
             self.stored[value.name] = storage
             self.graph.coded = {**self.graph.coded, value.name: storage}
 
@@ -101,7 +118,9 @@ class Importer:
         if value.fixed is None and value.name in self.stored:
             value = self._as_integers(value)
         if not value.source or value.constant is None:
-            self.graph.set_value(replace(value, source=value.source if value.name in self.graph.inputs else name))
+            self.graph.set_value(
+                replace(value, source=value.source if value.name in self.graph.inputs else name)
+            )
         self.graph.outputs += (value.name,)
         self.graph.output_names += (name,)
 
@@ -111,8 +130,13 @@ class Importer:
         inputs = tuple(self._current(name) for name in proto.input)
         flags = tuple(name in self.codes for name in proto.input)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
-        node = OnnxNode(proto, inputs, self.opsets.get(domain, 1), index, tuple(proto.output), flags)
-        here = build.at(proto.output[0] if proto.output else proto.op_type, Origin((proto.name or proto.output[0],)))
+        node = OnnxNode(
+            proto, inputs, self.opsets.get(domain, 1), index, tuple(proto.output), flags
+        )
+        here = build.at(
+            proto.output[0] if proto.output else proto.op_type,
+            Origin((proto.name or proto.output[0],)),
+        )
         try:
             results, coded = self._import(here, node)
         except BinpointError:
@@ -142,13 +166,18 @@ class Importer:
             return (self._exact(build, node),), False
         if kind == "Shape" or (kind != "Constant" and kind in _ALIASES):
             return self._known(build, node)
-        if all(v is None or (v.constant is not None and v.fixed is None) for v in node.inputs) and kind not in ("RandomNormal", "RandomUniform"):
+        if all(
+            v is None or (v.constant is not None and v.fixed is None) for v in node.inputs
+        ) and kind not in ("RandomNormal", "RandomUniform"):
             return self._fold(build, node), False
         if kind not in self.ops:
-            node.refuse("is not supported", hint="`binpoint list ops` shows what is; cut the model before this node, or write it with other operators")
+            node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
         if any(node.codes) and not coded:
-            real = tuple(self._as_integers(v) if v is not None and c else v for v, c in zip(node.inputs, node.codes, strict=True))
+            real = tuple(
+                self._as_integers(v) if v is not None and c else v
+                for v, c in zip(node.inputs, node.codes, strict=True)
+            )
             node = replace(node, inputs=real)
         return self.ops[kind].from_onnx(node, build), coded
 
@@ -166,9 +195,20 @@ class Importer:
         coded = bool(node.codes) and node.codes[0]
         if node.op == "Cast" and coded:
             return (self._as_integers(x),), False
-        if node.op == "Cast" and x.fixed is None and node.int("to", 1) not in (*_REAL,):
+        to_integers = node.op == "Cast" and node.int("to", 1) not in _REAL
+        if to_integers and x.fixed is None and not self._is_whole(x):
             node.refuse("from real numbers to integers", hint="quantize with QuantizeLinear")
         return (x,), coded
+
+    def _is_whole(self, x: Value) -> bool:
+        """Whether a value holds whole numbers by what computes it, such as ArgMax."""
+        producer = self.graph.producer(x.name)
+        if producer is None or not isinstance(producer.op, FloatOp):
+            return False
+        if producer.op.keeps_type:
+            return self._is_whole(self.graph.value(producer.inputs[0]))
+        kind = producer.op.result_type(*(None for _ in producer.inputs))
+        return kind is not None and kind.scales == (Dyadic.one(),)
 
     def _fold(self, build: GraphBuilder, node: OnnxNode) -> tuple[Value, ...]:
         """Compute a node whose operands are all constant."""
@@ -183,7 +223,9 @@ class Importer:
         try:
             arrays = ort.run_node(node.proto, operands, self.opsets[""])
         except InvalidModel as error:
-            raise UnsupportedOperator(f"`{node.op}` on constants cannot be computed", at=node.place, have=error.have) from error
+            raise UnsupportedOperator(
+                f"`{node.op}` on constants cannot be computed", at=node.place, have=error.have
+            ) from error
         if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
             raise InvalidConstant(f"`{node.op}` on constants gives NaN or infinity", at=node.place)
         names = [name for name in node.proto.output if name]
@@ -202,12 +244,14 @@ class Importer:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
         axis = self._axis(node, x)
         kind = make_type(storage_of(dtype, node), scale, zero, axis, node)
-        self.graph.quantized = True
         if x.constant is not None:
             codes = kind.quantize(x.constant.array) if x.fixed is None else None
             if codes is None:
                 node.refuse("a quantized constant quantized again")
-            return build.constant(codes.astype(kind.storage.dtype), fixed=kind, hint=node.outputs[0])
+            return build.constant(
+                codes.astype(kind.storage.dtype), fixed=kind, hint=node.outputs[0]
+            )
+        self.graph.quantized = True
         if x.fixed == kind:
             return x
         if x.fixed is None and self.readers[node.proto.input[0]] == 1 and kind.axis is None:
@@ -215,7 +259,9 @@ class Importer:
             self.graph.set_value(x)
             return x
         if kind.axis is not None:
-            node.refuse("activations with a scale per channel", hint="quantize activations per tensor")
+            node.refuse(
+                "activations with a scale per channel", hint="quantize activations per tensor"
+            )
         result = replace(build.one(Quantize(kind), x), fixed=kind)
         self.graph.set_value(result)
         return result
@@ -223,7 +269,9 @@ class Importer:
     def _dequantize(self, build: GraphBuilder, node: OnnxNode) -> Value:
         self._no_blocks(node)
         x = node.operand(0)
-        return self._typed(build, node, x, node.array(1), node.optional_array(2), self._axis(node, x))
+        return self._typed(
+            build, node, x, node.array(1), node.optional_array(2), self._axis(node, x)
+        )
 
     @staticmethod
     def _no_blocks(node: OnnxNode) -> None:
@@ -236,10 +284,16 @@ class Importer:
         return axis + len(x.shape) if axis < 0 else axis
 
     def _typed(
-        self, build: GraphBuilder, node: OnnxNode, x: Value, scale: NDArray[Any], zero: NDArray[Any] | None, axis: int
+        self,
+        build: GraphBuilder,
+        node: OnnxNode,
+        x: Value,
+        scale: NDArray[Any],
+        zero: NDArray[Any] | None,
+        axis: int,
     ) -> Value:
-        """The real meaning of codes `x`."""
-        self.graph.quantized = True
+        """The real meaning of codes `x`; constants alone do not make a model quantized."""
+        self.graph.quantized |= x.constant is None
         if x.constant is not None:
             if x.fixed is None:
                 kind = make_type(storage_of(x.constant.array.dtype, node), scale, zero, axis, node)
@@ -253,9 +307,15 @@ class Importer:
         if x.fixed == kind:
             return x
         if x.fixed is not None:
-            node.refuse("reads codes with another scale than they were written with", have=str(kind), want=str(x.fixed))
+            node.refuse(
+                "reads codes with another scale than they were written with",
+                have=str(kind),
+                want=str(x.fixed),
+            )
         if kind.axis is not None:
-            node.refuse("activations with a scale per channel", hint="quantize activations per tensor")
+            node.refuse(
+                "activations with a scale per channel", hint="quantize activations per tensor"
+            )
         x = replace(x, fixed=kind)
         self.graph.set_value(x)
         return x
@@ -284,7 +344,16 @@ class Importer:
             axis = 0 if node.op == "QLinearConv" else 1
             if node.op == "com.microsoft.QGemm" and node.int("transB", 0):
                 axis = 0
-            operands.append(self._typed(build, node, node.operand(data), node.array(scale), node.optional_array(zero), axis))
+            operands.append(
+                self._typed(
+                    build,
+                    node,
+                    node.operand(data),
+                    node.array(scale),
+                    node.optional_array(zero),
+                    axis,
+                )
+            )
         if layout.bias is not None and node.has(layout.bias):
             operands.append(self._bias(build, node, operands, layout.bias))
         result = self._call(build, node, operands)
@@ -299,12 +368,18 @@ class Importer:
         self.graph.set_value(result)
         return result
 
-    def _bias(self, build: GraphBuilder, node: OnnxNode, operands: list[Value], index: int) -> Value:
+    def _bias(
+        self, build: GraphBuilder, node: OnnxNode, operands: list[Value], index: int
+    ) -> Value:
         x, w = operands[0].fixed, operands[1].fixed
         assert x is not None and w is not None
         scales = tuple(x.scale * s for s in w.scales)
         array = node.array(index).reshape(-1)
-        kind = FixedType.per_tensor(I32, scales[0]) if len(scales) == 1 else FixedType(I32, scales, (0,), 0)
+        kind = (
+            FixedType.per_tensor(I32, scales[0])
+            if len(scales) == 1
+            else FixedType(I32, scales, (0,), 0)
+        )
         return build.constant(array, fixed=kind, hint=node.operand(index).name)
 
     def _concat(self, build: GraphBuilder, node: OnnxNode) -> Value:
@@ -312,7 +387,14 @@ class Importer:
         operands: list[Value] = []
         for index in range(2, len(node.inputs), 3):
             operands.append(
-                self._typed(build, node, node.operand(index), node.array(index + 1), node.optional_array(index + 2), 1)
+                self._typed(
+                    build,
+                    node,
+                    node.operand(index),
+                    node.array(index + 1),
+                    node.optional_array(index + 2),
+                    1,
+                )
             )
         result = self._call(build, node, operands)
         first = operands[0].fixed
@@ -329,20 +411,32 @@ class Importer:
         operands: list[Value] = []
         for index in (0, 1):
             value = node.operand(index)
-            if value.constant is None and value.fixed is not None and (value.fixed.scale != Dyadic.one()):
+            if (
+                value.constant is None
+                and value.fixed is not None
+                and (value.fixed.scale != Dyadic.one())
+            ):
                 zero = node.optional_array(index + 2)
-                if int(value.fixed.zero_point) != (0 if zero is None else int(np.asarray(zero).reshape(-1)[0])):
+                if int(value.fixed.zero_point) != (
+                    0 if zero is None else int(np.asarray(zero).reshape(-1)[0])
+                ):
                     node.refuse("a zero point other than that of its operand")
-                node.refuse("on codes with a scale", hint="use QLinearMatMul or QLinearConv, or QDQ")
-            operands.append(self._typed(build, node, value, one, node.optional_array(index + 2), axis))
+                node.refuse(
+                    "on codes with a scale", hint="use QLinearMatMul or QLinearConv, or QDQ"
+                )
+            operands.append(
+                self._typed(build, node, value, one, node.optional_array(index + 2), axis)
+            )
         result = self._call(build, node, operands)
-        result = replace(self.graph.value(result.name), fixed=FixedType.per_tensor(I32, Dyadic.one()))
+        result = replace(
+            self.graph.value(result.name), fixed=FixedType.per_tensor(I32, Dyadic.one())
+        )
         self.graph.set_value(result)
         return result
 
     def _call(self, build: GraphBuilder, node: OnnxNode, operands: list[Value]) -> Value:
         if node.op not in self.ops:
-            node.refuse("is not supported", hint="`binpoint list ops` shows what is")
+            node.refuse("is not supported", hint=HINTS.get(node.op, _HINT))
         (result,) = self.ops[node.op].from_onnx(replace(node, inputs=tuple(operands)), build)
         return result
 

@@ -58,7 +58,11 @@ def storage_of(dtype: np.dtype[Any], node: OnnxNode) -> IntType:
 
 
 def make_type(
-    storage: IntType, scale: NDArray[Any], zero: NDArray[Any] | None, axis: int | None, node: OnnxNode
+    storage: IntType,
+    scale: NDArray[Any],
+    zero: NDArray[Any] | None,
+    axis: int | None,
+    node: OnnxNode,
 ) -> FixedType:
     """The type of codes with these scales and zero points.
 
@@ -66,14 +70,23 @@ def make_type(
         InvalidConstant: a scale is not a positive finite number, or a zero point leaves the type.
     """
     scales = np.atleast_1d(np.asarray(scale, np.float32)).reshape(-1)
-    zeros = np.zeros(1, np.int64) if zero is None else np.atleast_1d(zero).astype(np.int64).reshape(-1)
+    zeros = (
+        np.zeros(1, np.int64) if zero is None else np.atleast_1d(zero).astype(np.int64).reshape(-1)
+    )
     if not (np.isfinite(scales).all() and (scales > 0).all()):
         bad = scales[~(np.isfinite(scales) & (scales > 0))][0]
-        raise InvalidConstant(f"`{node.op}` has a scale that is not positive and finite", at=node.place, have=str(bad))
+        raise InvalidConstant(
+            f"`{node.op}` has a scale that is not positive and finite", at=node.place, have=str(bad)
+        )
     if len(zeros) not in (1, len(scales)):
         node.refuse(f"{len(scales)} scales and {len(zeros)} zero points")
     if zeros.min() < storage.min or zeros.max() > storage.max:
-        raise InvalidConstant(f"`{node.op}` has a zero point outside its type", at=node.place, have=str(zeros), want=str(storage))
+        raise InvalidConstant(
+            f"`{node.op}` has a zero point outside its type",
+            at=node.place,
+            have=str(zeros),
+            want=str(storage),
+        )
     dyadics = tuple(Dyadic.from_float(float(s)) for s in scales)
     if len(dyadics) == 1:
         return FixedType.per_tensor(storage, dyadics[0], int(zeros[0]))

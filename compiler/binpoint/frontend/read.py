@@ -13,7 +13,14 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 from numpy.typing import NDArray
 from typing import Any
 
-from binpoint.errors import DynamicShape, ExternalDataError, InputNotFound, InvalidConstant, InvalidModel, UnsupportedOperator
+from binpoint.errors import (
+    DynamicShape,
+    ExternalDataError,
+    InputNotFound,
+    InvalidConstant,
+    InvalidModel,
+    UnsupportedOperator,
+)
 
 _OLDEST_OPSET = 7
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -30,14 +37,20 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputNotFound("the model cannot be read", at=str(path), have=error.strerror) from error
+        raise InputNotFound(
+            "the model cannot be read", at=str(path), have=error.strerror
+        ) from error
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except (DecodeError, ValueError) as error:
-        raise InvalidModel("the file is no ONNX model", at=str(path), hint="it may be truncated") from error
+        raise InvalidModel(
+            "the file is no ONNX model", at=str(path), hint="it may be truncated"
+        ) from error
     if not model.graph.node and not model.graph.output:
-        raise InvalidModel("the file holds no graph", at=str(path), hint="it may be truncated, or no ONNX file")
+        raise InvalidModel(
+            "the file holds no graph", at=str(path), hint="it may be truncated, or no ONNX file"
+        )
     load_external(model, path.parent)
     if model.functions:
         model = inliner.inline_local_functions(model)
@@ -51,12 +64,19 @@ def load_external(model: onnx.ModelProto, folder: Path) -> None:
             continue
         info = {entry.key: entry.value for entry in tensor.external_data}
         place = folder / info.get("location", "")
-        if not place.resolve().is_relative_to(folder.resolve()) or Path(info.get("location", "")).is_absolute():
+        if (
+            not place.resolve().is_relative_to(folder.resolve())
+            or Path(info.get("location", "")).is_absolute()
+        ):
             raise ExternalDataError(
-                f"external data of `{tensor.name}` lies outside the model's folder", have=info.get("location", ""), want="a path inside it"
+                f"external data of `{tensor.name}` lies outside the model's folder",
+                have=info.get("location", ""),
+                want="a path inside it",
             )
         if not place.is_file():
-            raise ExternalDataError(f"external data of `{tensor.name}` is missing", at=info.get("location", ""))
+            raise ExternalDataError(
+                f"external data of `{tensor.name}` is missing", at=info.get("location", "")
+            )
         needed = _bytes_of(tensor)
         offset = int(info.get("offset", 0))
         if place.stat().st_size < offset + needed:
@@ -86,12 +106,16 @@ def array_of(tensor: TensorProto, name: str) -> NDArray[Any]:
         array = numpy_helper.to_array(tensor)
     except Exception as error:
         raise InvalidModel(
-            f"the tensor `{name}` cannot be read", have=f"{list(tensor.dims)}, {len(tensor.raw_data)} bytes present"
+            f"the tensor `{name}` cannot be read",
+            have=f"{list(tensor.dims)}, {len(tensor.raw_data)} bytes present",
         ) from error
     if array.dtype.kind == "f" or array.dtype.name in ("bfloat16", "float16"):
         array = array.astype(np.float32) if array.dtype.itemsize < 4 else array
         if not np.isfinite(array).all():
-            raise InvalidConstant(f"the constant `{name}` holds NaN or infinity", hint="the training may have diverged")
+            raise InvalidConstant(
+                f"the constant `{name}` holds NaN or infinity",
+                hint="the training may have diverged",
+            )
     elif array.dtype.name in ("int4", "int2"):
         array = array.astype(np.int8)
     elif array.dtype.name in ("uint4", "uint2"):
@@ -107,7 +131,9 @@ def static_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
     """
     kind = info.type.tensor_type
     if not info.type.HasField("tensor_type") or not kind.HasField("shape"):
-        raise DynamicShape(f"the input `{info.name}` has no static shape", hint="export with fixed shapes")
+        raise DynamicShape(
+            f"the input `{info.name}` has no static shape", hint="export with fixed shapes"
+        )
     shape: list[int] = []
     for index, dim in enumerate(kind.shape.dim):
         if dim.HasField("dim_value") and dim.dim_value > 0:
@@ -117,7 +143,8 @@ def static_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
         else:
             raise DynamicShape(
                 f"axis {index} of the input `{info.name}` is dynamic",
-                have=dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "unknown"),
+                have=dim.dim_param
+                or (str(dim.dim_value) if dim.HasField("dim_value") else "unknown"),
                 want="a number",
                 hint="export with fixed shapes, or set the dimension with onnx.tools.update_model_dims",
             )
@@ -133,7 +160,9 @@ def opsets_of(model: onnx.ModelProto) -> Mapping[str, int]:
     newest = onnx.defs.onnx_opset_version()
     if not _OLDEST_OPSET <= version <= newest:
         raise UnsupportedOperator(
-            f"operator set {version} is not read", want=f"{_OLDEST_OPSET} to {newest}", hint="convert the model with onnx.version_converter"
+            f"operator set {version} is not read",
+            want=f"{_OLDEST_OPSET} to {newest}",
+            hint="convert the model with onnx.version_converter",
         )
     return opsets
 
@@ -148,7 +177,11 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
     producers: dict[str, int] = {}
     for index, node in enumerate(graph.node):
         if node.op_type in _CONTROL_FLOW and node.domain in ("", "ai.onnx"):
-            raise UnsupportedOperator(f"`{node.op_type}`: control flow has no place in firmware of fixed shape", at=node.name, hint="export without loops or branches")
+            raise UnsupportedOperator(
+                f"`{node.op_type}`: control flow has no place in firmware of fixed shape",
+                at=node.name,
+                hint="export without loops or branches",
+            )
         for name in node.output:
             if name and (name in producers or name in available):
                 raise InvalidModel(f"the value `{name}` is computed twice", at=node.name)
@@ -157,7 +190,11 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
     for node in graph.node:
         for name in node.input:
             if name not in available and name not in producers:
-                raise InvalidModel(f"the value `{name}` is read and never computed", at=node.name or node.op_type, hint="an initializer may be missing")
+                raise InvalidModel(
+                    f"the value `{name}` is read and never computed",
+                    at=node.name or node.op_type,
+                    hint="an initializer may be missing",
+                )
     return _sorted(list(graph.node), available)
 
 
@@ -172,6 +209,8 @@ def _sorted(nodes: list[onnx.NodeProto], available: set[str]) -> list[onnx.NodeP
             else:
                 later.append(node)
         if len(later) == len(nodes):
-            raise InvalidModel("the graph has a cycle", at=", ".join(n.name or n.op_type for n in nodes[:3]))
+            raise InvalidModel(
+                "the graph has a cycle", at=", ".join(n.name or n.op_type for n in nodes[:3])
+            )
         nodes = later
     return order

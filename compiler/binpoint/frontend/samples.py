@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,14 @@ RANDOM = "random"
 _RANDOM_COUNT = 64
 _SUFFIXES = (".npy", ".npz")
 _UNREADABLE = (
-    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError
-)  # fmt: skip
+    ValueError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+    NotImplementedError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +60,8 @@ def read_samples(source: Source | None, graph: Graph, seed: int = 0) -> Samples 
         path = Path(source)
         return _read_folder(path, graph) if path.is_dir() else _read_file(path, graph, single=False)
     if isinstance(source, Mapping | np.ndarray):
-        return _take(source, graph, "samples", single=False)
+        whole = cast("Array | Mapping[str, Array]", source)
+        return _take(whole, graph, "samples", single=False)
     items = enumerate(source)
     return _joined([_take(x, graph, f"sample {i}", single=True) for i, x in items], "samples")
 
@@ -97,11 +104,7 @@ def _read_file(path: Path, graph: Graph, *, single: bool) -> Samples:
             "not a file of samples", at=str(path), want="a .npz or .npy file, or a folder of them"
         )
     try:
-        with path.open("rb") as file:
-            loaded: Any = np.load(file, allow_pickle=False)
-            content: Array | dict[str, Array] = (
-                loaded if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-            )
+        content = _load(path)
     except OSError as error:
         raise InputNotFound(
             "the samples cannot be read", at=str(path), have=error.strerror or str(error)
@@ -114,6 +117,14 @@ def _read_file(path: Path, graph: Graph, *, single: bool) -> Samples:
             want="numeric arrays saved by numpy",
         ) from error
     return _take(content, graph, str(path), single=single)
+
+
+def _load(path: Path) -> Array | dict[str, Array]:
+    with path.open("rb") as file:
+        loaded: Any = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return cast("Array", loaded)
+        return {key: loaded[key] for key in loaded.files}
 
 
 # ---- from names to inputs
@@ -263,8 +274,8 @@ def _shaped(array: Array, value: Value, at: str, *, single: bool) -> Array:
 
 def _layout(have: Sequence[int], sample: tuple[int, ...]) -> str | None:
     """What to do where only the channel axis stands elsewhere."""
-    found = tuple(have[-len(sample) :]) if len(sample) > 1 and len(have) >= len(sample) else ()
-    if not found or found == sample:
+    found = tuple(have[-len(sample) :])
+    if len(sample) < 2 or found == sample:
         return None
     if found == (*sample[1:], sample[0]):
         return "the model takes channels first, the samples last: numpy.moveaxis(x, -1, 1)"

@@ -101,9 +101,13 @@ class OnnxNode:
         """A constant operand, or None where it is not given."""
         return self.array(index) if self.has(index) else None
 
-    def refuse(self, why: str, *, hint: str | None = None, have: str | None = None, want: str | None = None) -> NoReturn:
+    def refuse(
+        self, why: str, *, hint: str | None = None, have: str | None = None, want: str | None = None
+    ) -> NoReturn:
         """Raise UnsupportedOperator for this node."""
-        raise UnsupportedOperator(f"`{self.op}`: {why}", at=self.place, have=have, want=want, hint=hint)
+        raise UnsupportedOperator(
+            f"`{self.op}`: {why}", at=self.place, have=have, want=want, hint=hint
+        )
 
 
 # ---- writing
@@ -145,7 +149,11 @@ class OnnxWriter:
         """Add one node of one output."""
         self._count += 1
         name = f"t{self._count}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"n{self._count}", domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(
+                op, list(inputs), [name], name=f"n{self._count}", domain=domain, **attributes
+            )
+        )
         return Tensor(name, tuple(shape), bounds)
 
     def array(self, array: NDArray[Any]) -> str:
@@ -159,11 +167,15 @@ class OnnxWriter:
     def const(self, array: NDArray[Any] | int) -> Tensor:
         """An int64 constant."""
         stored = np.asarray(array, np.int64)
-        return Tensor(self.array(stored), stored.shape, Interval(int(stored.min()), int(stored.max())))
+        return Tensor(
+            self.array(stored), stored.shape, Interval(int(stored.min()), int(stored.max()))
+        )
 
     def _binary(self, op: str, a: Tensor, b: Tensor, bounds: Interval) -> Tensor:
         if not INT64.contains(bounds):
-            raise InvariantBroken(f"check graph: {op} leaves int64", have=f"{bounds.lo}..{bounds.hi}")
+            raise InvariantBroken(
+                f"check graph: {op} leaves int64", have=f"{bounds.lo}..{bounds.hi}"
+            )
         return self.emit(op, [a.name, b.name], np.broadcast_shapes(a.shape, b.shape), bounds)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
@@ -196,7 +208,10 @@ class OnnxWriter:
         shape = np.broadcast_shapes(a.shape, b.shape)
         rest = self.emit("Mod", [a.name, b.name], shape, Interval(0, b.range.hi - 1), fmod=0)
         whole = self.sub(a, rest)
-        bounds = Interval(min(a.range.lo // b.range.lo, a.range.lo // b.range.hi), max(a.range.hi // b.range.lo, a.range.hi // b.range.hi))
+        bounds = Interval(
+            min(a.range.lo // b.range.lo, a.range.lo // b.range.hi),
+            max(a.range.hi // b.range.lo, a.range.hi // b.range.hi),
+        )
         return self.emit("Div", [whole.name, b.name], shape, bounds)
 
     def select(self, a: Tensor, relation: str, b: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -248,7 +263,13 @@ class OnnxWriter:
         shape = list(a.shape)
         shape[axis : axis + 1] = [1] if keep else []
         bounds = Interval(a.range.lo * count, a.range.hi * count)
-        return self.emit("ReduceSum", [a.name, self.array(np.array([axis], np.int64))], shape, bounds, keepdims=int(keep))
+        return self.emit(
+            "ReduceSum",
+            [a.name, self.array(np.array([axis], np.int64))],
+            shape,
+            bounds,
+            keepdims=int(keep),
+        )
 
     def reduce_max(self, a: Tensor, axis: int, *, keep: bool) -> Tensor:
         """Maximum over one axis, in int32."""
@@ -300,9 +321,17 @@ class OnnxWriter:
         shape = [b + n + e for b, n, e in zip(before, a.shape, after, strict=True)]
         pads = self.array(np.array([*before, *after], np.int64))
         fill = self.array(np.array(value, np.int64))
-        return self.emit("Pad", [a.name, pads, fill], shape, a.range.union(Interval(value, value)), mode="constant")
+        return self.emit(
+            "Pad",
+            [a.name, pads, fill],
+            shape,
+            a.range.union(Interval(value, value)),
+            mode="constant",
+        )
 
-    def strided(self, a: Tensor, starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]) -> Tensor:
+    def strided(
+        self, a: Tensor, starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]
+    ) -> Tensor:
         """a[start:stop:step] on every axis."""
         shape = [len(range(b, e, s)) for b, e, s in zip(starts, stops, steps, strict=True)]
         if tuple(shape) == a.shape:
@@ -332,4 +361,3 @@ class OnnxWriter:
             names.append(self.emit("Cast", [tensor.name], tensor.shape, tensor.range, to=code).name)
         inner = self.emit(op, names, shape, Interval.of_type(result), domain=domain, **attributes)
         return self.emit("Cast", [inner.name], shape, inner.range, to=TensorProto.INT64)
-

@@ -135,7 +135,10 @@ class Graph:
 
     def consumers(self, value: str) -> tuple[Node, ...]:
         """The nodes that read a value, by name."""
-        return tuple(self._nodes[name] for name in sorted(n for _, n in self._graph.successors(("value", value))))
+        return tuple(
+            self._nodes[name]
+            for name in sorted(n for _, n in self._graph.successors(("value", value)))
+        )
 
     def sole_consumer(self, value: str) -> Node | None:
         """The one node that reads a value which is no output, if there is exactly one."""
@@ -165,7 +168,11 @@ class Graph:
     def copy(self) -> Graph:
         """A graph of its own that shares the payloads."""
         other = Graph(self.name)
-        other.inputs, other.outputs, other.output_names = self.inputs, self.outputs, self.output_names
+        other.inputs, other.outputs, other.output_names = (
+            self.inputs,
+            self.outputs,
+            self.output_names,
+        )
         other.quantized, other.digest, other.coded = self.quantized, self.digest, self.coded
         other._graph = self._graph.copy()
         other._values = dict(self._values)

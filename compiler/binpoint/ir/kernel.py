@@ -84,7 +84,9 @@ class KernelCall:
 
     def fused(self, epilogue: Epilogue, result: Buffer) -> KernelCall:
         """The same call storing through an epilogue into another buffer."""
-        arguments = tuple(result if isinstance(a, Buffer) and a.written else a for a in self.arguments)
+        arguments = tuple(
+            result if isinstance(a, Buffer) and a.written else a for a in self.arguments
+        )
         return replace(self, arguments=arguments, epilogue=epilogue)
 
 

@@ -15,10 +15,14 @@ def dump(graph: Graph) -> str:
     """One line a value or node, in the graph's order."""
     lines = [f"graph {graph.name}"]
     lines += [f"input  {describe(graph.value(name))}" for name in graph.inputs]
-    lines += [f"const  {describe(v)} = {v.constant}" for v in graph.values() if v.constant is not None]
+    lines += [
+        f"const  {describe(v)} = {v.constant}" for v in graph.values() if v.constant is not None
+    ]
     for node in graph.nodes():
         results = ", ".join(describe(value) for value in graph.results(node))
-        lines.append(f"node   {results} = {describe_op(node)}({', '.join(node.inputs)})  # {node.name}")
+        lines.append(
+            f"node   {results} = {describe_op(node)}({', '.join(node.inputs)})  # {node.name}"
+        )
     lines += [f"output {name}" for name in graph.outputs]
     return "\n".join(lines) + "\n"
 
@@ -45,7 +49,13 @@ def _short(item: object) -> str:
         return repr(item)
     if isinstance(item, tuple):
         shown = [_short(part) for part in item[:_LONG]]
-        return "(" + ", ".join(shown) + (f", … {len(item)} in all" if len(item) > _LONG else "") + ")"
-    if dataclasses.is_dataclass(item) and not isinstance(item, type) and type(item).__str__ is object.__str__:
+        return (
+            "(" + ", ".join(shown) + (f", … {len(item)} in all" if len(item) > _LONG else "") + ")"
+        )
+    if (
+        dataclasses.is_dataclass(item)
+        and not isinstance(item, type)
+        and type(item).__str__ is object.__str__
+    ):
         return f"{type(item).__name__}(…)" if len(dataclasses.fields(item)) > _LONG else repr(item)
     return str(item)

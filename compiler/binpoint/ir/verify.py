@@ -28,7 +28,11 @@ def verify(graph: Graph, stage: str) -> None:
         if not graph.has_value(name):
             raise InvariantBroken(f"`{name}` is listed as input or output and is not there")
     for value in graph.values():
-        if graph.producer(value.name) is None and value.constant is None and value.name not in graph.inputs:
+        if (
+            graph.producer(value.name) is None
+            and value.constant is None
+            and value.name not in graph.inputs
+        ):
             raise InvariantBroken(f"nothing computes the value `{value.name}`")
         if stage == "integer":
             _integer_value(value)
@@ -42,11 +46,17 @@ def verify(graph: Graph, stage: str) -> None:
 
 def _node(graph: Graph, node: Node, stage: str) -> None:
     if (stage == "integer") != isinstance(node.op, IntegerOp):
-        raise InvariantBroken(f"node `{node.name}` has no place at stage {stage}", have=type(node.op).__name__)
+        raise InvariantBroken(
+            f"node `{node.name}` has no place at stage {stage}", have=type(node.op).__name__
+        )
     kinds = node.op.infer(*graph.arguments(node))
     for value, kind in zip(graph.results(node), kinds, strict=True):
         if value.type != kind:
-            raise InvariantBroken(f"value `{value.name}` has another type than its op infers", have=str(value.type), want=str(kind))
+            raise InvariantBroken(
+                f"value `{value.name}` has another type than its op infers",
+                have=str(value.type),
+                want=str(kind),
+            )
     if stage == "typed" and isinstance(node.op, FloatOp):
         roles = node.op.roles(len(node.inputs))
         for value, role in zip(graph.arguments(node), roles, strict=True):
@@ -61,5 +71,11 @@ def _integer_value(value: Value) -> None:
     if not isinstance(value.type.elem, FixedType):
         raise InvariantBroken(f"value `{value.name}` is not of an integer type")
     storage = value.elem.storage
-    if value.bounds is not None and not (storage.min <= value.bounds.lo and value.bounds.hi <= storage.max):
-        raise InvariantBroken(f"the range of `{value.name}` does not fit its type", have=str(value.bounds), want=str(storage))
+    if value.bounds is not None and not (
+        storage.min <= value.bounds.lo and value.bounds.hi <= storage.max
+    ):
+        raise InvariantBroken(
+            f"the range of `{value.name}` does not fit its type",
+            have=str(value.bounds),
+            want=str(storage),
+        )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
@@ -35,11 +37,19 @@ class MergeClamps(Pass):
     @staticmethod
     def _merge(graph: Graph, node: Node, clamp: Clamp) -> None:
         (operand,), (result,) = graph.arguments(node), graph.results(node)
-        if clamp.lo <= operand.interval.lo and operand.interval.hi <= clamp.hi and result.name not in graph.outputs:
+        if (
+            clamp.lo <= operand.interval.lo
+            and operand.interval.hi <= clamp.hi
+            and result.name not in graph.outputs
+        ):
             graph.bypass(node, operand.name)
             return
         producer = graph.producer(operand.name)
-        if producer is None or graph.sole_consumer(operand.name) is None or len(producer.outputs) != 1:
+        if (
+            producer is None
+            or graph.sole_consumer(operand.name) is None
+            or len(producer.outputs) != 1
+        ):
             return
         assert isinstance(producer.op, IntegerOp)
         op = producer.op.clamped(clamp.lo, clamp.hi)
@@ -50,17 +60,19 @@ class MergeClamps(Pass):
         graph.drop_value(operand.name)
         (bounds,) = op.bounds(*graph.arguments(producer))
         graph.set_value(replace(result, bounds=bounds))
-        merged = Node(producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin)
+        merged = Node(
+            producer.name, op, producer.inputs, (result.name,), producer.origin + node.origin
+        )
         graph.add(merged, ())
 
 
 @dataclass(frozen=True, slots=True)
 class ProveRequantizers(Pass):
-    """Give every ONNXRUNTIME requantizer the cheapest form that is proved equal.
+    """Give every ONNXRUNTIME requantizer, and op that rounds alike, the cheapest form that is proved equal.
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
-    2. What is not proved keeps the `exact` form.
+    2. What is not proved becomes `fpu`, if the option `fpu` allows it, else keeps the `exact` form.
     """
 
     name: ClassVar[str] = "prove-requantizers"
@@ -70,9 +82,23 @@ class ProveRequantizers(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
+        floats = context.options.fpu
+        if floats and "fpu" not in context.target.arithmetic.features:
+            raise BadOption(
+                "the option `fpu` needs a target with a floating-point unit",
+                have=context.target.name,
+                want='"fpu" among its features',
+            )
         for node in graph.nodes():
-            if isinstance(node.op, OnnxruntimeRequantize):
-                graph.replace(replace(node, op=node.op.proved()))
+            match node.op:
+                case OnnxruntimeRequantize():
+                    op = node.op.proved()
+                    op = op.in_float() if op.proof is None and floats else op
+                case OnnxruntimePair():
+                    op = node.op.proved()
+                case _:
+                    continue
+            graph.replace(replace(node, op=op))
         return graph
 
 
@@ -94,5 +120,3 @@ class SimplifyIntegers(Pass):
             for value, bound in zip(graph.results(node), bounds, strict=True):
                 graph.set_value(replace(value, bounds=bound))
         return graph
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -33,23 +34,39 @@ class ToIntegers(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         result = Graph(graph.name)
-        result.quantized, result.digest, result.output_names = graph.quantized, graph.digest, graph.output_names
+        result.quantized, result.digest, result.output_names = (
+            graph.quantized,
+            graph.digest,
+            graph.output_names,
+        )
         build = GraphBuilder(result)
         values: dict[str, Value] = {}
         for name in graph.inputs:
             value = graph.value(name)
             assert value.fixed is not None
-            values[name] = build.input(name, TensorType(value.shape, value.fixed), source=value.source)
+            values[name] = build.input(
+                name, TensorType(value.shape, value.fixed), source=value.source
+            )
         for node in graph.nodes():
             self._lower(graph, node, build, values, context)
         for name in graph.outputs:
             result.outputs += (self._output(build, values, graph.value(name)).name,)
         return result
 
-    def _lower(self, graph: Graph, node: Node, build: GraphBuilder, values: dict[str, Value], context: Context) -> None:
+    def _lower(
+        self,
+        graph: Graph,
+        node: Node,
+        build: GraphBuilder,
+        values: dict[str, Value],
+        context: Context,
+    ) -> None:
         assert isinstance(node.op, FloatOp)
         operands = graph.arguments(node)
-        inputs = tuple(v if v.constant is not None else build.graph.value(values[v.name].name) for v in operands)
+        inputs = tuple(
+            v if v.constant is not None else build.graph.value(values[v.name].name)
+            for v in operands
+        )
         results = graph.results(node)
         site = Site(
             node.name,
@@ -63,21 +80,37 @@ class ToIntegers(Pass):
         try:
             lowered = node.op.lower(site, build.at(node.name, node.origin))
         except BinpointError as error:
-            error.at = error.at if error.at and error.at != node.name else f"{', '.join(node.origin.names) or node.name}"
+            error.at = (
+                error.at
+                if error.at and error.at != node.name
+                else f"{', '.join(node.origin.names) or node.name}"
+            )
             raise
         for old, new in zip(results, lowered, strict=True):
             if old.fixed is not None and new.elem != old.fixed:
-                raise InvariantBroken(f"`{node.name}` lowered to another type", have=str(new.elem), want=str(old.fixed))
-            values[old.name] = self._named(build, old, new)
+                raise InvariantBroken(
+                    f"`{node.name}` lowered to another type",
+                    have=str(new.elem),
+                    want=str(old.fixed),
+                )
+            values[old.name] = self._named(build, old, new, values)
 
     @staticmethod
-    def _named(build: GraphBuilder, old: Value, new: Value) -> Value:
+    def _named(build: GraphBuilder, old: Value, new: Value, values: Mapping[str, Value]) -> Value:
         """The lowered value under the name of the typed one, unless it has the name of another."""
-        if build.graph.producer(new.name) is None or new.source or build.graph.has_value(old.name) or build.graph.has_node(old.name):
+        graph = build.graph
+        if graph.producer(new.name) is None or new.source:
             return new
-        build.graph.rename_value(new.name, old.name)
-        named = replace(build.graph.value(old.name), source=old.source or old.name)
-        build.graph.set_value(named)
+        if new.name != old.name:
+            if graph.has_value(old.name) and any(v.name == old.name for v in values.values()):
+                return new
+            if graph.has_value(old.name):
+                graph.rename_value(old.name, graph.fresh(f"{old.name}_sum"))
+            if graph.has_node(old.name):
+                return new
+            graph.rename_value(new.name, old.name)
+        named = replace(graph.value(old.name), source=old.source or old.name)
+        graph.set_value(named)
         return named
 
     @staticmethod

@@ -45,7 +45,7 @@ class Affine(FloatOp):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """a = scale / sqrt(variance + epsilon), b = bias − mean·a, in float32 as the runtime makes them."""
+        """Scale over deviation and the rest, in float32 as the runtime makes them."""
         x = node.operand(0)
         if node.int("training_mode", 0) or len(node.outputs) > 1 or not node.int("spatial", 1):
             node.refuse("a form for training", hint="export the model for inference")
@@ -89,7 +89,9 @@ class Affine(FloatOp):
             return (tabulate_channels(build, x, site.result, lambda real: real * a + b),)
         sx, sy = x.elem.scale.as_fraction(), site.result.scale.as_fraction()
         ratios = [Fraction(float(v)) * sx / sy for v in a]
-        offsets = [Fraction(float(v)) / sy - r * x.elem.zero_point for v, r in zip(b, ratios, strict=True)]
+        offsets = [
+            Fraction(float(v)) / sy - r * x.elem.zero_point for v, r in zip(b, ratios, strict=True)
+        ]
         op = affine(site, ratios, offsets)
         return (build.one(op, x),)
 
@@ -147,7 +149,7 @@ def common_shift(site: Site, ratios: Sequence[Fraction], offset: Fraction, bits:
 
 @dataclass(frozen=True, slots=True)
 class AffineRequantize(Requantize):
-    """y = clamp((x·m + k) >> s, lo, hi); m, s and k per channel; k holds zero points and one half."""
+    """y = clamp((x·m + k) >> s, lo, hi); per channel; k holds zero points and one half."""
 
     multipliers: tuple[int, ...]
     shifts: tuple[int, ...]
@@ -177,7 +179,10 @@ class AffineRequantize(Requantize):
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
-        multipliers, offsets = np.array(self.multipliers, np.int64), np.array(self.offsets, np.int64)
+        multipliers, offsets = (
+            np.array(self.multipliers, np.int64),
+            np.array(self.offsets, np.int64),
+        )
         scaled = (inputs[0] * multipliers + offsets) >> np.array(self.shifts, np.int64)
         return (np.clip(scaled, self.lo, self.hi),)
 

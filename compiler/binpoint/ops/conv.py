@@ -33,16 +33,33 @@ def correlate(patches: NDArray[Any], weights: NDArray[Any], groups: int) -> NDAr
     rank = (patches.ndim - 2) // 2
     outputs, channels = patches.shape[: rank + 1], patches.shape[rank + 1]
     kernel = patches.shape[rank + 2 :]
-    taps = int(np.prod(kernel))
-    columns = patches.reshape(*outputs, groups, channels // groups, taps)
-    rows = weights.reshape(groups, weights.shape[0] // groups, taps, channels // groups)
+    count = weights.shape[0]
     if channels == groups:
-        result = np.einsum("...gt,gmt->...gm", columns[..., 0, :], rows[..., 0])
-    else:
-        flat = np.moveaxis(columns, -3, 0).reshape(groups, -1, channels // groups * taps)
-        matrix = np.swapaxes(rows, -1, -2).reshape(groups, rows.shape[1], -1)
-        result = np.moveaxis((flat @ np.swapaxes(matrix, 1, 2)).reshape(groups, *outputs, -1), 0, -2)
-    return result.reshape(*outputs, weights.shape[0])
+        return _each_channel(patches, weights[..., 0], kernel)
+    # Channels innermost, so that copying the windows reads memory in order.
+    windows = np.moveaxis(patches, rank + 1, -1).reshape(*outputs, -1, groups, channels // groups)
+    columns = np.moveaxis(windows, -2, 0).reshape(
+        groups, -1, windows.shape[-3] * channels // groups
+    )
+    rows = weights.reshape(groups, count // groups, -1)
+    result = np.moveaxis((columns @ np.swapaxes(rows, 1, 2)).reshape(groups, *outputs, -1), 0, -2)
+    return result.reshape(*outputs, count)
+
+
+def _each_channel(
+    patches: NDArray[Any], weights: NDArray[Any], kernel: tuple[int, ...]
+) -> NDArray[Any]:
+    """The same with one input channel a group, tap by tap: ``[O, *kernel]`` weights."""
+    repeat = weights.shape[0] // patches.shape[-len(kernel) - 1]
+    total = None
+    for tap in np.ndindex(*kernel):
+        values = (
+            np.repeat(patches[(..., *tap)], repeat, axis=-1) if repeat > 1 else patches[(..., *tap)]
+        )
+        product = values * weights[(slice(None), *tap)]
+        total = product if total is None else np.add(total, product, out=total)
+    assert total is not None
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +80,16 @@ class Conv(FloatOp):
         """Import with its operands channel-last; the result is brought back to channel-first."""
         x, w = node.operand(0), node.operand(1)
         if w.constant is None:
-            node.refuse("the weights must be constant", hint="fold the weights into the model before export")
+            node.refuse(
+                "the weights must be constant", hint="fold the weights into the model before export"
+            )
         if len(x.shape) not in (3, 4) or len(w.shape) != len(x.shape):
             node.refuse(f"input of shape {list(x.shape)}", want="one or two spatial axes")
         groups = node.int("group", 1)
         if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
-            node.refuse(f"{x.shape[1]} channels in {groups} groups do not fit weights {list(w.shape)}")
+            node.refuse(
+                f"{x.shape[1]} channels in {groups} groups do not fit weights {list(w.shape)}"
+            )
         kernel = node.ints("kernel_shape", w.shape[2:])
         if kernel != w.shape[2:]:
             node.refuse(f"kernel_shape {list(kernel)} does not fit weights {list(w.shape)}")
@@ -92,7 +113,7 @@ class Conv(FloatOp):
         """Exact sums, then one rounding."""
         x = site.inputs[0]
         weights = read_weights(site, bias=2)
-        depthwise = weights.codes.shape[-1] == 1 and self.groups == x.shape[-1]
+        depthwise = weights.codes.shape[-1] == 1 and self.groups == x.shape[-1] > 1
         single = self.window.taps == 1 and self.groups == 1
         if single and not self.window.padded and set(self.window.strides) == {1}:
             return (self._dense(site, build, weights),)
@@ -146,7 +167,11 @@ class IntConv(IntegerOp):
         """From the actual weights; a padded tap may also contribute zero."""
         x, w, bias = inputs
         assert w.constant is not None and bias.constant is not None
-        weights = Weights(self._rows(w.constant.array).astype(np.int64), bias.constant.array.astype(np.int64), w.elem)
+        weights = Weights(
+            self._rows(w.constant.array).astype(np.int64),
+            bias.constant.array.astype(np.int64),
+            w.elem,
+        )
         reach = channel_reach(weights, x, padded=self.window.padded, zero=self.zero)
         return (Interval(min(lo for lo, _ in reach), max(hi for _, hi in reach)),)
 
@@ -162,16 +187,22 @@ class IntConv(IntegerOp):
         taps = self.window.taps_onnx(w, w.sub(x, w.const(self.zero)), 0)
         flat = [w.reshape(t, (int(np.prod(t.shape[:-1])), t.shape[-1])) for t in taps]
         size, count = weights.shape[-1], weights.shape[0] // self.groups
-        matrix = w.transpose(w.reshape(weights, (weights.shape[0], self.window.taps * size)), (1, 0))
+        matrix = w.transpose(
+            w.reshape(weights, (weights.shape[0], self.window.taps * size)), (1, 0)
+        )
         reach = x.range - Interval(self.zero, self.zero)
         bound = (reach * weights.range * (self.window.taps * size)).union(Interval(0, 0))
         parts: list[Tensor] = []
         for group in range(self.groups):
             rows = flat[0].shape[0]
-            columns = [w.strided(t, (0, group * size), (rows, (group + 1) * size), (1, 1)) for t in flat]
+            columns = [
+                w.strided(t, (0, group * size), (rows, (group + 1) * size), (1, 1)) for t in flat
+            ]
             first = group * count
             block = w.strided(matrix, (0, first), (matrix.shape[0], first + count), (1, 1))
-            parts.append(w.matmul(w.concat(columns, 1) if len(columns) > 1 else columns[0], block, bound))
+            parts.append(
+                w.matmul(w.concat(columns, 1) if len(columns) > 1 else columns[0], block, bound)
+            )
         whole = w.concat(parts, 1) if len(parts) > 1 else parts[0]
         shape = (x.shape[0], *self.window.outputs(x.shape[1:-1]), weights.shape[0])
         return (w.reshape(w.add(whole, bias), shape),)
@@ -183,6 +214,7 @@ class IntConv(IntegerOp):
         window, size = self.window.planar(x.shape[1:-1])
         _, out = self.window.planar(y.shape[1:-1])
         numbers = {
+            "batches": x.shape[0],
             "in_h": size[0], "in_w": size[1], "in_c": x.shape[-1],
             "out_h": out[0], "out_w": out[1], "out_c": y.shape[-1],
             "kernel_h": window.kernel[0], "kernel_w": window.kernel[1],
@@ -203,7 +235,9 @@ class IntConv(IntegerOp):
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """Multiply-accumulates of all positions, padding included."""
         size = outputs[0].type.size
-        return Work(macs=size * self.window.taps * (inputs[0].shape[-1] // self.groups), stores=size)
+        return Work(
+            macs=size * self.window.taps * (inputs[0].shape[-1] // self.groups), stores=size
+        )
 
 
 @dataclass(frozen=True, slots=True)

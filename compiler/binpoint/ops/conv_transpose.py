@@ -21,7 +21,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Semantics, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
@@ -29,10 +29,12 @@ from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
 
+_NOTE = "transposed convolution: onnxruntime sums in float32 and may differ by one in rare cases"
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Where each element of ``[N, *spatial, C]`` goes: window, strides, what is cut off, sizes after.
+    """Where each element of ``[N, *spatial, C]`` goes: window, what is cut off, sizes after.
 
     `after` of the window is not used: `outputs` tells where the result ends.
     """
@@ -46,7 +48,9 @@ class Spread:
         rank = len(spatial)
         strides, dilations = node.ints("strides", [1] * rank), node.ints("dilations", [1] * rank)
         extra, pads = node.ints("output_padding", [0] * rank), node.ints("pads", [0] * (2 * rank))
-        if {len(strides), len(dilations), len(extra), len(kernel)} != {rank} or len(pads) != 2 * rank:
+        if {len(strides), len(dilations), len(extra), len(kernel)} != {rank} or len(
+            pads
+        ) != 2 * rank:
             node.refuse("kernel, strides, dilations and pads must have one entry per spatial axis")
         if min((*kernel, *strides, *dilations)) < 1 or min((*pads, *extra)) < 0:
             node.refuse("kernel, strides and dilations must be positive, pads not negative")
@@ -57,8 +61,12 @@ class Spread:
         if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
             node.refuse(f"auto_pad `{auto}` is unknown")
         wanted = node.ints("output_shape")[-rank:]
+        most = [w + s - 1 for w, s in zip(whole, strides, strict=True)]
+        if any(o > m for o, m in zip(wanted, most, strict=False)):
+            node.refuse(f"output_shape {list(wanted)}", want=f"at most {most}")
         if wanted or auto.startswith("SAME"):
-            wanted = wanted or tuple(n * s for n, s in zip(spatial, strides, strict=True))
+            sizes = zip(spatial, strides, whole, strict=True)
+            wanted = wanted or tuple(min(n * s, w) for n, s, w in sizes)
             cut = [max(0, w - o) for w, o in zip(whole, wanted, strict=True)]
             before = tuple(c // 2 if auto == "SAME_UPPER" else c - c // 2 for c in cut)
         else:
@@ -96,11 +104,13 @@ class Spread:
         return y[(slice(None), *cut)]
 
     def as_convolution(self, spatial: tuple[int, ...]) -> tuple[Window, list[int], list[int]]:
-        """A window of stride one over x with zeros inserted, and what to cut off or to add around it."""
+        """A window over x with zeros inserted, and what to add around it (below zero: cut off)."""
         before: list[int] = []
         after: list[int] = []
         reach = self.window.reach
-        sizes = zip(spatial, self.window.strides, reach, self.window.before, self.outputs, strict=True)
+        sizes = zip(
+            spatial, self.window.strides, reach, self.window.before, self.outputs, strict=True
+        )
         for n, stride, extent, cut, count in sizes:
             before.append(extent - 1 - cut)
             after.append(count + extent - 1 - n * stride - before[-1])
@@ -111,7 +121,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class ConvTranspose(FloatOp):
-    """Transposed convolution of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]``, optional bias ``[O]``."""
+    """Of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]`` and an optional bias ``[O]``."""
 
     onnx: ClassVar[tuple[str, ...]] = ("ConvTranspose",)
 
@@ -127,12 +137,16 @@ class ConvTranspose(FloatOp):
         """Import channel-last; weights ``[C, O/groups, *kernel]`` get output channels first."""
         x, w = node.operand(0), node.operand(1)
         if w.constant is None:
-            node.refuse("the weights must be constant", hint="fold the weights into the model before export")
+            node.refuse(
+                "the weights must be constant", hint="fold the weights into the model before export"
+            )
         if len(x.shape) not in (3, 4) or len(w.shape) != len(x.shape):
             node.refuse(f"input of shape {list(x.shape)}", want="one or two spatial axes")
         groups = node.int("group", 1)
         if groups < 1 or x.shape[1] != w.shape[0] or x.shape[1] % groups:
-            node.refuse(f"{x.shape[1]} channels in {groups} groups do not fit weights {list(w.shape)}")
+            node.refuse(
+                f"{x.shape[1]} channels in {groups} groups do not fit weights {list(w.shape)}"
+            )
         kernel = node.ints("kernel_shape", w.shape[2:])
         if kernel != w.shape[2:]:
             node.refuse(f"kernel_shape {list(kernel)} does not fit weights {list(w.shape)}")
@@ -164,7 +178,8 @@ class ConvTranspose(FloatOp):
         weights = read_weights(site, bias=2)
         reach = channel_reach(weights, x, padded=True)
         kind = weights.scales(x.elem, len(x.shape))
-        op = IntConvTranspose(self.spread, self.groups, x.elem.zero_point, kind)
+        notes = (_NOTE,) if site.semantics is Semantics.ONNXRUNTIME else ()
+        op = IntConvTranspose(self.spread, self.groups, x.elem.zero_point, kind, notes)
         codes, bias = weights.constant(build, weights.codes), weights.bias_constant(build)
         return (finish(site, build, build.one(op, x, codes, bias), weights, reach),)
 
@@ -175,7 +190,9 @@ def _outputs_first(node: OnnxNode, build: GraphBuilder, w: Value, groups: int) -
     kind = w.fixed
     if kind is not None and kind.axis is not None:
         if kind.axis != 1:
-            node.refuse("weights with a scale per input channel", want="per output channel (axis 1)")
+            node.refuse(
+                "weights with a scale per input channel", want="per output channel (axis 1)"
+            )
         zeros = kind.zero_points if len(kind.zero_points) == 1 else kind.zero_points * groups
         kind = FixedType(kind.storage, kind.scales * groups, zeros, 0)
     channels, outputs, *kernel = w.shape
@@ -189,11 +206,13 @@ class IntConvTranspose(IntegerOp):
     """acc = bias + Σ (x − zero)·w over the taps that meet x; weights ``[O, *kernel, C/groups]``."""
 
     stem: ClassVar[str] = "conv_transpose"
+    accumulates: ClassVar[bool] = True
 
     spread: Spread
     groups: int
     zero: int
     result: FixedType
+    notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[N, *outputs, O]`` of the accumulator's type."""
@@ -203,7 +222,8 @@ class IntConvTranspose(IntegerOp):
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the actual weights; any tap may miss x."""
         x, w, bias = inputs
-        assert w.constant is not None and bias.constant is not None
+        assert w.constant is not None
+        assert bias.constant is not None
         arrays = w.constant.array.astype(np.int64), bias.constant.array.astype(np.int64)
         reach = channel_reach(Weights(*arrays, w.elem), x, padded=True, zero=self.zero)
         return (Interval(min(lo for lo, _ in reach), max(hi for _, hi in reach)),)
@@ -264,4 +284,4 @@ class IntConvTranspose(IntegerOp):
         """Every element of x times every tap and output channel of its group."""
         x, w, _ = inputs
         taps = self.spread.window.taps * w.shape[0] // self.groups
-        return Work(macs=x.type.size * taps, stores=outputs[0].type.size)
+        return Work(macs=x.type.size * taps, stores=outputs[0].type.size, notes=self.notes)

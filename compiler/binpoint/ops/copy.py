@@ -36,7 +36,12 @@ class IntCopy(IntegerOp):
 
     @classmethod
     def of(
-        cls, shape: Sequence[int], sizes: Sequence[int], strides: Sequence[int], offset: int, result: FixedType
+        cls,
+        shape: Sequence[int],
+        sizes: Sequence[int],
+        strides: Sequence[int],
+        offset: int,
+        result: FixedType,
     ) -> IntCopy:
         """The op with axes of size one dropped and axes that run on joined."""
         merged: list[tuple[int, int]] = []
@@ -49,7 +54,9 @@ class IntCopy(IntegerOp):
                 merged.append((size, stride))
         merged = merged or [(1, 1)]
         assert len(merged) <= MOST_AXES, f"a copy over {len(merged)} axes"
-        return cls(tuple(shape), tuple(n for n, _ in merged), tuple(s for _, s in merged), offset, result)
+        return cls(
+            tuple(shape), tuple(n for n, _ in merged), tuple(s for _, s in merged), offset, result
+        )
 
     @property
     def indices(self) -> IntArray:
@@ -63,7 +70,9 @@ class IntCopy(IntegerOp):
         """The shape given; the same scale and zero point."""
         index = self.indices
         assert index.size == math.prod(self.shape), "the axes do not fit the shape"
-        assert 0 <= index.min() and index.max() < inputs[0].type.size, "a copy reads outside its operand"
+        assert 0 <= index.min() and index.max() < inputs[0].type.size, (
+            "a copy reads outside its operand"
+        )
         return (TensorType(self.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
@@ -94,7 +103,9 @@ class IntCopy(IntegerOp):
             *(Number(f"s{i}", strides[MOST_AXES - rank + i]) for i in range(rank)),
         )
         traits = (("rank", f"{rank}d"),)
-        return KernelCall(self.stem, arguments, traits, formula="y[i] = x[offset + sum(i * stride)]")
+        return KernelCall(
+            self.stem, arguments, traits, formula="y[i] = x[offset + sum(i * stride)]"
+        )
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One load and one store an element."""
@@ -117,7 +128,9 @@ class IntReshape(IntegerOp):
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape given."""
-        assert inputs[0].type.size == math.prod(self.shape), "a reshape keeps the number of elements"
+        assert inputs[0].type.size == math.prod(self.shape), (
+            "a reshape keeps the number of elements"
+        )
         assert inputs[0].elem.storage == self.result.storage, "a reshape keeps the stored integers"
         return (TensorType(self.shape, self.result),)
 

@@ -72,13 +72,21 @@ class Dense(FloatOp):
         flat = np.broadcast_to(array.reshape(-1), (count,))
         if bias.fixed is None:
             return build.constant(flat * np.float32(beta))
-        kind = bias.fixed if bias.fixed.axis is None else FixedType(bias.fixed.storage, bias.fixed.scales, bias.fixed.zero_points, 0)
+        kind = (
+            bias.fixed
+            if bias.fixed.axis is None
+            else FixedType(bias.fixed.storage, bias.fixed.scales, bias.fixed.zero_points, 0)
+        )
         return build.constant(flat, fixed=kind)
 
     @classmethod
-    def _computed(cls, node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> tuple[Value, ...]:
+    def _computed(
+        cls, node: OnnxNode, build: GraphBuilder, a: Value, b: Value
+    ) -> tuple[Value, ...]:
         if node.has(2) or node.float("alpha", 1.0) != 1.0:
-            node.refuse("two computed operands with a bias or alpha", hint="export a MatMul followed by Add")
+            node.refuse(
+                "two computed operands with a bias or alpha", hint="export a MatMul followed by Add"
+            )
         right = transpose_value(build, b, (1, 0)) if node.int("transB", 0) else b
         return build.add(MatMul(), a, right)
 
@@ -121,7 +129,11 @@ class MatMul(FloatOp):
         if len(a.shape) < 2 or len(b.shape) < 2:
             node.refuse(f"operands of shapes {list(a.shape)} and {list(b.shape)}", want="matrices")
         if a.shape[:-2] != b.shape[:-2]:
-            node.refuse("leading axes that differ", have=f"{list(a.shape)}, {list(b.shape)}", hint="expand them before export")
+            node.refuse(
+                "leading axes that differ",
+                have=f"{list(a.shape)}, {list(b.shape)}",
+                hint="expand them before export",
+            )
         return build.add(cls(), a, b)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -138,7 +150,11 @@ class MatMul(FloatOp):
         """Exact sums, then one rounding."""
         a, b = (build.integer(v) for v in site.inputs)
         scale = a.elem.scale * b.elem.scale
-        acc = build.one(IntMatMul(a.elem.zero_point, b.elem.zero_point, accumulator([scale], len(a.shape))), a, b)
+        acc = build.one(
+            IntMatMul(a.elem.zero_point, b.elem.zero_point, accumulator([scale], len(a.shape))),
+            a,
+            b,
+        )
         factors = None
         if site.semantics is Semantics.ONNXRUNTIME and site.result.storage.width <= 8:
             factors = linear_factors(a.elem.scale, b.elem, site.result.scale)
@@ -163,7 +179,9 @@ class IntDense(IntegerOp):
         """From the actual weights."""
         x, w, bias = inputs
         assert w.constant is not None and bias.constant is not None
-        weights = Weights(w.constant.array.astype(np.int64), bias.constant.array.astype(np.int64), w.elem)
+        weights = Weights(
+            w.constant.array.astype(np.int64), bias.constant.array.astype(np.int64), w.elem
+        )
         reach = channel_reach(weights, x, padded=False, zero=0)
         return (Interval(min(lo for lo, _ in reach), max(hi for _, hi in reach)),)
 
@@ -229,7 +247,11 @@ class IntMatMul(IntegerOp):
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition; products of float64 matrices are exact below 2^53."""
         a, b = inputs
-        return (((a - self.zero_a).astype(np.float64) @ (b - self.zero_b).astype(np.float64)).astype(np.int64),)
+        return (
+            ((a - self.zero_a).astype(np.float64) @ (b - self.zero_b).astype(np.float64)).astype(
+                np.int64
+            ),
+        )
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """MatMul of the shifted operands."""
@@ -251,7 +273,9 @@ class IntMatMul(IntegerOp):
             Number("zero_a", self.zero_a),
             Number("zero_b", self.zero_b),
         )
-        return KernelCall(self.stem, arguments, formula=f"acc = sum((a - {self.zero_a}) * (b - {self.zero_b}))")
+        return KernelCall(
+            self.stem, arguments, formula=f"acc = sum((a - {self.zero_a}) * (b - {self.zero_b}))"
+        )
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One multiply-accumulate per element of depth."""

@@ -176,7 +176,7 @@ class Binary(FloatOp):
         op = self._pairwise(site, a, b, axes)
         narrow = max(v.elem.storage.width for v in (a, b)) <= 8
         for x, other in ((a, b), (b, a)):
-            repeated = other is x or (other.constant is not None and other.type.size == 1)
+            repeated = other.name == x.name or (other.constant is not None and other.type.size == 1)
             if narrow and repeated and x.shape == axes.shape and x.constant is None:
                 return (_tabulated(build, op, x, a, b),)
         return (build.one(op, a, b),)
@@ -324,7 +324,7 @@ def _tabulated(build: GraphBuilder, op: Pairwise, x: Value, a: Value, b: Value) 
 
 
 def _product(site: Site, a: Value, b: Value, axes: Broadcast) -> IntMul:
-    """DYADIC product: one multiplier for the ratio of scales, with the bits that 64-bit sums leave."""
+    """DYADIC product: one multiplier, with the bits that 64-bit sums leave."""
     target = site.result
     ratio = (a.elem.scale * b.elem.scale).as_fraction() / target.scale.as_fraction()
     zeros = a.elem.zero_point, b.elem.zero_point

@@ -40,7 +40,11 @@ class Weights:
         """The weights as an integer constant of the smallest type."""
         storage = self.type.storage
         if not storage.signed or not Interval.of_type(storage).contains(Interval.of(codes)):
-            storage = Interval.of(codes).union(Interval(-128, 127)).width_in((replace(storage, width=8, signed=True), I16))
+            storage = (
+                Interval.of(codes)
+                .union(Interval(-128, 127))
+                .width_in((replace(storage, width=8, signed=True), I16))
+            )
         one = FixedType.per_tensor(storage, Dyadic.one())
         return build.constant(codes, one, hint=f"{build.hint}_weights")
 
@@ -49,7 +53,9 @@ class Weights:
         bounds = Interval.of(self.bias)
         if not _INT32.contains(bounds):
             raise AccumulatorOverflow("a bias leaves 32 bits", at=build.hint, have=str(bounds))
-        return build.constant(self.bias, FixedType.per_tensor(I32, Dyadic.one()), hint=f"{build.hint}_bias")
+        return build.constant(
+            self.bias, FixedType.per_tensor(I32, Dyadic.one()), hint=f"{build.hint}_bias"
+        )
 
 
 def read_weights(site: Site, *, bias: int) -> Weights:
@@ -59,9 +65,13 @@ def read_weights(site: Site, *, bias: int) -> Weights:
         raise NoIntegerForm("weights without an integer type", at=site.name)
     kind = w.fixed
     if kind.axis not in (None, 0):
-        raise NoIntegerForm("weights with scales along another axis than output channels", at=site.name)
+        raise NoIntegerForm(
+            "weights with scales along another axis than output channels", at=site.name
+        )
     zeros = np.array(kind.zero_points, np.int64)
-    codes = w.constant.array.astype(np.int64) - zeros.reshape(-1, *[1] * (w.constant.array.ndim - 1))
+    codes = w.constant.array.astype(np.int64) - zeros.reshape(
+        -1, *[1] * (w.constant.array.ndim - 1)
+    )
     count = codes.shape[0]
     given = site.inputs[bias] if bias < len(site.inputs) else None
     scales = [x.elem.scale * s for s in kind.scales]
@@ -77,7 +87,9 @@ def bias_codes(site: Site, given: Value | None, scales: list[Dyadic], count: int
     units = np.array([float(s) for s in scales] * (count if len(scales) == 1 else 1))
     array = np.broadcast_to(given.constant.array.reshape(-1), (count,))
     if given.fixed is not None and given.fixed.zero_points == (0,):
-        stated = np.array([float(s) for s in given.fixed.scales] * (count if given.fixed.channels == 1 else 1))
+        stated = np.array(
+            [float(s) for s in given.fixed.scales] * (count if given.fixed.channels == 1 else 1)
+        )
         if site.semantics is Semantics.ONNXRUNTIME or np.array_equal(stated, units):
             return array.astype(np.int64)
     real = array.astype(np.float64)
@@ -100,12 +112,16 @@ def channel_reach(weights: Weights, x: Value, *, padded: bool, zero: int | None 
     high = weights.bias + positive * hi + negative * lo
     if low.size and not _INT32.contains(Interval(int(low.min()), int(high.max()))):
         raise AccumulatorOverflow(
-            "a sum may leave 32 bits", have=f"{low.min()}..{high.max()}", hint="the weights or bias are too large for this input range"
+            "a sum may leave 32 bits",
+            have=f"{low.min()}..{high.max()}",
+            hint="the weights or bias are too large for this input range",
         )
     return tuple(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def finish(site: Site, build: GraphBuilder, acc: Value, weights: Weights, reach: Ranges, alpha: float = 1.0) -> Value:
+def finish(
+    site: Site, build: GraphBuilder, acc: Value, weights: Weights, reach: Ranges, alpha: float = 1.0
+) -> Value:
     """Round the sums to the result's type."""
     target = site.result
     factors = None

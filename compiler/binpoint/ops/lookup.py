@@ -36,14 +36,20 @@ class IntLookup(IntegerOp):
         """The operand's shape."""
         x, table = inputs
         assert self.low == x.elem.storage.min, "the table does not fit the operand's type"
-        assert table.shape == (x.elem.storage.max - x.elem.storage.min + 1,), "the table does not fit"
+        assert table.shape == (x.elem.storage.max - x.elem.storage.min + 1,), (
+            "the table does not fit"
+        )
         return (TensorType(x.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """Of the entries that the operand can reach."""
         x, table = inputs
         assert table.constant is not None
-        return (Interval.of(table.constant.array[x.interval.lo - self.low : x.interval.hi - self.low + 1]),)
+        return (
+            Interval.of(
+                table.constant.array[x.interval.lo - self.low : x.interval.hi - self.low + 1]
+            ),
+        )
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
@@ -98,14 +104,22 @@ def tabulate(
     """
     storage = x.elem.storage
     if storage.width > _WIDEST:
-        raise NoIntegerForm(f"a function of {storage.width}-bit values by table", at=where, hint="quantize its operand to 8 bits")
+        raise NoIntegerForm(
+            f"a function of {storage.width}-bit values by table",
+            at=where,
+            hint="quantize its operand to 8 bits",
+        )
     real = float32.dequantize_linear(codes_of(storage), float(x.elem.scale), x.elem.zero_point)
     result = np.asarray(function(real))
     if not np.isfinite(result).all():
-        result = np.nan_to_num(result, nan=0.0) if not np.isnan(result).any() else _refuse_nan(where)
+        result = (
+            np.nan_to_num(result, nan=0.0) if not np.isnan(result).any() else _refuse_nan(where)
+        )
     if semantics is Semantics.ONNXRUNTIME:
         low, high = target.storage.min, target.storage.max
-        entries = float32.quantize_linear(result.astype(np.float32), float(target.scale), target.zero_point, low, high)
+        entries = float32.quantize_linear(
+            result.astype(np.float32), float(target.scale), target.zero_point, low, high
+        )
     else:
         entries = target.quantize(result)
     return lookup(build, x, entries, target)
@@ -133,7 +147,9 @@ def convert(build: GraphBuilder, x: Value, target: FixedType, semantics: Semanti
         return tabulate(build, x, target, semantics, lambda real: real, build.hint)
     ratios = [s.as_fraction() / target.scale.as_fraction() for s in x.elem.scales]
     if any(x.elem.zero_points):
-        raise NoIntegerForm("a wide value with a zero point cannot be rescaled", at=build.hint, have=str(x.elem))
+        raise NoIntegerForm(
+            "a wide value with a zero point cannot be rescaled", at=build.hint, have=str(x.elem)
+        )
     return build.one(dyadic(ratios, target, 31), x, hint=f"{build.hint}_requantize")
 
 
@@ -146,5 +162,3 @@ def clamp_real(build: GraphBuilder, x: Value, low: float | None, high: float | N
     if x.interval.lo >= lo and x.interval.hi <= hi:
         return x
     return build.one(Clamp(lo, max(lo, hi)), x)
-
-

@@ -23,9 +23,7 @@ from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.copy import MOST_AXES, row_major
-from binpoint.ops.layout import channel_last, is_channel_last
 from binpoint.ops.lookup import convert
-from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.slices import take_value
 
 Widths = tuple[int, ...]
@@ -33,9 +31,10 @@ Widths = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pad(FloatOp):
-    """`before` and `after` elements of `value` around each axis."""
+    """`before` and `after` elements of `value`, which the operand's type has, on each axis."""
 
     onnx: ClassVar[tuple[str, ...]] = ("Pad",)
+    keeps_type: ClassVar[bool] = True
 
     before: Widths
     after: Widths
@@ -49,13 +48,20 @@ class Pad(FloatOp):
         if min(n + b + a for n, b, a in zip(x.shape, before, after, strict=True)) < 1:
             node.refuse("the result is empty")
         # A negative width on one side does not change what the other side repeats.
-        kept = [range(max(0, -b), n - max(0, -a)) for n, b, a in zip(x.shape, before, after, strict=True)]
+        kept = [
+            range(max(0, -b), n - max(0, -a))
+            for n, b, a in zip(x.shape, before, after, strict=True)
+        ]
         if any(len(k) == 0 for k in kept):
             node.refuse("the widths cut everything off before they add elements")
         mode = node.string("mode", "constant")
         wide = tuple(max(0, b) for b in before), tuple(max(0, a) for a in after)
         if mode == "constant":
-            return (pad_value(build, take_value(build, x, kept), *wide, _fill(node)),)
+            value = _fill(node)
+            # Zero, and any code where codes are padded, is an element of the operand's type.
+            kind = Pad if value == 0 or _on_codes(node) else ValuePad
+            x = take_value(build, x, kept)
+            return build.add(kind(*wide, value), x) if any(map(any, wide)) else (x,)
         return (take_value(build, x, _repeated(node, mode, kept, wide)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -86,7 +92,9 @@ class Pad(FloatOp):
         lo, hi = target.storage.min, target.storage.max
         if site.semantics is Semantics.ONNXRUNTIME:
             real = np.float32(self.value)
-            return int(float32.quantize_linear(real, float(target.scale), target.zero_point, lo, hi))
+            return int(
+                float32.quantize_linear(real, float(target.scale), target.zero_point, lo, hi)
+            )
         code = int(target.quantize(self.value))
         # An end of the calibrated range itself may saturate by less than a step.
         steps = abs(float(target.dequantize(np.array(code))) - self.value) / float(target.scale)
@@ -101,23 +109,15 @@ class Pad(FloatOp):
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroPad(Pad):
-    """Padding with zero, which every type represents: the result keeps its operand's type."""
+class ValuePad(Pad):
+    """The same with any value: the result needs a type of its own that covers it."""
 
     onnx: ClassVar[tuple[str, ...]] = ()
-    keeps_type: ClassVar[bool] = True
+    keeps_type: ClassVar[bool] = False
 
 
-def pad_value(build: GraphBuilder, x: Value, before: Widths, after: Widths, value: float) -> Value:
-    """`x` in a frame of `value`; channel-last if `x` comes so."""
-    if not any(before) and not any(after):
-        return x
-    kind = ZeroPad if value == 0 else Pad
-    if not is_channel_last(build, x):
-        return build.one(kind(before, after, value), x)
-    order = channel_last(len(x.shape))
-    ends = tuple(before[i] for i in order), tuple(after[i] for i in order)
-    return to_channel_first(build, build.one(kind(*ends, value), to_channel_last(build, x)))
+def _on_codes(node: OnnxNode) -> bool:
+    return bool(node.codes) and node.codes[0]
 
 
 def _widths(node: OnnxNode, rank: int) -> tuple[Widths, Widths]:
@@ -139,7 +139,7 @@ def _widths(node: OnnxNode, rank: int) -> tuple[Widths, Widths]:
 def _fill(node: OnnxNode) -> float:
     """The real number to pad with; stored integers are taken in the operand's type."""
     x = node.operand(0)
-    if node.codes and node.codes[0]:
+    if _on_codes(node):
         code = node.optional_array(2)
         if x.fixed is None:
             node.refuse("stored integers of an unknown scale")

@@ -98,7 +98,9 @@ class Clamped(Pairwise):
             Number("lo", self.lo),
             Number("hi", self.hi),
         )
-        return KernelCall(stem, arguments, (*self.axes.traits, ("form", form)), formula=formula)
+        exact = "softfloat" if form not in ("narrow", "wide") else ""
+        traits = (*self.axes.traits, ("form", form), ("softfloat", exact))
+        return KernelCall(stem, arguments, traits, formula=formula)
 
 
 def _linear_call(

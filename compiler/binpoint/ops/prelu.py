@@ -80,7 +80,9 @@ class PRelu(FloatOp):
         slope = constant_array(site.inputs[1])
         target = site.result
         if in_tables(site, x):
-            return (tabulate_channels(build, x, target, lambda real: self.reference(real, slope)[0]),)
+            return (
+                tabulate_channels(build, x, target, lambda real: self.reference(real, slope)[0]),
+            )
         positive = x.elem.scale.as_fraction() / target.scale.as_fraction()
         negative = [positive * Fraction(float(v)) for v in slope]
         bits = site.limits.multiplier_bits - 1
@@ -99,7 +101,7 @@ class PRelu(FloatOp):
 
 @dataclass(frozen=True, slots=True)
 class IntPRelu(IntegerOp):
-    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive[c] : negative[c]) + offsets[c]) >> shifts[c])."""
+    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive : negative) + offset) >> shift), per channel."""
 
     stem: ClassVar[str] = "prelu"
 
@@ -156,7 +158,9 @@ class IntPRelu(IntegerOp):
             Number("lo", storage.min),
             Number("hi", storage.max),
         )
-        return KernelCall(self.stem, arguments, formula="y = clamp((d * (d >= 0 ? p : n) + k) >> s)")
+        return KernelCall(
+            self.stem, arguments, formula="y = clamp((d * (d >= 0 ? p : n) + k) >> s)"
+        )
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One load, one multiply and one store an element."""

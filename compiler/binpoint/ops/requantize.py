@@ -5,8 +5,8 @@
                  onnxruntime's MlasRequantizeOutput computes, emitted in integers only.
 
 The second is emitted in the cheapest form that is proved equal over every reachable accumulator:
-`mulshift` (one long multiply), `thresholds` (results of four bits or fewer), else `exact`, which
-computes the same long multiply and resolves the neighbourhood of ties by an integer emulation of
+`mulshift` (one long multiply), `thresholds` (results of four bits or fewer), `fpu` where the user
+allows float instructions and the target has them, else `exact`, which computes the same long multiply and resolves the neighbourhood of ties by an integer emulation of
 both float32 roundings.
 """
 
@@ -35,11 +35,12 @@ _THRESHOLD_BITS = 4
 _WORD_BITS = 32
 _WORD = 2**_WORD_BITS
 _SPARE = 31 - 24
+U32 = IntType(32, signed=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a requantizer is emitted: ``mulshift``, ``thresholds`` or ``exact``, with its constants.
+    """How a requantizer is emitted: ``mulshift``, ``thresholds``, ``fpu`` or ``exact``, with its constants.
 
     One entry per channel, or one for all. `offsets` is empty where half of 2^shift, plus the zero
     point, is meant; `window` is that of `numeric.exact.ExactScale`.
@@ -79,13 +80,17 @@ class Requantize(IntegerOp):
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """Shape of the operand, type of the result."""
         (x,) = inputs
-        assert self.channels in (1, x.shape[-1] if x.shape else 1), f"{self.channels} channels for {x.type}"
+        assert self.channels in (1, x.shape[-1] if x.shape else 1), (
+            f"{self.channels} channels for {x.type}"
+        )
         return (TensorType(x.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """Exact: the op is monotone, so the ends of the operand's range give those of the result."""
         (x,) = inputs
-        ends = np.array([[x.interval.lo] * self.channels, [x.interval.hi] * self.channels], np.int64)
+        ends = np.array(
+            [[x.interval.lo] * self.channels, [x.interval.hi] * self.channels], np.int64
+        )
         (results,) = self.reference(ends)
         return (Interval.of(results),)
 
@@ -102,11 +107,23 @@ class Requantize(IntegerOp):
                 Number("lo", self.lo),
             ]
             return Epilogue("thresholds", many, tuple(arguments), self.result.storage)
+        if form.name == "fpu":
+            arguments.append(_column("multiplier", form.multipliers, many, U32, "uint32_t"))
+            arguments += [
+                Number("zero", self.result.zero_points[0]),
+                Number("lo", self.lo),
+                Number("hi", self.hi),
+            ]
+            return Epilogue("fpu", many, tuple(arguments), self.result.storage)
         name, shifts, offsets = form.name, form.shifts, form.offsets
         multipliers, window = form.multipliers, form.window
         upper = name == "mulshift" and min(shifts) >= 33 and not any(o % _WORD for o in offsets)
         if upper:
-            name, shifts, offsets = "mulhi", tuple(s - 32 for s in shifts), tuple(o // _WORD for o in offsets)
+            name, shifts, offsets = (
+                "mulhi",
+                tuple(s - 32 for s in shifts),
+                tuple(o // _WORD for o in offsets),
+            )
         if name == "exact" and min(shifts) >= _WORD_BITS + 1 - _SPARE:
             # 24-bit mantissas moved up by seven bits bring the binary point into the high word.
             name, shifts = "exacthi", tuple(s + _SPARE - _WORD_BITS for s in shifts)
@@ -116,11 +133,21 @@ class Requantize(IntegerOp):
         arguments.append(_column("shift", shifts, many, U8, "uint32_t"))
         if offsets:
             name += "_offset"
-            arguments.append(_column("offset", offsets, many, I32 if upper else I64, "int32_t" if upper else "int64_t"))
+            arguments.append(
+                _column(
+                    "offset",
+                    offsets,
+                    many,
+                    I32 if upper else I64,
+                    "int32_t" if upper else "int64_t",
+                )
+            )
         else:
             arguments.append(Number("zero", self.result.zero_points[0]))
         if window:
-            arguments.append(Number("window", window, "int32_t" if name == "exacthi" else "uint32_t"))
+            arguments.append(
+                Number("window", window, "int32_t" if name == "exacthi" else "uint32_t")
+            )
         arguments += [Number("lo", self.lo), Number("hi", self.hi)]
         return Epilogue(name, many, tuple(arguments), self.result.storage)
 
@@ -236,18 +263,28 @@ class OnnxruntimeRequantize(Requantize):
             return self.proof
         scales = self._exact()
         window = min(e.window for e in scales)
-        return Form("exact", tuple(e.mantissa for e in scales), tuple(e.shift for e in scales), window=window)
+        return Form(
+            "exact",
+            tuple(e.mantissa for e in scales),
+            tuple(e.shift for e in scales),
+            window=window,
+        )
 
     def _exact(self) -> list[ExactScale]:
         zero = self.result.zero_points[0]
         ranges = zip(self.scales, self.reach, strict=True)
-        return [ExactScale.of(np.float32(s), zero, self.lo, self.hi, Interval(*ends)) for s, ends in ranges]
+        return [
+            ExactScale.of(np.float32(s), zero, self.lo, self.hi, Interval(*ends))
+            for s, ends in ranges
+        ]
 
     @property
     def formula(self) -> str:
         """The definition, and the form it takes."""
         zero = self.result.zero_points[0]
-        return f"y = clamp(rne(float32(x * scale)) + {zero}, {self.lo}, {self.hi}), {self.form.name}"
+        return (
+            f"y = clamp(rne(float32(x * scale)) + {zero}, {self.lo}, {self.hi}), {self.form.name}"
+        )
 
     def clamped(self, lo: int, hi: int) -> OnnxruntimeRequantize:
         """The same op with its result clamped further; the proof is to be made anew."""
@@ -264,7 +301,9 @@ class OnnxruntimeRequantize(Requantize):
         """The op with the cheapest form that is proved equal, if there is one for every channel."""
         steps = self.thresholds()
         if self.result.storage.width <= _THRESHOLD_BITS:
-            return replace(self, proof=Form("thresholds", thresholds=tuple(map(tuple, steps.tolist()))))
+            return replace(
+                self, proof=Form("thresholds", thresholds=tuple(map(tuple, steps.tolist())))
+            )
         low, high = (np.array(ends, np.int64) for ends in zip(*self.reach, strict=True))
         found = prove_mulshift(steps, np.array(self.scales, np.float32), self.lo, low, high)
         proofs = [p for p in found if p is not None]
@@ -273,6 +312,11 @@ class OnnxruntimeRequantize(Requantize):
         columns = zip(*((p.multiplier, p.shift, p.offset) for p in proofs), strict=True)
         multipliers, shifts, offsets = (tuple(c) for c in columns)
         return replace(self, proof=Form("mulshift", multipliers, shifts, offsets))
+
+    def in_float(self) -> OnnxruntimeRequantize:
+        """The op as three float instructions: IEEE single precision gives the definition itself."""
+        bits = np.array(self.scales, np.float32).view(np.uint32)
+        return replace(self, proof=Form("fpu", tuple(int(b) for b in bits)))
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition, in float32."""
@@ -286,7 +330,9 @@ class OnnxruntimeRequantize(Requantize):
         pairs = self._exact()
         shift = w.const(np.array([1 << p.shift for p in pairs]))
         half = w.const(np.array([1 << (p.shift - 1) for p in pairs]))
-        scaled = w.floor_divide(w.add(w.mul(x, w.const(np.array([p.mantissa for p in pairs]))), half), shift)
+        scaled = w.floor_divide(
+            w.add(w.mul(x, w.const(np.array([p.mantissa for p in pairs]))), half), shift
+        )
         estimate = w.clamp(w.add(scaled, w.const(self.result.zero_points[0])), self.lo, self.hi)
         if self.lo == self.hi:
             return (estimate,)

@@ -46,7 +46,9 @@ def requantize(
     """
     target = site.result
     if target.axis is not None:
-        raise NoIntegerForm("a result with a scale per channel", at=site.name, hint="use per-tensor activations")
+        raise NoIntegerForm(
+            "a result with a scale per channel", at=site.name, hint="use per-tensor activations"
+        )
     if target.storage.width > 16:
         return _keep(site, acc, divisor)
     storage = target.storage
@@ -74,11 +76,16 @@ def dyadic(ratios: Sequence[Fraction], target: FixedType, bits: int) -> DyadicRe
     """
     tiny = Fraction(1, 2**40)
     found = approximate_all([max(r, tiny) for r in ratios], bits - 1, _MAX_SHIFT - 1)
-    pairs = [(0, 1) if r < tiny else (f.multiplier << 1, f.shift + 1) for r, f in zip(ratios, found, strict=True)]
+    pairs = [
+        (0, 1) if r < tiny else (f.multiplier << 1, f.shift + 1)
+        for r, f in zip(ratios, found, strict=True)
+    ]
     if len(set(pairs)) == 1:
         pairs = pairs[:1]
     storage = target.storage
-    return DyadicRequantize(tuple(m for m, _ in pairs), tuple(s for _, s in pairs), target, storage.min, storage.max)
+    return DyadicRequantize(
+        tuple(m for m, _ in pairs), tuple(s for _, s in pairs), target, storage.min, storage.max
+    )
 
 
 def _factors(acc: FixedType, target: FixedType) -> list[float]:
@@ -90,7 +97,11 @@ def _factors(acc: FixedType, target: FixedType) -> list[float]:
 def _keep(site: Site, acc: Value, divisor: int) -> Value:
     """The accumulator itself as a result, where its type is the wanted one."""
     target = site.result
-    same = set(acc.elem.scales) == set(target.scales) and set(target.zero_points) == {0} and divisor == 1
+    same = (
+        set(acc.elem.scales) == set(target.scales)
+        and set(target.zero_points) == {0}
+        and divisor == 1
+    )
     if not same:
         raise NoIntegerForm(
             "a wide result needs exactly the accumulator's scale",
@@ -105,4 +116,6 @@ def _keep(site: Site, acc: Value, divisor: int) -> Value:
 def linear_factors(sx: Dyadic, weights: FixedType, sy: Dyadic, alpha: float = 1.0) -> list[float]:
     """fl(fl(fl(alpha·sx)·sw) / sy), as QLinearConv, QLinearMatMul and QGemm make it."""
     sw = np.array([float(s) for s in weights.scales], np.float32)
-    return [float(f) for f in np.atleast_1d(float32.requantize_scale(float(sx), sw, float(sy), alpha))]
+    return [
+        float(f) for f in np.atleast_1d(float32.requantize_scale(float(sx), sw, float(sy), alpha))
+    ]

@@ -1,6 +1,6 @@
 """Resize and Upsample: nearest by constant index maps, linear by exact rational weights.
 
-nearest   y[o] = x[index[o]], the index computed as onnxruntime does, in float32
+nearest   y[o] = x[index[o]], the indices being those that onnxruntime itself takes
 linear    y[o] = x[i]·(D − w)/D + x[i + 1]·w/D along each axis, i and w/D from the coordinate
 
 The linear form sums in integers, weighted over the common denominator of both axes, and rounds once
@@ -17,15 +17,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from binpoint import ort
 from binpoint.errors import AccumulatorOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Semantics, Site
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
+from binpoint.ops.interpolate import OnnxruntimeResize, Request, Shares
 from binpoint.ops.rescale import accumulator, requantize
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.slices import take_value
@@ -38,8 +40,8 @@ _COORDINATES = (
     "align_corners",
     "tf_half_pixel_for_nn",
 )
-_NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
 _LARGEST_DENOMINATOR = 1 << 12
+_NOTE = "linear resizing: onnxruntime interpolates in float32 and may differ by one near ties"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class Resize(FloatOp):
     onnx: ClassVar[tuple[str, ...]] = ("Resize", "Upsample")
 
     weights: tuple[Weights, ...]
+    shares: tuple[Shares, ...]
+    request: Request
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
@@ -121,15 +125,18 @@ class Resize(FloatOp):
                 hint="export with nearest or linear upsampling, or cut the model before this node",
             )
         axes = _read_axes(node)
+        if all(axis.count == axis.size for axis in axes):
+            return (x,)
         if mode == "nearest":
             return (take_value(build, x, [axis.nearest(node) for axis in axes]),)
         moving = [i for i, axis in enumerate(axes) if axis.moves]
-        if not moving:
-            return (x,)
         if len(x.shape) not in (3, 4) or min(moving) < 2:
             node.refuse(f"linear along axes {moving} of {list(x.shape)}", want="spatial axes only")
         weights = tuple(Weights.of(axis.size, axis.rationals(node)) for axis in axes[2:])
-        return (to_channel_first(build, build.one(cls(weights), to_channel_last(build, x))),)
+        shares = tuple(axis.shares(node) for axis in axes[2:])
+        scales = () if axes[moving[0]].by_size else tuple(axis.scale for axis in axes[2:])
+        op = cls(weights, shares, Request(axes[0].coordinates, scales))
+        return (to_channel_first(build, build.one(op, to_channel_last(build, x))),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[N, *counts, C]``."""
@@ -146,18 +153,30 @@ class Resize(FloatOp):
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """Exact weighted sums, then one rounding with the denominator divided out.
 
-        In ONNXRUNTIME semantics the sum is exact here and rounded in the runtime, which interpolates
-        in float32: results may differ by one where the exact value lies near a tie.
+        In ONNXRUNTIME semantics two axes are interpolated as the runtime does it, in float32
+        (`OnnxruntimeResize`). Along one axis the sum is exact here too, and the runtime's results
+        may differ by one where the exact value lies near a tie.
         """
         x = build.integer(site.inputs[0])
-        planar = self.weights if len(self.weights) == 2 else (Weights((0,), (0,), (0,), 1), *self.weights)
-        kind = accumulator([x.elem.scale], len(x.shape))
-        op = IntResizeLinear(planar[0], planar[1], len(self.weights), x.elem.zero_point, kind)
+        runtime = site.semantics is Semantics.ONNXRUNTIME and site.result.storage.width <= 8
+        if runtime and len(self.shares) == 2 and x.elem.storage.width <= 8:
+            op = OnnxruntimeResize(*self.shares, x.elem, site.result, self.request)
+            return (build.one(op, x),)
+        rank = len(self.weights)
+        one = Weights((0,), (0,), (0,), 1)
+        op = IntResizeLinear(
+            rows=self.weights[0] if rank == 2 else one,
+            columns=self.weights[-1],
+            rank=rank,
+            zero=x.elem.zero_point,
+            result=accumulator([x.elem.scale], len(x.shape)),
+            notes=(_NOTE,) if site.semantics is Semantics.ONNXRUNTIME else (),
+        )
         acc = build.one(op, x)
         scales = None
         if (target := site.result).storage.width <= 8:
-            factor = np.float32(float(x.elem.scale)) / np.float32(float(target.scale) * op.denominator)
-            scales = [float(factor)]
+            step = np.float32(float(target.scale) * op.denominator)
+            scales = [float(np.float32(float(x.elem.scale)) / step)]
         return (requantize(site, build, acc, scales32=scales, divisor=op.denominator),)
 
 
@@ -172,6 +191,7 @@ class _Axis:
     count: int
     scale: float
     coordinates: str
+    by_size: bool = False
 
     @property
     def moves(self) -> bool:
@@ -179,50 +199,36 @@ class _Axis:
         return self.count != self.size or self.scale != 1.0
 
     def nearest(self, node: OnnxNode) -> tuple[int, ...]:
-        """The element nearest to each coordinate, in float32 as onnxruntime computes it."""
-        mode = node.string("nearest_mode", "round_prefer_floor")
-        if node.proto.op_type == "Upsample" or node.opset < 11:
-            mode = "simple"
-        if mode not in _NEAREST:
-            node.refuse(f"nearest_mode `{mode}`")
+        """The element that onnxruntime takes for each of the result's: it resizes the indices."""
         if not self.moves:
             return tuple(range(self.size))
-        real = self._float32().astype(np.float64)
-        match mode:
-            case "round_prefer_floor":
-                index = np.ceil(real - 0.5)
-            case "round_prefer_ceil":
-                index = np.floor(real + 0.5)
-            case "floor":
-                index = np.floor(real)
-            case "ceil":
-                index = np.ceil(real)
-            case _:
-                index = np.ceil(real) if self.scale < 1 else np.trunc(real)
-        return tuple(int(i) for i in np.clip(index, 0, self.size - 1))
+        index = np.arange(self.size, dtype=np.float32).reshape(1, 1, 1, -1)
+        return tuple(int(i) for i in self._resized(node, index, "nearest")[0])
 
-    def _float32(self) -> FloatArray:
-        """Coordinates on the operand of every element of the result."""
-        o = np.arange(self.count, dtype=np.float32)
-        scale, half = np.float32(self.scale), np.float32(0.5)
-        match self.coordinates:
-            case "asymmetric":
-                return o / scale
-            case "half_pixel":
-                return (o + half) / scale - half
-            case "half_pixel_symmetric":
-                width = np.float32(scale * np.float32(self.size))
-                center = np.float32(self.size) / np.float32(2)
-                shift = center * (np.float32(1) - np.float32(self.count) / width)
-                return shift + (o + half) / scale - half
-            case "pytorch_half_pixel":
-                return (o + half) / scale - half if self.count > 1 else np.zeros(1, np.float32)
-            case "align_corners":
-                if self.count == 1:
-                    return np.zeros(1, np.float32)
-                return o * np.float32(self.size - 1) / np.float32(self.count - 1)
-            case _:
-                return (o + half) / scale
+    def shares(self, node: OnnxNode) -> Shares:
+        """The float32 weights with which onnxruntime interpolates: it resizes unit vectors."""
+        units = np.eye(self.size, dtype=np.float32)[None, :, None]
+        return Shares.of(self._resized(node, units, "linear"))
+
+    def _resized(self, node: OnnxNode, rows: FloatArray, mode: str) -> FloatArray:
+        """What the runtime makes of rows ``[1, count, 1, size]``, as ``[count, new size]``."""
+        # A second axis that moves keeps the runtime from copying where no size changes.
+        image = np.repeat(rows, 2, axis=2)
+        scales = np.array([1, 1, 2, self.scale], np.float32)
+        if _is_old(node):
+            (found,) = ort.evaluate("Resize", [image, scales], opset=10, mode=mode)
+            return found[0, :, 0]
+        sizes = np.array([1, image.shape[1], 4, self.count], np.int64)
+        none = np.zeros(0, np.float32)
+        (found,) = ort.evaluate(
+            "Resize",
+            [image, *([none, none, sizes] if self.by_size else [none, scales])],
+            opset=node.opset,
+            mode=mode,
+            coordinate_transformation_mode=self.coordinates,
+            nearest_mode=node.string("nearest_mode", "round_prefer_floor"),
+        )
+        return found[0, :, 0]
 
     def rationals(self, node: OnnxNode) -> list[Fraction]:
         """The same as exact fractions; refuses a factor that is no fraction of small numbers."""
@@ -255,8 +261,11 @@ def _read_axes(node: OnnxNode) -> list[_Axis]:
     """Sizes and factors of all axes, from scales or sizes."""
     _refuse_options(node)
     shape = node.operand(0).shape
-    old = node.proto.op_type == "Upsample" or node.opset < 11
-    coordinates = "asymmetric" if old else node.string("coordinate_transformation_mode", "half_pixel")
+    coordinates = (
+        "asymmetric"
+        if _is_old(node)
+        else node.string("coordinate_transformation_mode", "half_pixel")
+    )
     if coordinates not in _COORDINATES:
         node.refuse(f"coordinate_transformation_mode `{coordinates}`", want=", ".join(_COORDINATES))
     axes = [a % len(shape) for a in node.ints("axes", range(len(shape)))]
@@ -264,26 +273,41 @@ def _read_axes(node: OnnxNode) -> list[_Axis]:
     for axis, (count, scale) in zip(axes, _factors(node, [shape[a] for a in axes]), strict=True):
         if count < 1 or not math.isfinite(scale):
             node.refuse(f"axis {axis} of {shape[axis]} by {scale}", want="at least one element")
-        found[axis] = _Axis(shape[axis], count, scale, coordinates)
+        found[axis] = _Axis(
+            shape[axis], count, scale, coordinates, by_size=_given_scales(node) is None
+        )
     return found
 
 
 def _factors(node: OnnxNode, shape: Sequence[int]) -> list[tuple[int, float]]:
     """Size of the result and float32 factor of each resized axis."""
-    if node.attribute("scales") is not None:
-        scales = [float(s) for s in node.attribute("scales")]
-    else:
-        operand = 1 if len(node.inputs) == 2 else 2
-        array = node.optional_array(operand)
-        scales = [] if array is None else [float(s) for s in np.asarray(array, np.float32).reshape(-1)]
-    if scales:
+    scales = _given_scales(node)
+    if scales is not None:
         if len(scales) != len(shape):
             node.refuse(f"{len(scales)} scales for {len(shape)} axes")
-        return [(math.floor(np.float32(n) * np.float32(s)), s) for n, s in zip(shape, scales, strict=True)]
+        return [
+            (math.floor(np.float32(n) * np.float32(s)), s)
+            for n, s in zip(shape, scales, strict=True)
+        ]
     sizes = [int(n) for n in np.atleast_1d(node.array(3))]
     if len(sizes) != len(shape):
         node.refuse(f"{len(sizes)} sizes for {len(shape)} axes")
     return [(m, float(np.float32(m) / np.float32(n))) for n, m in zip(shape, sizes, strict=True)]
+
+
+def _given_scales(node: OnnxNode) -> list[float] | None:
+    """Factors as attribute or operand; None where sizes are given instead."""
+    if node.attribute("scales") is not None:
+        return [float(s) for s in node.attribute("scales")]
+    array = node.optional_array(1 if _is_old(node) else 2)
+    if array is None or array.size == 0:
+        return None
+    return [float(s) for s in np.asarray(array, np.float32).reshape(-1)]
+
+
+def _is_old(node: OnnxNode) -> bool:
+    """Whether there are no modes of coordinates: Upsample, and Resize before opset 11."""
+    return node.proto.op_type == "Upsample" or node.opset < 11
 
 
 def _refuse_options(node: OnnxNode) -> None:
@@ -305,12 +329,14 @@ class IntResizeLinear(IntegerOp):
     """
 
     stem: ClassVar[str] = "resize_linear"
+    accumulates: ClassVar[bool] = True
 
     rows: Weights
     columns: Weights
     rank: int
     zero: int
     result: FixedType
+    notes: tuple[str, ...] = ()
 
     @property
     def denominator(self) -> int:
@@ -373,4 +399,4 @@ class IntResizeLinear(IntegerOp):
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """Four products an element."""
         size = outputs[0].type.size
-        return Work(macs=4 * size, loads=4 * size, stores=size)
+        return Work(macs=4 * size, loads=4 * size, stores=size, notes=self.notes)

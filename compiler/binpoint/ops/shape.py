@@ -149,7 +149,9 @@ def transpose_value(build: GraphBuilder, x: Value, order: Sequence[int]) -> Valu
     if x.constant is not None:
         kind = x.fixed
         if kind is not None and kind.axis is not None:
-            kind = FixedType(kind.storage, kind.scales, kind.zero_points, tuple(order).index(kind.axis))
+            kind = FixedType(
+                kind.storage, kind.scales, kind.zero_points, tuple(order).index(kind.axis)
+            )
         return build.constant(np.transpose(x.constant.array, order), fixed=kind, hint=x.name)
     return build.one(Transpose(tuple(order)), x)
 

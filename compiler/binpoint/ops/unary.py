@@ -23,7 +23,9 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
-    return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
+    return np.where(
+        x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))
+    )
 
 
 def _gelu(x: FloatArray, approximate: str) -> FloatArray:
@@ -39,7 +41,9 @@ def _hard_sigmoid(x: FloatArray, alpha: float, beta: float) -> FloatArray:
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "Abs": np.abs,
-        "Celu": lambda x, alpha: np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(np.minimum(x, 0) / alpha)),
+        "Celu": lambda x, alpha: (
+            np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(np.minimum(x, 0) / alpha))
+        ),
         "Ceil": np.ceil,
         "Cos": np.cos,
         "Elu": lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0))),
@@ -55,7 +59,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "Neg": np.negative,
         "Reciprocal": lambda x: 1 / x,
         "Round": np.rint,
-        "Selu": lambda x, alpha, gamma: gamma * np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0))),
+        "Selu": lambda x, alpha, gamma: (
+            gamma * np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0)))
+        ),
         "Sigmoid": _sigmoid,
         "Sign": np.sign,
         "Sin": np.sin,
@@ -88,7 +94,10 @@ _QUANTIZED = MappingProxyType({"QLinearSigmoid": "Sigmoid", "QLinearLeakyRelu": 
 class Unary(FloatOp):
     """y = f(x), f named as in ONNX."""
 
-    onnx: ClassVar[tuple[str, ...]] = (*FUNCTIONS, *(f"com.microsoft.{name}" for name in _QUANTIZED))
+    onnx: ClassVar[tuple[str, ...]] = (
+        *FUNCTIONS,
+        *(f"com.microsoft.{name}" for name in _QUANTIZED),
+    )
     elementwise: ClassVar[bool] = True
 
     kind: str
@@ -100,7 +109,11 @@ class Unary(FloatOp):
         kind = _QUANTIZED.get(node.proto.op_type, node.proto.op_type)
         attributes: list[tuple[str, float | str]] = []
         for name, default in DEFAULTS.get(kind, ()):
-            read = node.string(name, default) if isinstance(default, str) else node.float(name, default)
+            read = (
+                node.string(name, default)
+                if isinstance(default, str)
+                else node.float(name, default)
+            )
             attributes.append((name, read))
         return build.add(cls(kind, tuple(attributes)), node.operand(0))
 
@@ -112,7 +125,11 @@ class Unary(FloatOp):
         """The function in float64, rounded to the operand's type."""
         x = inputs[0]
         with np.errstate(all="ignore"):
-            return (np.asarray(FUNCTIONS[self.kind](x.astype(np.float64), **dict(self.attributes))).astype(x.dtype),)
+            return (
+                np.asarray(
+                    FUNCTIONS[self.kind](x.astype(np.float64), **dict(self.attributes))
+                ).astype(x.dtype),
+            )
 
     def runtime(self, x: FloatArray) -> FloatArray:
         """The function as onnxruntime computes it, in float32."""
@@ -128,7 +145,11 @@ class Unary(FloatOp):
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """A table of all codes."""
         x = build.integer(site.inputs[0])
-        return (tabulate(build, x, site.result, site.semantics, self.function(site.semantics), site.name),)
+        return (
+            tabulate(
+                build, x, site.result, site.semantics, self.function(site.semantics), site.name
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,5 +193,11 @@ class Clip(FloatOp):
         if target == x.elem:
             return (clamp_real(build, x, self.low, self.high),)
         if x.elem.storage.width > 8:
-            return (clamp_real(build, convert(build, x, target, site.semantics), self.low, self.high),)
-        return (tabulate(build, x, target, site.semantics, lambda real: self.reference(real)[0], site.name),)
+            return (
+                clamp_real(build, convert(build, x, target, site.semantics), self.low, self.high),
+            )
+        return (
+            tabulate(
+                build, x, target, site.semantics, lambda real: self.reference(real)[0], site.name
+            ),
+        )

@@ -31,10 +31,17 @@ class Window:
         rank = len(spatial)
         strides, dilations = node.ints("strides", [1] * rank), node.ints("dilations", [1] * rank)
         pads = node.ints("pads", [0] * (2 * rank))
-        if len(strides) != rank or len(dilations) != rank or len(pads) != 2 * rank or len(kernel) != rank:
+        if (
+            len(strides) != rank
+            or len(dilations) != rank
+            or len(pads) != 2 * rank
+            or len(kernel) != rank
+        ):
             node.refuse("kernel, strides, dilations and pads must have one entry per spatial axis")
         if rank not in (1, 2):
-            node.refuse(f"{rank} spatial axes", want="one or two", hint="cut the model before this node")
+            node.refuse(
+                f"{rank} spatial axes", want="one or two", hint="cut the model before this node"
+            )
         if min((*kernel, *strides, *dilations)) < 1 or min(pads) < 0:
             node.refuse("kernel, strides and dilations must be positive, pads not negative")
         before, after = pads[:rank], pads[rank:]
@@ -46,14 +53,19 @@ class Window:
         elif mode.startswith("SAME"):
             reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
             wanted = [-(-n // s) for n, s in zip(spatial, strides, strict=True)]
-            total = [max(0, (o - 1) * s + r - n) for o, s, r, n in zip(wanted, strides, reach, spatial, strict=True)]
+            total = [
+                max(0, (o - 1) * s + r - n)
+                for o, s, r, n in zip(wanted, strides, reach, spatial, strict=True)
+            ]
             small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
             before, after = (small, large) if mode == "SAME_UPPER" else (large, small)
         window = cls(tuple(kernel), strides, before, after, dilations)
         if node.int("ceil_mode", 0):
             window = window.rounded_up(spatial)
         if any(n < 1 for n in window.outputs(spatial)):
-            node.refuse(f"the window {list(kernel)} is larger than the padded input {list(spatial)}")
+            node.refuse(
+                f"the window {list(kernel)} is larger than the padded input {list(spatial)}"
+            )
         return window
 
     @property
@@ -102,8 +114,12 @@ class Window:
         """Windows of ``[N, *spatial, C]`` as ``[N, *outputs, C, *kernel]``, a view where possible."""
         spatial = tuple(range(1, x.ndim - 1))
         outputs = self.outputs(x.shape[1:-1])
-        views = np.lib.stride_tricks.sliding_window_view(self.pad(x, fill), self.reach, axis=spatial)
-        starts = tuple(slice(0, (o - 1) * s + 1, s) for o, s in zip(outputs, self.strides, strict=True))
+        views = np.lib.stride_tricks.sliding_window_view(
+            self.pad(x, fill), self.reach, axis=spatial
+        )
+        starts = tuple(
+            slice(0, (o - 1) * s + 1, s) for o, s in zip(outputs, self.strides, strict=True)
+        )
         inner = tuple(slice(None, None, d) for d in self.dilations)
         return views[(slice(None), *starts, slice(None), *inner)]
 
@@ -120,9 +136,16 @@ class Window:
         taps: list[Tensor] = []
         for offset in np.ndindex(*self.kernel):
             starts = [i * d for i, d in zip(offset, self.dilations, strict=True)]
-            stops = [b + (o - 1) * s + 1 for b, o, s in zip(starts, outputs, self.strides, strict=True)]
+            stops = [
+                b + (o - 1) * s + 1 for b, o, s in zip(starts, outputs, self.strides, strict=True)
+            ]
             taps.append(
-                w.strided(padded, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), (1, *self.strides, 1))
+                w.strided(
+                    padded,
+                    (0, *starts, 0),
+                    (x.shape[0], *stops, x.shape[-1]),
+                    (1, *self.strides, 1),
+                )
             )
         return taps
 
@@ -130,5 +153,11 @@ class Window:
         """The same window and input size with two spatial axes: one axis becomes a row of height 1."""
         if len(spatial) == 2:
             return self, (spatial[0], spatial[1])
-        window = Window((1, *self.kernel), (1, *self.strides), (0, *self.before), (0, *self.after), (1, *self.dilations))
+        window = Window(
+            (1, *self.kernel),
+            (1, *self.strides),
+            (0, *self.before),
+            (0, *self.after),
+            (1, *self.dilations),
+        )
         return window, (1, spatial[0])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
@@ -46,6 +46,25 @@ class Pass(ABC):
     after: ClassVar[Stage]
     effect: ClassVar[Effect]
 
+    def __str__(self) -> str:
+        """Name, and the options that differ from their defaults: ``assign-types{samples=20}``."""
+        if not is_dataclass(self):
+            return self.name
+        pairs = ((f, getattr(self, f.name)) for f in fields(self))
+        given = [f"{f.name}={_text(value)}" for f, value in pairs if value != f.default]
+        return self.name + (f"{{{' '.join(given)}}}" if given else "")
+
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:
         """Return the rewritten graph; `graph` is the pass's own copy."""
+
+
+def _text(value: object) -> str:
+    """An option as `passes/spec.py` reads it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(_text(item) for item in cast("tuple[object, ...]", value))
+        case _:
+            return str(value)

@@ -18,7 +18,11 @@ def remove_dead(graph: Graph) -> Graph:
         for name in node.outputs:
             graph.drop_value(name)
     for value in tuple(graph.values()):
-        if value.constant is not None and not graph.consumers(value.name) and value.name not in graph.outputs:
+        if (
+            value.constant is not None
+            and not graph.consumers(value.name)
+            and value.name not in graph.outputs
+        ):
             graph.drop_value(value.name)
     return graph
 

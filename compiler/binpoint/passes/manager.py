@@ -41,6 +41,10 @@ class Pipeline:
         """The passes in order."""
         return iter(self.passes)
 
+    def __str__(self) -> str:
+        """The passes, as `passes/spec.py` reads them."""
+        return ",".join(map(str, self.passes))
+
     def __add__(self, other: Pipeline) -> Pipeline:
         """One pipeline after the other."""
         return Pipeline(*self.passes, *other.passes)
@@ -96,7 +100,12 @@ def run(pipeline: Pipeline, graph: Graph, context: Context, *, trace: Path | Non
             graph = item.run(graph.copy(), context)
             verify(graph, item.after.value)
         except InvariantBroken as error:
-            raise PassFailed(f"after `{item.name}`: {error.message}", at=error.at, have=error.have, want=error.want) from error
+            raise PassFailed(
+                f"after `{item.name}`: {error.message}",
+                at=error.at,
+                have=error.have,
+                want=error.want,
+            ) from error
         except BinpointError:
             raise
         except Exception as error:
@@ -105,7 +114,11 @@ def run(pipeline: Pipeline, graph: Graph, context: Context, *, trace: Path | Non
                 at=f"after {', '.join(done) or 'import'}",
                 hint="use --dump-ir to see the graph before it, and report this",
             ) from error
-        if context.options.check and item.effect is Effect.KEEPS_VALUES and item.before is item.after:
+        if (
+            context.options.check
+            and item.effect is Effect.KEEPS_VALUES
+            and item.before is item.after
+        ):
             check_values(item, before, graph, context)
         if trace is not None:
             _write(trace, len(list(trace.glob("*.txt"))), item.name, graph)
@@ -135,6 +148,10 @@ def check_values(item: Pass, before: Graph, after: Graph, context: Context) -> N
         a, b = first[old], second[new]
         equal = np.array_equal(a, b)
         if item.before is not Stage.INTEGER and a.shape == b.shape:
-            equal = bool(np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(np.abs(a).max(initial=1.0))))
+            equal = bool(
+                np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(np.abs(a).max(initial=1.0)))
+            )
         if not equal:
-            raise PassFailed(f"the pass `{item.name}` changed the output `{new}`, which it promised to keep")
+            raise PassFailed(
+                f"the pass `{item.name}` changed the output `{new}`, which it promised to keep"
+            )

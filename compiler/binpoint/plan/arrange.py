@@ -20,14 +20,18 @@ def arrange(graph: Graph, options: CompileOptions) -> Program:
     owner = _owners(graph, steps)
     in_arena = options.io == "arena"
     outside = () if in_arena else tuple(dict.fromkeys(graph.inputs + graph.outputs))
-    sizes = {name: aligned(_bytes(graph.value(name))) for name in dict.fromkeys(owner.values()) if name not in outside}
+    sizes = {
+        name: aligned(_bytes(graph.value(name)))
+        for name in dict.fromkeys(owner.values())
+        if name not in outside
+    }
     for step in steps:
         if step.call.scratch:
             sizes[_scratch(step)] = aligned(step.call.scratch)
     order = _ordered(steps, sizes, owner, graph)
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
     constants, found = _constants(graph, order.steps)
-    storage = _storage(graph, owner, placement.offsets, outside) | found
+    storage = _storage(graph, owner, placement.offsets) | found
     return Program(
         name=options.name or identifier(graph.name).lower(),
         graph=graph,
@@ -52,32 +56,35 @@ def _bytes(value: Value) -> int:
 
 
 def _owners(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
-    """The buffer of each value: its own, or that of the operand it is an alias of."""
+    """The buffer of each value: its own, or the one it shares as an alias; the caller's where one is among them."""
     owner = {name: name for name in graph.inputs}
-    aliases = {step.writes[0]: step.reads[0] for step in steps if step.alias}
     for step in steps:
         for name in step.writes:
-            owner[name] = name
-    for name in aliases:
-        root = name
-        while root in aliases:
-            root = aliases[root]
-        owner[name] = root
-    return owner
+            owner[name] = owner[step.reads[0]] if step.alias else name
+    foreign = {owner[name]: name for name in graph.outputs}
+    return {name: foreign.get(root, root) for name, root in owner.items()}
 
 
 def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    return tuple(replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch else s for s in steps)
+    return tuple(
+        replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch else s for s in steps
+    )
 
 
-def _ordered(steps: tuple[Step, ...], sizes: dict[str, int], owner: dict[str, str], graph: Graph) -> Schedule:
+def _ordered(
+    steps: tuple[Step, ...], sizes: dict[str, int], owner: dict[str, str], graph: Graph
+) -> Schedule:
     extended = owner | {_scratch(s): _scratch(s) for s in steps if s.call.scratch}
     found = schedule(_with_scratch(steps), sizes, extended, graph.inputs, graph.outputs)
     by_name = {s.name: s for s in steps}
-    return Schedule(tuple(by_name[s.name] for s in found.steps), found.peak, found.bound, found.optimal)
+    return Schedule(
+        tuple(by_name[s.name] for s in found.steps), found.peak, found.bound, found.optimal
+    )
 
 
-def _lifetimes(order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph) -> list[Lifetime]:
+def _lifetimes(
+    order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph
+) -> list[Lifetime]:
     """Live ranges of buffers; an operand whose memory the result may take is joined with it if it dies there."""
     first: dict[str, int] = dict.fromkeys((owner[n] for n in graph.inputs), -1)
     last: dict[str, int] = {}
@@ -91,18 +98,27 @@ def _lifetimes(order: Schedule, sizes: dict[str, int], owner: dict[str, str], gr
             first[_scratch(step)] = last[_scratch(step)] = index
     for name in graph.outputs:
         last[owner[name]] = len(order.steps)
-    _join(order, sizes, owner, first, last, graph)
-    return [Lifetime(n, size, first[n], last.get(n, first[n])) for n, size in sorted(sizes.items()) if owner.get(n, n) == n]
+    _join(order, sizes, owner, last)
+    return [
+        Lifetime(n, size, first[n], last.get(n, first[n]))
+        for n, size in sorted(sizes.items())
+        if owner.get(n, n) == n
+    ]
 
 
 def _join(
-    order: Schedule, sizes: dict[str, int], owner: dict[str, str], first: dict[str, int], last: dict[str, int], graph: Graph
+    order: Schedule, sizes: dict[str, int], owner: dict[str, str], last: dict[str, int]
 ) -> None:
     """In place: the result's buffer becomes the operand's, where both lie in the arena and the operand dies."""
     for index, step in enumerate(order.steps):
         for operand in step.in_place:
             source, target = owner[operand], owner[step.writes[0]]
-            if source not in sizes or target not in sizes or last[source] != index or sizes[source] < sizes[target]:
+            if (
+                source not in sizes
+                or target not in sizes
+                or last[source] != index
+                or sizes[source] < sizes[target]
+            ):
                 continue
             last[source] = last.get(target, index)
             for name, root in owner.items():
@@ -111,7 +127,9 @@ def _join(
             break
 
 
-def _constants(graph: Graph, steps: tuple[Step, ...]) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
+def _constants(
+    graph: Graph, steps: tuple[Step, ...]
+) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
     """All arrays, equal ones once, in order of use; and where each constant value is."""
     arrays: dict[tuple[object, ...], ConstantArray] = {}
     order: list[ConstantArray] = []
@@ -140,7 +158,7 @@ def _constants(graph: Graph, steps: tuple[Step, ...]) -> tuple[tuple[ConstantArr
     return tuple(order), storage
 
 
-def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int], outside: tuple[str, ...]) -> dict[str, Storage]:
+def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int]) -> dict[str, Storage]:
     storage: dict[str, Storage] = {}
     for name, root in owner.items():
         if root in offsets:

@@ -31,16 +31,39 @@ def fuse(graph: Graph) -> tuple[Step, ...]:
     """All steps in the graph's order."""
     steps: list[Step] = []
     done: set[str] = set()
+    groups = AliasGroups(graph)
     for node in graph.nodes():
         if node.name in done:
             continue
-        step = _step(graph, node)
+        step = _step(graph, node, groups)
         done.update(n.name for n in step.nodes)
         steps.append(step)
     return tuple(steps)
 
 
-def _step(graph: Graph, node: Node) -> Step:
+class AliasGroups:
+    """Values that share memory: at most one of them is the caller's, an input or an output."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Start with every value alone."""
+        self._graph = graph
+        self._root: dict[str, str] = {}
+        self._foreign: set[str] = {*graph.inputs, *graph.outputs}
+
+    def join(self, operand: Value, result: Value) -> bool:
+        """Let `result` share the memory of `operand`, if it may."""
+        if operand.constant is not None:
+            return False
+        root = self._root.get(operand.name, operand.name)
+        if result.name in self._foreign and root in self._foreign:
+            return False
+        self._root[result.name] = root
+        if result.name in self._foreign:
+            self._foreign.add(root)
+        return True
+
+
+def _step(graph: Graph, node: Node, groups: AliasGroups) -> Step:
     assert isinstance(node.op, IntegerOp)
     inputs, outputs = graph.arguments(node), graph.results(node)
     call = node.op.kernel(inputs, outputs)
@@ -48,17 +71,20 @@ def _step(graph: Graph, node: Node) -> Step:
     follower = graph.sole_consumer(node.outputs[0]) if len(node.outputs) == 1 else None
     if node.op.accumulates and follower is not None and isinstance(follower.op, Requantize):
         (result,) = graph.results(follower)
-        call = call.fused(follower.op.epilogue(), Buffer("y", result.name, result.elem.storage, written=True))
-        return Step(node.name, (node, follower), reads, (result.name,), call, node.origin + follower.origin)
-    alias = node.op.alias() and _may_alias(graph, inputs[0], outputs[0])
+        call = call.fused(
+            follower.op.epilogue(), Buffer("y", result.name, result.elem.storage, written=True)
+        )
+        return Step(
+            node.name, (node, follower), reads, (result.name,), call, node.origin + follower.origin
+        )
+    alias = node.op.alias() and groups.join(inputs[0], outputs[0])
     places = tuple(inputs[i].name for i in node.op.in_place() if _same_bytes(inputs[i], outputs[0]))
     return Step(node.name, (node,), reads, node.outputs, call, node.origin, alias, places)
 
 
 def _same_bytes(a: Value, b: Value) -> bool:
-    return a.constant is None and a.elem.storage.width == b.elem.storage.width and a.type.size == b.type.size
-
-
-def _may_alias(graph: Graph, operand: Value, result: Value) -> bool:
-    """Inputs, outputs and constants keep memory of their own."""
-    return operand.constant is None and operand.name not in graph.inputs + graph.outputs and result.name not in graph.outputs
+    return (
+        a.constant is None
+        and a.elem.storage.width == b.elem.storage.width
+        and a.type.size == b.type.size
+    )

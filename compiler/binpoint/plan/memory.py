@@ -51,7 +51,9 @@ def place(lifetimes: Sequence[Lifetime], *, exact: bool) -> Placement:
         lambda b: (b.start, -b.size, b.name),
         lambda b: (-b.stop, -b.size, b.name),
     )
-    best = min((_first_fit(sorted(lifetimes, key=order)) for order in orders), key=lambda p: p.total)
+    best = min(
+        (_first_fit(sorted(lifetimes, key=order)) for order in orders), key=lambda p: p.total
+    )
     if best.total > bound and exact:
         solved = _solve(lifetimes, bound, best.total)
         if solved is not None:
@@ -84,11 +86,17 @@ def _solve(lifetimes: Sequence[Lifetime], bound: int, limit: int) -> Placement |
         return None
     model = cp_model.CpModel()
     total = model.new_int_var(bound // ALIGNMENT, (limit - 1) // ALIGNMENT, "total")
-    starts = {b.name: model.new_int_var(0, (limit - b.size) // ALIGNMENT, b.name) for b in lifetimes}
+    starts = {
+        b.name: model.new_int_var(0, (limit - b.size) // ALIGNMENT, b.name) for b in lifetimes
+    }
     times, places = [], []
     for life in lifetimes:
         size = life.size // ALIGNMENT
-        times.append(model.new_fixed_size_interval_var(life.start, life.stop - life.start + 1, f"t_{life.name}"))
+        times.append(
+            model.new_fixed_size_interval_var(
+                life.start, life.stop - life.start + 1, f"t_{life.name}"
+            )
+        )
         places.append(model.new_fixed_size_interval_var(starts[life.name], size, f"p_{life.name}"))
         model.add(starts[life.name] + size <= total)
     model.add_no_overlap_2d(times, places)

@@ -82,5 +82,7 @@ class Program:
     def constant_of(self, argument: Buffer | Table) -> ConstantArray:
         """The array that an argument points to."""
         if isinstance(argument, Table):
-            return next(c for c in self.constants if c.array == argument.array and c.elem == argument.elem)
+            return next(
+                c for c in self.constants if c.array == argument.array and c.elem == argument.elem
+            )
         return self.constants[self.storage[argument.value].index]

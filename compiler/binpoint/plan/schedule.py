@@ -47,7 +47,9 @@ class Problem:
         """The buffers of `alive` that are still needed."""
         return frozenset(b for b in alive if self.kept[b] or self.readers[b] & ~executed)
 
-    def run(self, executed: int, alive: frozenset[int], step: int) -> tuple[int, int, frozenset[int]]:
+    def run(
+        self, executed: int, alive: frozenset[int], step: int
+    ) -> tuple[int, int, frozenset[int]]:
         """Peak while `step` runs, then the new state."""
         after = executed | (1 << step)
         now = alive | frozenset(self.writes[step])
@@ -60,7 +62,13 @@ class Problem:
         return peak, after, then
 
 
-def schedule(steps: Sequence[Step], sizes: Mapping[str, int], owner: Mapping[str, str], inputs: Sequence[str], outputs: Sequence[str]) -> Schedule:
+def schedule(
+    steps: Sequence[Step],
+    sizes: Mapping[str, int],
+    owner: Mapping[str, str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> Schedule:
     """Order `steps`. `sizes` are bytes of buffers in the arena; `owner` maps each value to its buffer.
 
     Values without a buffer in the arena have no size. `inputs` are alive from the start, `outputs` to the end.
@@ -76,7 +84,11 @@ def schedule(steps: Sequence[Step], sizes: Mapping[str, int], owner: Mapping[str
 
 
 def _problem(
-    steps: Sequence[Step], sizes: Mapping[str, int], owner: Mapping[str, str], inputs: Sequence[str], outputs: Sequence[str]
+    steps: Sequence[Step],
+    sizes: Mapping[str, int],
+    owner: Mapping[str, str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
 ) -> Problem:
     names = sorted(sizes)
     index = {name: i for i, name in enumerate(names)}
@@ -115,7 +127,9 @@ def _needed(problem: Problem, step: int) -> int:
 
 
 def _ready(problem: Problem, executed: int) -> list[int]:
-    return [i for i, need in enumerate(problem.needs) if not executed >> i & 1 and not need & ~executed]
+    return [
+        i for i, need in enumerate(problem.needs) if not executed >> i & 1 and not need & ~executed
+    ]
 
 
 def _search(problem: Problem) -> tuple[list[int], int] | None:
@@ -159,7 +173,9 @@ def _greedy(problem: Problem) -> tuple[list[int], int]:
     top = sum(problem.sizes[b] for b in alive)
     while len(order) < len(problem.needs):
         options = [(problem.run(executed, alive, i), i) for i in _ready(problem, executed)]
-        ((peak, executed, alive), step) = min(options, key=lambda o: (sum(problem.sizes[b] for b in o[0][2]), o[0][0], o[1]))
+        ((peak, executed, alive), step) = min(
+            options, key=lambda o: (sum(problem.sizes[b] for b in o[0][2]), o[0][0], o[1])
+        )
         order.append(step)
         top = max(top, peak)
     return order, top

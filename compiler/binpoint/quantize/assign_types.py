@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.errors import MissingSamples, RangeOverflow
 from binpoint.ir.build import GraphBuilder
@@ -17,6 +18,7 @@ from binpoint.numeric.fixed import FixedType
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
+from binpoint.quantize.bias_correction import correct_biases
 from binpoint.quantize.choose_type import activation_type, weight_type
 from binpoint.quantize.groups import activations, find_groups
 from binpoint.quantize.observe import Method, Range, observe
@@ -28,15 +30,19 @@ _NAMED = 3
 class AssignTypes(Pass):
     """Give every value an 8-bit type.
 
-    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it; a result
-       that merely moves or clamps typed elements has their type.
-    2. What remains is grouped: operands and results of ops that move or clamp elements share one type.
-       Its range is what the samples show of the members; one that only such ops read does not
+    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it; where
+       elements are merely moved or clamped, a type passes on to the result, and to an operand that
+       nobody else reads.
+    2. What remains is grouped: operands and results of ops that move or clamp elements share one
+       type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
-    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real.
+    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real, or
+       become so again where they were stored for a scale that is no longer that of the sums; with
+       the option `bias_correction` the mean error of each channel is taken out of them.
 
-    `samples` is how many samples are used at most, evenly spread.
+    `samples` and `corrections` are how many samples are used at most for ranges and for biases,
+    evenly spread.
     """
 
     name: ClassVar[str] = "assign-types"
@@ -45,13 +51,18 @@ class AssignTypes(Pass):
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     samples: int = 100
+    corrections: int = 32
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
+        real = graph.copy()
         pass_types(graph)
         self._activations(graph, context)
         for node in graph.nodes():
-            _weights(graph, node, context.options)
+            _free_bias(real, graph, node)
+            _weights(graph, graph.node(node.name), context.options)
+        if context.options.bias_correction and context.samples is not None:
+            correct_biases(real, graph, context.samples.spread(self.corrections))
         return remove_dead(graph)
 
     def _activations(self, graph: Graph, context: Context) -> None:
@@ -71,7 +82,9 @@ class AssignTypes(Pass):
                     power_of_two=options.scales == "power-of-two",
                 )
             except RangeOverflow as error:
-                raise RangeOverflow(error.message, at=group.members[0], have=error.have, want=error.want) from error
+                raise RangeOverflow(
+                    error.message, at=group.members[0], have=error.have, want=error.want
+                ) from error
             for name in group.members:
                 _set(graph, graph.value(name), kind)
 
@@ -85,7 +98,9 @@ class AssignTypes(Pass):
         samples = context.samples.spread(self.samples)
         found = observe(graph, names, samples, bins=method is not Method.MINMAX)
         symmetric = options.activations == "symmetric"
-        return {n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()}
+        return {
+            n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()
+        }
 
 
 def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
@@ -102,16 +117,38 @@ def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
 
 
 def pass_types(graph: Graph) -> None:
-    """Give results the type that their op prescribes, or that their unchanged elements have."""
+    """Spread types through ops that keep them, and set those that ops prescribe."""
     for node in graph.nodes():
-        assert isinstance(node.op, FloatOp)
-        kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
-        stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
-        if stated is None and node.op.keeps_type and len(kinds) == 1:
-            stated = next(iter(kinds))
-        for value in graph.results(node):
-            if value.fixed is None and stated is not None:
-                graph.set_value(replace(value, fixed=stated))
+        _pass_down(graph, node)
+    for node in reversed(graph.nodes()):
+        _pass_up(graph, node)
+    for node in graph.nodes():
+        _pass_down(graph, node)
+
+
+def _pass_down(graph: Graph, node: Node) -> None:
+    """To results: the type their op prescribes, or the one type of all operands if it keeps it."""
+    assert isinstance(node.op, FloatOp)
+    kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
+    stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
+    if stated is None and node.op.keeps_type and len(kinds) == 1:
+        (stated,) = kinds
+    for value in graph.results(node):
+        if value.fixed is None and stated is not None:
+            graph.set_value(replace(value, fixed=stated))
+
+
+def _pass_up(graph: Graph, node: Node) -> None:
+    """To operands that nobody else reads: the type of the results, if the op keeps it."""
+    assert isinstance(node.op, FloatOp)
+    kinds = {value.fixed for value in graph.results(node)}
+    if not node.op.keeps_type or len(kinds) != 1:
+        return
+    (stated,) = kinds
+    for value in activations(graph, node):
+        untyped = value.fixed is None and value.constant is None
+        if untyped and stated is not None and graph.sole_consumer(value.name) is not None:
+            graph.set_value(replace(value, fixed=stated))
 
 
 def _range_of(value: Value) -> Range:
@@ -127,12 +164,46 @@ def _set(graph: Graph, value: Value, kind: FixedType) -> None:
     graph.set_value(replace(value, fixed=kind, constant=constant))
 
 
+def _free_bias(real: Graph, graph: Graph, node: Node) -> None:
+    """Make a stored bias real if its operand or weights got their types only now."""
+    assert isinstance(node.op, FloatOp)
+    roles = node.op.roles(len(node.inputs))
+    assigned = any(
+        role in (Role.ACTIVATION, Role.WEIGHT) and real.value(name).fixed is None
+        for name, role in zip(node.inputs, roles, strict=True)
+    )
+    for index, (value, role) in enumerate(zip(graph.arguments(node), roles, strict=True)):
+        if (
+            role is Role.BIAS
+            and value.fixed is not None
+            and value.constant is not None
+            and assigned
+        ):
+            array = real_bias(value).astype(np.float32)
+            _replace_input(graph, node, index, array, None)
+
+
+def _replace_input(
+    graph: Graph, node: Node, index: int, array: NDArray[Any], kind: FixedType | None
+) -> None:
+    """Let a node read a new constant, real or, with `kind`, of codes."""
+    node = graph.node(node.name)
+    old = node.inputs[index]
+    new = GraphBuilder(graph, old, node.origin).constant(array, fixed=kind, hint=old)
+    inputs = tuple(new.name if i == index else n for i, n in enumerate(node.inputs))
+    graph.replace(replace(node, inputs=inputs))
+
+
 def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
     """Put integer codes in place of the real weights of a node."""
     assert isinstance(node.op, FloatOp)
     roles = node.op.roles(len(node.inputs))
     arguments = graph.arguments(node)
-    biases = [v for v, r in zip(arguments, roles, strict=True) if r is Role.BIAS and v.constant is not None]
+    biases = [
+        v
+        for v, r in zip(arguments, roles, strict=True)
+        if r is Role.BIAS and v.constant is not None
+    ]
     data = [v for v, r in zip(arguments, roles, strict=True) if r is Role.ACTIVATION]
     for index, (value, role) in enumerate(zip(arguments, roles, strict=True)):
         if role is not Role.WEIGHT or value.fixed is not None or value.constant is None:
@@ -141,16 +212,19 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         array = value.constant.array
         bias = real_bias(biases[0]) if biases else None
         try:
-            kind = weight_type(array, bias, float(data[0].fixed.scale), power_of_two=options.scales == "power-of-two")
+            kind = weight_type(
+                array,
+                bias,
+                float(data[0].fixed.scale),
+                power_of_two=options.scales == "power-of-two",
+            )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
-        build = GraphBuilder(graph, value.name, node.origin)
-        codes = build.constant(kind.quantize(array).astype(kind.storage.dtype), fixed=kind, hint=value.name)
-        inputs = tuple(codes.name if i == index else n for i, n in enumerate(graph.node(node.name).inputs))
-        graph.replace(replace(graph.node(node.name), inputs=inputs))
+        codes = kind.quantize(array).astype(kind.storage.dtype)
+        _replace_input(graph, node, index, codes, kind)
 
 
-def real_bias(value: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def real_bias(value: Value) -> NDArray[np.float64]:
     """A constant bias as real numbers."""
     assert value.constant is not None
     if value.fixed is None:

@@ -30,14 +30,17 @@ def scale_of(step: float, *, power_of_two: bool) -> float:
     step = max(step, _SMALLEST)
     scale = 2.0 ** math.ceil(math.log2(step)) if power_of_two else float(np.float32(step))
     if not math.isfinite(scale) or scale > float(np.finfo(np.float32).max):
-        raise RangeOverflow("a range is too large", have=f"a step of {step:g}", want="a float32 scale")
+        raise RangeOverflow(
+            "a range is too large", have=f"a step of {step:g}", want="a float32 scale"
+        )
     return scale
 
 
 def activation_type(range_: Range, *, symmetric: bool, power_of_two: bool) -> FixedType:
     """The int8 type of a range that holds zero.
 
-    Asymmetric: 256 codes from `lo` to `hi`, zero exactly one of them. Symmetric: −127..127, zero point 0.
+    Asymmetric: 256 codes from `lo` to `hi`, zero exactly one of them. Symmetric: −127..127, zero
+    point 0. What is always zero gets the scale 2^-7.
     """
     if symmetric:
         step = max(-range_.lo, range_.hi) / I8.max
@@ -60,12 +63,14 @@ def _type(scale: float, zero: int) -> FixedType:
     return FixedType.per_tensor(I8, Dyadic.from_float(scale), zero)
 
 
-def weight_type(weights: NDArray[Any], bias: NDArray[Any] | None, x_scale: float, *, power_of_two: bool) -> FixedType:
+def weight_type(
+    weights: NDArray[Any], bias: NDArray[Any] | None, x_scale: float, *, power_of_two: bool
+) -> FixedType:
     """The symmetric int8 type of weights ``[O, …]``, one scale per output channel.
 
-    Codes are −127..127. A channel of zeros takes the largest scale of the others, or 2^-7. A scale is
-    widened where the bias, in units of it and `x_scale`, and the largest sum of products together
-    could leave 32 bits.
+    Codes are −127..127. A channel of zeros takes the largest scale of the others, or 2^-7. A scale
+    is widened where the bias, in units of it and `x_scale`, and the largest sum of products
+    together could leave 32 bits.
 
     Raises:
         RangeOverflow: a channel has more products than 32 bits can sum.
@@ -76,7 +81,9 @@ def weight_type(weights: NDArray[Any], bias: NDArray[Any] | None, x_scale: float
     if room <= 0:
         raise RangeOverflow("a sum of products may leave 32 bits", have=f"{rows.shape[1]} products")
     if bias is not None:
-        steps = np.maximum(steps, np.abs(bias.reshape(-1).astype(np.float64)) / x_scale / room * (1 + 2.0**-20))
+        steps = np.maximum(
+            steps, np.abs(bias.reshape(-1).astype(np.float64)) / x_scale / room * (1 + 2.0**-20)
+        )
     used = steps[steps > 0]
     steps[steps == 0] = used.max() if used.size else _NOTHING
     scales = tuple(Dyadic.from_float(scale_of(float(s), power_of_two=power_of_two)) for s in steps)

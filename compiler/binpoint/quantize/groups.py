@@ -11,7 +11,7 @@ from binpoint.ir.op import FloatOp, Role
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Names of values that share a type; the range of `observed` decides, else that of `constants`."""
+    """Names of values that share a type; `observed` decide its range, else `constants`."""
 
     members: tuple[str, ...]
     observed: tuple[str, ...]
@@ -22,7 +22,9 @@ def activations(graph: Graph, node: Node) -> tuple[Value, ...]:
     """The operands of a node that are computed tensors, or constants used like one."""
     assert isinstance(node.op, FloatOp)
     roles = node.op.roles(len(node.inputs))
-    return tuple(v for v, r in zip(graph.arguments(node), roles, strict=True) if r is Role.ACTIVATION)
+    return tuple(
+        v for v, r in zip(graph.arguments(node), roles, strict=True) if r is Role.ACTIVATION
+    )
 
 
 def find_groups(graph: Graph) -> tuple[Group, ...]:
@@ -39,7 +41,9 @@ def find_groups(graph: Graph) -> tuple[Group, ...]:
     groups: dict[str, list[str]] = {}
     for name in parent:
         groups.setdefault(_root(parent, name), []).append(name)
-    return tuple(sorted((_group(graph, members) for members in groups.values()), key=lambda g: g.members))
+    return tuple(
+        sorted((_group(graph, members) for members in groups.values()), key=lambda g: g.members)
+    )
 
 
 def _wants_type(graph: Graph, value: Value) -> bool:
@@ -49,7 +53,9 @@ def _wants_type(graph: Graph, value: Value) -> bool:
     if value.constant is None:
         return True
     return value.name in graph.outputs or any(
-        value.name == operand.name for node in graph.consumers(value.name) for operand in activations(graph, node)
+        value.name == operand.name
+        for node in graph.consumers(value.name)
+        for operand in activations(graph, node)
     )
 
 
@@ -75,7 +81,7 @@ def _group(graph: Graph, members: Iterable[str]) -> Group:
 
 
 def _stands_for_nothing(graph: Graph, name: str) -> bool:
-    """Whether only ops that keep the type read a value, and their untyped results tell its range."""
+    """Whether only ops that keep the type read it, whose untyped results tell the range."""
     readers = graph.consumers(name)
     if not readers or name in graph.outputs:
         return False

@@ -51,8 +51,8 @@ class Range:
 class Histogram:
     """Counts of values in bins of a power-of-two width, aligned to zero; exact zeros apart.
 
-    The width doubles whenever a value falls outside, so that one pass is enough: pairs of bins become
-    one. Minimum and maximum are exact.
+    The width doubles whenever a value falls outside, so that one pass is enough: pairs of bins
+    become one. Minimum and maximum are exact.
     """
 
     def __init__(self, *, bins: bool) -> None:
@@ -104,7 +104,7 @@ class Histogram:
         return np.ldexp(np.arange(-BINS, BINS) + 0.5, self.exponent)
 
     def choose(self, method: Method, percentile: float, *, symmetric: bool) -> Range:
-        """The range by a method, never wider than what was seen; symmetric ones reach equally far."""
+        """The range by a method, not wider than what was seen; if symmetric, −hi to hi."""
         seen = self.range
         if symmetric:
             reach = max(-seen.lo, seen.hi)
@@ -139,8 +139,12 @@ def _percentile(seen: Histogram, limits: Range, percent: float, *, symmetric: bo
 
 
 def _least_error(seen: Histogram, limits: Range, *, symmetric: bool) -> Range:
-    """Search ends at parts of the limits; error = step²/12 inside, squared distance outside."""
-    part = np.arange(1, _GRID + 1) / _GRID
+    """Search ends at parts of the limits; of equal ones the widest.
+
+    The error is the squared distance outside, the squares themselves in the level of zero, and
+    step²/12 in all other levels.
+    """
+    part = np.arange(_GRID, 0, -1) / _GRID
     low, high = limits.lo * part, limits.hi * part
     below, clipped_below = _tail(-seen.centers[::-1], seen.counts[::-1], -low)
     above, clipped_above = _tail(seen.centers, seen.counts, high)
@@ -148,14 +152,24 @@ def _least_error(seen: Histogram, limits: Range, *, symmetric: bool) -> Range:
     if symmetric:
         step = 2 * high / (_LEVELS - 2)
         inside = total - clipped_below - clipped_above
-        best = int(np.argmin(below + above + inside * step**2 / 12))
-        return Range(low[best], high[best])
+        best = int(np.argmin(below + above + _rounding(seen, step, inside)))
+        return Range(float(low[best]), float(high[best]))
     step = (high[None, :] - low[:, None]) / (_LEVELS - 1)
     inside = total - clipped_below[:, None] - clipped_above[None, :]
-    error = below[:, None] + above[None, :] + inside * step**2 / 12
-    error = error[::-1, ::-1]
+    error = below[:, None] + above[None, :] + _rounding(seen, step, inside)
     row, column = np.unravel_index(int(np.argmin(error)), error.shape)
-    return Range(low[::-1][row], high[::-1][column])
+    return Range(float(low[row]), float(high[column]))
+
+
+def _rounding(
+    seen: Histogram, step: NDArray[np.float64], inside: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Sum of squared rounding errors of `inside` values for each step."""
+    folded = (seen.counts[BINS:] + seen.counts[BINS - 1 :: -1]).astype(np.float64)
+    counted = np.append(0.0, np.cumsum(folded))
+    squared = np.append(0.0, np.cumsum(folded * seen.centers[BINS:] ** 2))
+    index = np.minimum(np.rint(np.ldexp(step / 2, -seen.exponent)), BINS).astype(np.int64)
+    return squared[index] + (inside - counted[index]) * step**2 / 12
 
 
 def _tail(
@@ -163,7 +177,9 @@ def _tail(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Σ n·(x − end)² and Σ n over the bins whose center lies above each end."""
     weights = counts.astype(np.float64)
-    sums = [np.append(np.cumsum((weights * centers**power)[::-1])[::-1], 0.0) for power in (0, 1, 2)]
+    sums = [
+        np.append(np.cumsum((weights * centers**power)[::-1])[::-1], 0.0) for power in (0, 1, 2)
+    ]
     index = np.searchsorted(centers, ends, side="right")
     s0, s1, s2 = (s[index] for s in sums)
     return np.maximum(s2 - 2 * ends * s1 + ends**2 * s0, 0.0), s0.astype(np.int64)
@@ -181,9 +197,10 @@ def _least_divergence(seen: Histogram, limits: Range) -> Range:
 
 
 def _divergence(seen: Histogram, range_: Range) -> float:
-    """Σ p·log(p / q), p with the clipped values in its outermost bins, q without them and levelled."""
-    inside = np.flatnonzero((seen.centers >= range_.lo) & (seen.centers <= range_.hi))
-    if inside.size < 2:
+    """Σ p·log(p / q): p with the clipped values in its outermost bins, q levelled without."""
+    half = np.ldexp(0.5, seen.exponent)
+    inside = np.flatnonzero((seen.centers + half > range_.lo) & (seen.centers - half <= range_.hi))
+    if inside.size < _LEVELS:
         return np.inf
     start, stop = int(inside[0]), int(inside[-1]) + 1
     kept = seen.counts[start:stop].astype(np.float64)
@@ -192,6 +209,7 @@ def _divergence(seen: Histogram, range_: Range) -> float:
     clipped[-1] += seen.counts[stop:].sum()
     step = (range_.hi - range_.lo) / (_LEVELS - 1)
     level = np.rint((seen.centers[start:stop] - range_.lo) / step).astype(np.int64)
+    level = np.clip(level, 0, _LEVELS - 1)
     occupied = kept > 0
     sums = np.bincount(level, kept, _LEVELS)
     bins = np.bincount(level, occupied, _LEVELS)
@@ -202,7 +220,9 @@ def _divergence(seen: Histogram, range_: Range) -> float:
     return float(np.sum(p[present] * np.log(p[present] / np.maximum(q[present], floor))))
 
 
-def observe(graph: Graph, names: Iterable[str], samples: Samples, *, bins: bool) -> dict[str, Histogram]:
+def observe(
+    graph: Graph, names: Iterable[str], samples: Samples, *, bins: bool
+) -> dict[str, Histogram]:
     """Run all samples through a float graph and return what the named values took.
 
     Raises:

@@ -16,17 +16,19 @@ from binpoint.numeric.fixed import FixedType
 class Simulation:
     """A float graph made ready to run many times.
 
-    With `rounded`, a value that has an integer type is rounded to it, saturating, after it is computed:
-    the error of quantization without the integer form. Without, only constants that are stored as
-    integers are rounded, as they are in the graph.
+    With `rounded`, a value that has an integer type is rounded to it, saturating, after it is
+    computed: the error of quantization without the integer form. Without, only constants that are
+    stored as integers are rounded, as they are in the graph.
     """
 
     def __init__(self, graph: Graph, *, rounded: bool) -> None:
         """Read the constants once and put the nodes in order."""
         self._graph = graph
         self._nodes = graph.nodes()
-        self._last = _last_readers(graph, self._nodes)
-        self._constants = {v.name: constant_array(v) for v in graph.values() if v.constant is not None}
+        self._last = last_readers(graph, self._nodes)
+        self._constants = {
+            v.name: constant_array(v) for v in graph.values() if v.constant is not None
+        }
         self._rounded = rounded
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -36,12 +38,14 @@ class Simulation:
         return arrays
 
     def outputs(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> Arrays:
-        """Return the `wanted` values by name; others are dropped when nobody reads them any more."""
+        """Return the `wanted` values by name; others are dropped after their last reader."""
         arrays: Arrays = {}
         self._walk(inputs, arrays, keep=wanted)
         return {name: arrays[name] for name in sorted(wanted)}
 
-    def _walk(self, inputs: Mapping[str, NDArray[Any]], arrays: Arrays, keep: frozenset[str] | None) -> None:
+    def _walk(
+        self, inputs: Mapping[str, NDArray[Any]], arrays: Arrays, keep: frozenset[str] | None
+    ) -> None:
         arrays.update(self._constants)
         for name in self._graph.inputs:
             value = self._graph.value(name)
@@ -70,14 +74,14 @@ def rounded(array: NDArray[Any], kind: FixedType) -> NDArray[np.float32]:
 
 
 def real_input(graph: Graph, value: Value, array: NDArray[Any]) -> NDArray[np.float32]:
-    """An input as real numbers in its own shape; inputs that are stored integers are read by their type."""
+    """An input as real numbers in its own shape; stored integers are read by their type."""
     shaped = np.asarray(array).reshape(value.shape)
     if value.name in graph.coded and value.fixed is not None:
         return value.fixed.dequantize(shaped).astype(np.float32)
     return shaped.astype(np.float32, copy=False)
 
 
-def _last_readers(graph: Graph, nodes: tuple[Node, ...]) -> Mapping[str, tuple[str, ...]]:
+def last_readers(graph: Graph, nodes: tuple[Node, ...]) -> Mapping[str, tuple[str, ...]]:
     """Which values each node is the last to read; constants stay."""
     last: dict[str, str] = {}
     for node in nodes:

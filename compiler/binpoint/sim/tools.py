@@ -22,7 +22,9 @@ def find(names: Sequence[str], *, package: str) -> str:
         found = shutil.which(name)
         if found is not None:
             return found
-    raise ToolNotFound(f"`{names[0]}` is not on PATH", hint=f"install it: apt-get install {package}")
+    raise ToolNotFound(
+        f"`{names[0]}` is not on PATH", hint=f"install it: apt-get install {package}"
+    )
 
 
 def run_tool(command: Sequence[str | Path], *, timeout: float, cwd: Path | None = None) -> str:
@@ -33,9 +35,20 @@ def run_tool(command: Sequence[str | Path], *, timeout: float, cwd: Path | None 
     """
     words = [str(c) for c in command]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=timeout, cwd=cwd, check=False)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            cwd=cwd,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise ToolFailed(f"`{Path(words[0]).name}` did not end within {timeout:g} s") from error
     if done.returncode:
-        raise ToolFailed(f"`{Path(words[0]).name}` failed with status {done.returncode}", have=(done.stderr or done.stdout)[-2000:])
+        raise ToolFailed(
+            f"`{Path(words[0]).name}` failed with status {done.returncode}",
+            have=(done.stderr or done.stdout)[-2000:],
+        )
     return done.stdout

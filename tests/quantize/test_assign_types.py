@@ -1,0 +1,261 @@
+"""assign-types: who shares a type, which ranges count, weights, and the integers that come out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from binpoint.errors import MissingSamples, RangeOverflow
+from binpoint.ir.build import GraphBuilder
+from binpoint.ir.evaluate import evaluate
+from binpoint.ir.graph import Graph
+from binpoint.ir.op import FloatOp, Role
+from binpoint.ir.verify import verify
+from binpoint.lower.to_integers import ToIntegers
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, TensorType
+from binpoint.ops.dense import Dense
+from binpoint.ops.shape import Reshape, Transpose
+from binpoint.ops.unary import Clip, Unary
+from binpoint.passes.manager import Pipeline, run
+from binpoint.passes.samples import Samples
+from binpoint.quantize.assign_types import AssignTypes
+from binpoint.quantize.simulate import Simulation
+from tests.quantize.nets import cnn, context, mlp, normal
+
+CLASSES = [mlp, cnn]
+
+
+def assigned(graph: Graph, samples: Samples | None, **options: object) -> Graph:
+    return run(Pipeline(AssignTypes()), graph, context(samples, **options))
+
+
+@pytest.mark.parametrize("make", CLASSES)
+@pytest.mark.parametrize("activations", ["asymmetric", "symmetric"])
+@pytest.mark.parametrize("scales", ["free", "power-of-two"])
+@pytest.mark.parametrize("observer", ["minmax", "percentile", "mse", "entropy"])
+def test_integers_follow_the_float_model(
+    rng: np.random.Generator, make: type, activations: str, scales: str, observer: str
+) -> None:
+    graph = make(rng)
+    samples = normal(graph, rng)
+    options = {"activations": activations, "scales": scales, "observer": observer}
+    typed = assigned(graph, samples, **options)
+    integer = run(Pipeline(ToIntegers()), typed, context(samples))
+    kind_in, kind_out = typed.value("x").fixed, typed.value(typed.outputs[0]).fixed
+    assert kind_in is not None
+    assert kind_out is not None
+    signal = noise = 0.0
+    for inputs in normal(graph, rng, 40).inputs():
+        wanted = evaluate(graph, inputs)[graph.outputs[0]]
+        codes = evaluate(integer, {"x": kind_in.quantize(inputs["x"])})[integer.outputs[0]]
+        signal += float(np.sum(wanted**2))
+        noise += float(np.sum((kind_out.dequantize(codes) - wanted) ** 2))
+    least = 10 ** (1.0 if observer == "entropy" else 2.0)
+    assert signal / noise > least
+
+
+def test_the_same_twice(rng: np.random.Generator) -> None:
+    graph = mlp(rng)
+    samples = normal(graph, rng)
+    first, second = (assigned(graph, samples) for _ in range(2))
+    assert [(v.name, v.fixed, v.constant) for v in first.values()] == [
+        (v.name, v.fixed, v.constant) for v in second.values()
+    ]
+    again = assigned(first, samples, bias_correction=False)
+    assert [(v.name, v.fixed, v.constant) for v in again.values()] == [
+        (v.name, v.fixed, v.constant) for v in first.values()
+    ]
+
+
+def test_scales_are_float32_and_powers_of_two_on_request(rng: np.random.Generator) -> None:
+    graph = cnn(rng)
+    samples = normal(graph, rng)
+    free, binary = assigned(graph, samples), assigned(graph, samples, scales="power-of-two")
+    for value in free.values():
+        for scale in value.fixed.scales if value.fixed else ():
+            assert Dyadic.from_float(np.float32(float(scale))) == scale
+    kinds = [value.fixed for value in binary.values() if value.fixed is not None]
+    assert kinds
+    assert all(scale.is_power_of_two for kind in kinds for scale in kind.scales)
+
+
+def test_symmetric_activations_have_no_zero_point(rng: np.random.Generator) -> None:
+    graph = mlp(rng)
+    typed = assigned(graph, normal(graph, rng), activations="symmetric")
+    assert {v.fixed.zero_points for v in typed.values() if v.fixed is not None} == {(0,)}
+
+
+def test_a_linear_op_before_a_relu_takes_the_clamped_range(rng: np.random.Generator) -> None:
+    graph = mlp(rng)
+    typed = assigned(graph, normal(graph, rng))
+    (relu,) = (node for node in typed.nodes() if isinstance(node.op, Clip))
+    before, after = typed.value(relu.inputs[0]).fixed, typed.value(relu.outputs[0]).fixed
+    assert before == after
+    assert after is not None
+    assert after.zero_point == I8.min
+
+
+def test_what_moves_elements_shares_their_type(rng: np.random.Generator) -> None:
+    graph = cnn(rng)
+    typed = assigned(graph, normal(graph, rng))
+    (flat,) = (node for node in typed.nodes() if isinstance(node.op, Reshape))
+    assert typed.value(flat.inputs[0]).fixed == typed.value(flat.outputs[0]).fixed
+
+
+def test_a_value_that_others_read_counts_in_full() -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 4), FloatType()))
+    graph.outputs = (build.one(Clip(0.0, 1.0), x).name, build.one(Unary("Sigmoid"), x).name)
+    graph.output_names = ("a", "b")
+    samples = Samples({"x": np.array([[-3.0, 0.0, 1.0, 5.0]], np.float32)})
+    kind = assigned(graph, samples).value("x").fixed
+    assert kind is not None
+    assert float(kind.dequantize(np.array([-128]))[0]) == pytest.approx(-3, abs=0.05)
+    assert float(kind.dequantize(np.array([127]))[0]) == pytest.approx(5, abs=0.05)
+
+
+def test_an_input_read_by_a_clip_alone_takes_its_range() -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 2), FloatType()))
+    moved = build.one(Transpose((1, 0)), x)
+    graph.outputs, graph.output_names = (build.one(Clip(0.0, 2.0), moved).name,), ("y",)
+    samples = Samples({"x": np.array([[-100.0, 100.0]], np.float32)})
+    kind = assigned(graph, samples).value("x").fixed
+    assert kind == FixedType.per_tensor(I8, Dyadic.from_float(np.float32(2 / 255)), -128)
+
+
+def test_types_that_are_there_stay_and_spread() -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    kind = FixedType.per_tensor(U8, Dyadic.of(1, -4), 7)
+    x = build.input("x", TensorType((1, 4), FloatType()), fixed=kind)
+    y = build.one(Reshape((4, 1)), x)
+    graph.outputs, graph.output_names = (build.one(Clip(0.0, None), y).name,), ("y",)
+    typed = assigned(graph, None)
+    assert {value.fixed for value in typed.values()} == {kind}
+
+
+def test_a_type_of_a_result_spreads_to_operands_without_other_readers() -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    kind = FixedType.per_tensor(I8, Dyadic.of(1, -4), 7)
+    x = build.input("x", TensorType((1, 4), FloatType()))
+    y = build.one(Clip(0.0, None), build.one(Reshape((4, 1)), x))
+    graph.set_value(replace(y, fixed=kind))
+    graph.outputs, graph.output_names = (y.name,), ("y",)
+    assert {value.fixed for value in assigned(graph, None).values()} == {kind}
+
+
+def test_without_samples_the_first_values_are_named(rng: np.random.Generator) -> None:
+    for samples in (None, Samples({"x": np.zeros((0, 8), np.float32)})):
+        with pytest.raises(MissingSamples) as caught:
+            assigned(mlp(rng, (8, 16, 16, 16, 4)), samples)
+        assert caught.value.at is not None
+        assert "`x`" in caught.value.at
+        assert "more" in caught.value.at
+        assert "--samples" in str(caught.value.hint)
+
+
+def test_values_that_are_not_finite_are_named(rng: np.random.Generator) -> None:
+    graph = mlp(rng)
+    samples = Samples({"x": np.full((2, 8), 3e38, np.float32)})
+    with pytest.raises(RangeOverflow, match="not finite"), np.errstate(all="ignore"):
+        assigned(graph, samples)
+
+
+def test_a_bias_that_dwarfs_its_weights_still_fits_32_bits(rng: np.random.Generator) -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 4), FloatType()))
+    weights = np.full((3, 4), 1e-9, np.float32)
+    weights[1] = 0.0
+    weights[2] = 1.0
+    bias = build.constant(np.array([1000.0, -1000.0, 0.5], np.float32))
+    y = build.one(Dense(), x, build.constant(weights), bias)
+    graph.outputs, graph.output_names = (y.name,), ("y",)
+    samples = Samples({"x": rng.normal(size=(20, 4)).astype(np.float32)})
+    typed = assigned(graph, samples, bias_correction=False)
+    integer = run(Pipeline(ToIntegers()), typed, context(samples))
+    kind, result = typed.value("x").fixed, typed.value(typed.outputs[0]).fixed
+    assert kind is not None
+    assert result is not None
+    codes = evaluate(integer, {"x": kind.quantize(samples.arrays["x"][:1])})[integer.outputs[0]]
+    assert result.dequantize(codes)[0].tolist() == pytest.approx([1000, -1000, 0], abs=8)
+
+
+def test_weights_are_symmetric_and_per_channel(rng: np.random.Generator) -> None:
+    graph = cnn(rng)
+    typed = assigned(graph, normal(graph, rng))
+    seen = 0
+    for node in typed.nodes():
+        assert isinstance(node.op, FloatOp)
+        roles = node.op.roles(len(node.inputs))
+        for value, role in zip(typed.arguments(node), roles, strict=True):
+            if role is not Role.WEIGHT:
+                continue
+            assert value.fixed is not None
+            assert value.constant is not None
+            assert (value.fixed.axis, value.fixed.channels) == (0, value.shape[0])
+            largest = (
+                np.abs(value.constant.array.astype(int)).reshape(value.shape[0], -1).max(axis=1)
+            )
+            assert largest.tolist() == [127] * value.shape[0]
+            seen += 1
+    assert seen == 4
+
+
+def test_all_is_typed_and_the_original_untouched(rng: np.random.Generator) -> None:
+    graph = cnn(rng)
+    typed = assigned(graph, normal(graph, rng))
+    verify(typed, "typed")
+    assert all(value.fixed is None for value in graph.values())
+
+
+def test_correction_takes_out_the_mean_error(rng: np.random.Generator) -> None:
+    graph = cnn(rng)
+    samples = normal(graph, rng, 32)
+    means: dict[bool, float] = {}
+    for correct in (False, True):
+        typed = assigned(graph, samples, bias_correction=correct)
+        wanted, found = Simulation(graph, rounded=False), Simulation(typed, rounded=True)
+        name = graph.outputs[0]
+        errors = [found.run(x)[name] - wanted.run(x)[name] for x in samples.inputs()]
+        means[correct] = float(np.abs(np.mean(errors, axis=0)).max())
+    assert means[True] < means[False] / 3
+
+
+def test_a_type_for_what_is_always_zero() -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 2), FloatType()))
+    y = build.one(Dense(), x, build.constant(np.zeros((2, 2), np.float32)))
+    graph.outputs, graph.output_names = (y.name,), ("y",)
+    typed = assigned(graph, Samples({"x": np.ones((3, 2), np.float32)}), bias_correction=False)
+    assert typed.value(y.name).fixed == FixedType.per_tensor(I8, Dyadic.of(1, -7))
+    integer = run(Pipeline(ToIntegers()), typed, context())
+    assert not evaluate(integer, {"x": np.array([[127, 3]])})[integer.outputs[0]].any()
+
+
+def test_a_bias_stored_for_another_scale_becomes_real(rng: np.random.Generator) -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 4), FloatType()))
+    weights = build.constant(
+        np.full((2, 4), 3, np.int8), fixed=FixedType.per_tensor(I8, Dyadic.of(1, -5))
+    )
+    kind = FixedType.per_tensor(I32, Dyadic.of(1, -10))
+    bias = build.constant(np.array([1024, -2048], np.int32), fixed=kind)
+    y = build.one(Dense(), x, weights, bias)
+    graph.outputs, graph.output_names = (y.name,), ("y",)
+    typed = assigned(graph, normal(graph, rng))
+    (node,) = typed.nodes()
+    value = typed.value(node.inputs[2])
+    assert value.fixed is None
+    assert value.constant is not None
+    assert value.constant.array.tolist() == [1.0, -2.0]
+    assert typed.value(node.inputs[1]).fixed == weights.fixed

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -392,3 +393,12 @@ def test_a_damaged_folder_is_one_error(
     damage(folder)
     with pytest.raises(error):
         driver.verify_folder(folder, "ort")
+
+
+def test_no_call_of_a_node_may_be_optimised_away(compiled: Result) -> None:
+    # gcc 12 takes some functions on a static arena for free of effects and drops their calls.
+    source = compiled.project.files["net.c"].decode()
+    nodes = re.findall(r"^static (.*)void node_\w+\(", source, re.M)
+    assert nodes
+    assert set(nodes) == {"BP_NOINLINE "}
+    assert "__attribute__((noipa))" in compiled.project.files["net_runtime.h"].decode()

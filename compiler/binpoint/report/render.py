@@ -71,7 +71,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("requantizers", _requantizers(report)),
     ]  # fmt: skip
     rows += [
-        (row.memory, _memory(row.used_bytes, row.available_bytes, row.unmeasured))
+        (f"{row.memory} budget", _memory(row.used_bytes, row.available_bytes, row.unmeasured))
         for row in report.budget
     ]
     for what, found in (("float", report.float_linked), ("heap", report.heap_linked)):
@@ -134,7 +134,10 @@ def _layers(report: Report) -> Table:
     heads = ("layer", "op", "shape", "type", "MACs", "bytes", "requantizer", "SNR dB")
     table = Table(box=box.SIMPLE_HEAD, title="layers", title_justify="left")
     for head in heads:
-        table.add_column(head, justify="right" if head in ("MACs", "bytes", "SNR dB") else "left")
+        number_like = head in ("MACs", "bytes", "SNR dB")
+        table.add_column(
+            head, justify="right" if number_like else "left", no_wrap=head == "requantizer"
+        )
     for row in report.layers:
         proved = ", proved" if row.proved else ""
         table.add_row(

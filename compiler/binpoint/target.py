@@ -216,7 +216,7 @@ class FpgaTarget(_Table, frozen=True):
 
     @property
     def limits(self) -> Limits:
-        """What lowering may use: a rescale multiplier fits the narrow input of a multiply-add slice."""
+        """What lowering may use: a rescale multiplier fits a slice's narrow input."""
         return Limits(self.fabric.dsp_b - 1, 64)
 
 

@@ -94,7 +94,9 @@ def render(
         "interval": design.interval,
         "samples": len(golden),
     }
-    files = {path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()}
+    files = {
+        path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()
+    }
     files["tb/vectors.hpp"] = _vectors(views, inputs, outputs, design, golden)
     folder = resources.files("binpoint.templates") / _FOLDER / "host"
     for name in _HOST:

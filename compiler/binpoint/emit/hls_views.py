@@ -205,15 +205,20 @@ def _totals(store: Store) -> Names:
     return () if store.total is None else (("total_t", wide(store.total)),)
 
 
-def _store(
-    name: str, store: Store, folds: int, pe: int
-) -> tuple[tuple[ArrayView, ...], StoreView]:
+def _store(name: str, store: Store, folds: int, pe: int) -> tuple[tuple[ArrayView, ...], StoreView]:
     """Arrays of a store's constants, and the store as its template sees it."""
     lo, hi = store.lo, store.hi
     if store.table is not None:
         tables = spread(store.table.array, folds, pe)
         array = _rom(f"{name}_table", tables)
-        return (array,), StoreView("lookup", lo, hi, "[f][p]" if len(tables) > 1 else "[0][p]", array.name, literal(store.low))
+        return (array,), StoreView(
+            "lookup",
+            lo,
+            hi,
+            "[f][p]" if len(tables) > 1 else "[0][p]",
+            array.name,
+            literal(store.low),
+        )
     if store.thresholds is not None:
         levels = store.thresholds.array.shape[1]
         rows = spread(store.thresholds.array, folds, pe)
@@ -230,7 +235,11 @@ def _mulshift(
 ) -> tuple[tuple[ArrayView, ...], StoreView]:
     arrays: list[ArrayView] = []
     words: dict[str, str] = {}
-    for key, constant in (("multiplier", store.multiplier), ("offset", store.offset), ("shift", store.shift)):
+    for key, constant in (
+        ("multiplier", store.multiplier),
+        ("offset", store.offset),
+        ("shift", store.shift),
+    ):
         assert constant is not None
         if constant.array.shape[0] == 1:
             words[key] = literal(int(constant.array[0]))
@@ -248,7 +257,13 @@ def _mulshift(
         arrays.append(array_view(f"{name}_{key}", rows, reshape=(2, 3), signed=True))
         corrections.append((f"{name}_{key}", constant.array.shape[1], sign))
     view = StoreView(
-        "mulshift", store.lo, store.hi, at, exact=not corrections, corrections=tuple(corrections), **words
+        "mulshift",
+        store.lo,
+        store.hi,
+        at,
+        exact=not corrections,
+        corrections=tuple(corrections),
+        **words,
     )
     return tuple(arrays), view
 
@@ -279,7 +294,9 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         kernel = "dense"
     else:
         folds = unit.folds
-        laid_out = weights.reshape(folds, unit.pe, unit.taps).transpose(0, 2, 1).reshape(-1, unit.pe)
+        laid_out = (
+            weights.reshape(folds, unit.pe, unit.taps).transpose(0, 2, 1).reshape(-1, unit.pe)
+        )
         constants |= {"taps": unit.taps}
         kernel = "depthwise"
     constants["words"] = laid_out.shape[0]
@@ -288,7 +305,11 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         laid_out, weight = (laid_out > 0).astype(np.int64), IntType(1, signed=False)
         product = "bp_signed<product_t>(a, w)"
     elif unit.arithmetic == "planes":
-        first, second = (-1, 0) if (weight.width, weight.signed) == (1, True) else (1, -2 if weight.signed else 2)
+        first, second = (
+            (-1, 0)
+            if (weight.width, weight.signed) == (1, True)
+            else (1, -2 if weight.signed else 2)
+        )
         product = f"bp_planes<product_t, {first}, {second}>(a, w)"
     bias = unit.bias.array.reshape(folds, unit.pe)
     arrays, store = _store(name, unit.store, folds, unit.pe)
@@ -298,13 +319,21 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         ("acc_t", wide(unit.acc)),
         *_totals(unit.store),
     )
-    own = (array_view(f"{name}_weights", laid_out, reshape=(2,)), array_view(f"{name}_bias", bias, reshape=(2,)))
+    own = (
+        array_view(f"{name}_weights", laid_out, reshape=(2,)),
+        array_view(f"{name}_bias", bias, reshape=(2,)),
+    )
     functions = (("product_t product", f"const {int_name(unit.x)} &a, const weight_t &w", product),)
     return Parts(kernel, constants, types, (*own, *arrays), store, "acc_t", functions)
 
 
 def _reduce(name: str, unit: units.Reduce) -> Parts:
-    constants = {"iterations": unit.iterations, "taps": unit.taps, "folds": unit.folds, "pe": unit.pe}
+    constants = {
+        "iterations": unit.iterations,
+        "taps": unit.taps,
+        "folds": unit.folds,
+        "pe": unit.pe,
+    }
     arrays, store = _store(name, unit.store, unit.folds, unit.pe)
     types = (("acc_t", wide(unit.acc)), *_totals(unit.store))
     joins = {"sum": "acc_t(a + b)", "max": "bp_max<acc_t>(a, b)", "min": "bp_min<acc_t>(a, b)"}
@@ -317,7 +346,11 @@ def _window(name: str, unit: units.Window) -> Parts:
     needed = unit.rows_needed()
     start = -1 if unit.prologue else 0
     base = start * unit.strides[0] - unit.before[0]
-    ends = np.array([*unit.size, *unit.outputs, *unit.before, *unit.kernel]) * 4 * max(*unit.strides, *unit.dilations)
+    ends = (
+        np.array([*unit.size, *unit.outputs, *unit.before, *unit.kernel])
+        * 4
+        * max(*unit.strides, *unit.dilations)
+    )
     constants = {
         "iterations": unit.iterations,
         "size_h": unit.size[0], "size_w": unit.size[1], "outputs": unit.outputs[0],
@@ -359,9 +392,13 @@ def _pair(name: str, unit: units.Pair) -> Parts:
         return Parts("pair", constants | held, tuple(types), arrays, store, "with_t", functions)
     fixed = unit.a if unit.constant_first else unit.b
     types.append(("constant_t", int_name(fixed)))
-    table = array_view(f"{name}_constant", unit.constant.array.reshape(unit.folds, unit.pe), reshape=(2,))
+    table = array_view(
+        f"{name}_constant", unit.constant.array.reshape(unit.folds, unit.pe), reshape=(2,)
+    )
     functions = (("with_t with", f"{b}, {a}" if unit.constant_first else f"{a}, {b}", body),)
-    return Parts("pair_constant", constants, tuple(types), (table, *arrays), store, "with_t", functions)
+    return Parts(
+        "pair_constant", constants, tuple(types), (table, *arrays), store, "with_t", functions
+    )
 
 
 def _copy(name: str, unit: units.Copy) -> Parts:
@@ -389,4 +426,6 @@ def _frame(name: str, unit: units.Frame) -> Parts:
 def _few(name: str, numbers: tuple[int, ...]) -> ArrayView:
     """A handful of constants, no memory."""
     pragma = f"ARRAY_PARTITION variable={name} complete dim=1"
-    return ArrayView(name, "bp_rom<32>", f"[{len(numbers)}]", initialiser(np.array(numbers)), (pragma,))
+    return ArrayView(
+        name, "bp_rom<32>", f"[{len(numbers)}]", initialiser(np.array(numbers)), (pragma,)
+    )

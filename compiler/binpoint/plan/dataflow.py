@@ -74,7 +74,12 @@ class _Builder:
         readers = self._readers()
         ends = self._connect(readers)
         return Design(
-            name, self.graph, tuple(self._ordered()), self.streams, self._inputs(ends), self._outputs(ends)
+            name,
+            self.graph,
+            tuple(self._ordered()),
+            self.streams,
+            self._inputs(ends),
+            self._outputs(ends),
         )
 
     # ---- drafting
@@ -132,7 +137,8 @@ class _Builder:
         for name in self.folding:
             if name not in known:
                 raise BadOption(
-                    f"a folding names the layer `{name}`, which is not there", hint=toml.nearest(name, known)
+                    f"a folding names the layer `{name}`, which is not there",
+                    hint=toml.nearest(name, known),
                 )
 
     # ---- connecting
@@ -142,7 +148,9 @@ class _Builder:
         readers: dict[str, list[tuple[int, int]]] = {name: [] for name in self.sources}
         for index, draft in enumerate(self.drafts):
             for position, end in enumerate(draft.reads):
-                readers[end.value if end.between else self._root(end.value)].append((index, position))
+                readers[end.value if end.between else self._root(end.value)].append(
+                    (index, position)
+                )
         for index, name in enumerate(self.graph.outputs):
             readers[self._root(name)].append((-1, index))
         return readers
@@ -214,7 +222,9 @@ class _Builder:
         if common not in (have.lanes, lanes):
             return self._adapted(self._adapted(stream, common), lanes)
         elements = have.lanes * have.words
-        end = End(have.value or stream.removeprefix("s_"), lanes, have.bounds, elements, not have.value)
+        end = End(
+            have.value or stream.removeprefix("s_"), lanes, have.bounds, elements, not have.value
+        )
         result = self._stream(end)
         unit = units.Lanes(elements, have.lanes, lanes, have.elem)
         name = f"{result}_lanes"
@@ -241,7 +251,9 @@ class _Builder:
         order: list[Layer] = []
         while rest:
             ready = [
-                layer for layer in rest.values() if not any(written.get(s) in rest for s in layer.reads)
+                layer
+                for layer in rest.values()
+                if not any(written.get(s) in rest for s in layer.reads)
             ]
             for layer in ready:
                 order.append(rest.pop(layer.name))
@@ -253,7 +265,9 @@ class _Builder:
         ports: list[StreamPort] = []
         names = self._port_names([self.graph.value(n).source or n for n in self.graph.inputs])
         for index, value in enumerate(self.graph.inputs):
-            moved = next((v for v, root in self.roots.items() if root == value and v in self.orders), value)
+            moved = next(
+                (v for v, root in self.roots.items() if root == value and v in self.orders), value
+            )
             source = self.graph.value(value).source or value
             order = self.orders.get(moved, ())
             ports.append(StreamPort(names[index], source, moved, ends[-2, index], order))

@@ -146,7 +146,9 @@ def drafts(place: Place) -> list[Draft]:
         case "pad":
             return [_frame(place, cast("IntPad", op))]
         case stem:
-            raise place.refuse(f"`{stem}` has no form", "compile for a microcontroller, or cut the model there")
+            raise place.refuse(
+                f"`{stem}` has no form", "compile for a microcontroller, or cut the model there"
+            )
 
 
 # ---- sums of products
@@ -173,7 +175,10 @@ class _Products:
         lo, hi = min(self.x.lo, 0), max(self.x.hi, 0)
         positive = np.maximum(self.weights, 0).sum(axis=1)
         negative = np.minimum(self.weights, 0).sum(axis=1)
-        low, high = self.bias + positive * lo + negative * hi, self.bias + positive * hi + negative * lo
+        low, high = (
+            self.bias + positive * lo + negative * hi,
+            self.bias + positive * hi + negative * lo,
+        )
         return {
             "weights": Constant(self.weights),
             "bias": Constant(self.bias),
@@ -203,7 +208,12 @@ def _dense(place: Place) -> Draft:
     fold = place.fold(pe=w.shape[0], simd=w.shape[1])
     products = _Products(_array(w), _array(bias), x.interval)
     unit = units.Dense(
-        rows=rows, groups=1, store=_store(place, acc), pe=fold.pe, simd=fold.simd, **products.fields()
+        rows=rows,
+        groups=1,
+        store=_store(place, acc),
+        pe=fold.pe,
+        simd=fold.simd,
+        **products.fields(),
     )  # pyright: ignore[reportArgumentType]
     return Draft(place.name, unit, (place.end(x, fold.simd),), (place.end(place.result, fold.pe),))
 
@@ -214,7 +224,11 @@ def rows_first(window: Slide, spatial: Sequence[int]) -> tuple[Slide, tuple[int,
         return window, (spatial[0], spatial[1])
     one, zero = (1,), (0,)
     flat = Slide(
-        window.kernel + one, window.strides + one, window.before + zero, window.after + zero, window.dilations + one
+        window.kernel + one,
+        window.strides + one,
+        window.before + zero,
+        window.after + zero,
+        window.dilations + one,
     )
     return flat, (spatial[0], 1)
 
@@ -241,14 +255,18 @@ def window_unit(
     )
     name = f"{place.name}_window"
     elements = rows * columns * groups * window.taps * words * lanes
-    return Draft(name, unit, (place.end(x, lanes),), (End(name, lanes, bounds, elements, between=True),))
+    return Draft(
+        name, unit, (place.end(x, lanes),), (End(name, lanes, bounds, elements, between=True),)
+    )
 
 
 def _conv(place: Place, op: IntConv) -> list[Draft]:
     """A window, then sums over its words; the operand's zero point goes into the bias and the padding."""
     x, w, bias = place.inputs
     if x.shape[0] != 1:
-        raise place.refuse("a batch of more than one has no form", "export the model for a batch of one")
+        raise place.refuse(
+            "a batch of more than one has no form", "export the model for a batch of one"
+        )
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     codes = _array(w)
     if place.step.call.stem == "depthwise":
@@ -258,7 +276,9 @@ def _conv(place: Place, op: IntConv) -> list[Draft]:
     products = _Products(rows, _array(bias) - op.zero * rows.sum(axis=1), bounds)
     depth = x.shape[-1] // op.groups
     alone = depth == 1 and rows.shape[0] == op.groups
-    fold = place.fold(pe=rows.shape[0] if alone else rows.shape[0] // op.groups, simd=1 if alone else depth)
+    fold = place.fold(
+        pe=rows.shape[0] if alone else rows.shape[0] // op.groups, simd=1 if alone else depth
+    )
     positions = math.prod(place.result.shape[:-1])
     lanes = fold.pe if alone else fold.simd
     groups, words = (op.groups // lanes, 1) if alone else (op.groups, depth // lanes)
@@ -268,7 +288,12 @@ def _conv(place: Place, op: IntConv) -> list[Draft]:
         unit: Unit = units.Depthwise(rows=positions, store=store, pe=fold.pe, **products.fields())  # pyright: ignore[reportArgumentType]
     else:
         unit = units.Dense(
-            rows=positions, groups=op.groups, store=store, pe=fold.pe, simd=fold.simd, **products.fields()
+            rows=positions,
+            groups=op.groups,
+            store=store,
+            pe=fold.pe,
+            simd=fold.simd,
+            **products.fields(),
         )  # pyright: ignore[reportArgumentType]
     return [window, Draft(place.name, unit, window.writes, (place.end(place.result, fold.pe),))]
 
@@ -289,7 +314,9 @@ def _tabulated(place: Place) -> Store:
     """Any function of one narrow operand and of the channel: its definition on all codes that occur."""
     x, *parameters = place.inputs
     if x.elem.storage.width > _NARROW:
-        raise place.refuse("a function of a wide operand has no form", "quantize its operand to 8 bits")
+        raise place.refuse(
+            "a function of a wide operand has no form", "quantize its operand to 8 bits"
+        )
     channels = 1 if place.step.call.stem == "lookup" else x.shape[-1]
     codes = np.arange(x.interval.lo, x.interval.hi + 1, dtype=np.int64)
     grid = np.broadcast_to(codes[:, None], (len(codes), channels))
@@ -307,13 +334,18 @@ def _pair(place: Place, op: Pairwise) -> Draft:
     repeated = [_repeated_axes(place, strides, dense) for strides in (op.axes.left, op.axes.right)]
     outer = max(repeated)
     if min(repeated) > 0:
-        raise place.refuse("operands that are repeated in turn have no form", "expand one operand before export")
+        raise place.refuse(
+            "operands that are repeated in turn have no form", "expand one operand before export"
+        )
     row = math.prod(sizes[outer:])
     held = None if outer == 0 else repeated.index(outer)
     fixed = next((i for i, v in enumerate((a, b)) if v.constant is not None), None)
     streams = [v for v in (a, b) if v.constant is None]
     if held is not None and fixed is not None and held != fixed:
-        raise place.refuse("a constant that is larger than its operand has no form", "expand the operand before export")
+        raise place.refuse(
+            "a constant that is larger than its operand has no form",
+            "expand the operand before export",
+        )
     width = row if outer else (a.shape[-1] if a.shape else 1)
     pe = place.fold(pe=width, default=max(place.lanes)).pe
     rows, folds = math.prod(sizes) // row, row // pe
@@ -335,7 +367,9 @@ def _pair(place: Place, op: Pairwise) -> Draft:
         constant_first=fixed == 0,
         held=held if fixed is None else None,
     )
-    return Draft(place.name, unit, tuple(place.end(v, pe) for v in streams), (place.end(place.result, pe),))
+    return Draft(
+        place.name, unit, tuple(place.end(v, pe) for v in streams), (place.end(place.result, pe),)
+    )
 
 
 def _repeated_axes(place: Place, strides: Sequence[int], dense: Sequence[int]) -> int:
@@ -390,7 +424,9 @@ def _pair_table(
 ) -> tuple[str, tuple[tuple[str, int], ...], Interval, Store]:
     """The definition on all pairs that occur, for float chains that no formula equals."""
     if max(a.elem.storage.width, b.elem.storage.width) > _NARROW:
-        raise place.refuse("a function of two wide operands has no form", "quantize the operands to 8 bits")
+        raise place.refuse(
+            "a function of two wide operands has no form", "quantize the operands to 8 bits"
+        )
     left, right = (np.arange(v.interval.lo, v.interval.hi + 1, dtype=np.int64) for v in (a, b))
     table: NDArray[np.int64] = op.codes(left[:, None], right[None, :]).reshape(1, -1)
     numbers = (("low_a", a.interval.lo), ("low_b", b.interval.lo), ("count_b", len(right)))
@@ -404,17 +440,31 @@ def _pair_table(
 def _concat(place: Place, op: IntConcat) -> Draft:
     parts = place.inputs
     if any(v.constant is not None for v in parts):
-        raise place.refuse("a constant operand of Concat has no form", "fold the constant into the layers that read it")
+        raise place.refuse(
+            "a constant operand of Concat has no form",
+            "fold the constant into the layers that read it",
+        )
     counts = [math.prod(v.shape[op.axis :]) for v in parts]
     lanes = place.fold(pe=math.gcd(*counts), default=math.gcd(*place.lanes)).pe
     outer = math.prod(place.result.shape[: op.axis])
-    unit = units.Concat(outer, tuple(c // lanes for c in counts), place.result.interval.int_type(), lanes)
-    return Draft(place.name, unit, tuple(place.end(v, lanes) for v in parts), (place.end(place.result, lanes),))
+    unit = units.Concat(
+        outer, tuple(c // lanes for c in counts), place.result.interval.int_type(), lanes
+    )
+    return Draft(
+        place.name,
+        unit,
+        tuple(place.end(v, lanes) for v in parts),
+        (place.end(place.result, lanes),),
+    )
 
 
 def _copy(place: Place, op: IntCopy) -> Draft:
     (x,) = place.inputs
-    whole = math.gcd(op.sizes[-1], op.offset, x.type.size, *op.strides[:-1]) if op.strides[-1] == 1 else 1
+    whole = (
+        math.gcd(op.sizes[-1], op.offset, x.type.size, *op.strides[:-1])
+        if op.strides[-1] == 1
+        else 1
+    )
     lanes = place.fold(pe=whole, default=math.gcd(place.lanes[0], whole)).pe
     sizes = (*op.sizes[:-1], op.sizes[-1] // lanes)
     strides = (*(s // lanes for s in op.strides[:-1]), op.strides[-1])

@@ -106,7 +106,9 @@ def mulshift(found: list[MulShift], reach: tuple[tuple[int, int], ...], lo: int,
     """Constants of all channels, with one shift for all where that stays within 64 bits."""
     reduced = [_reduced(f) for f in found]
     top = max(f.shift for f in reduced)
-    common = [MulShift(f.multiplier << (top - f.shift), top, f.offset << (top - f.shift)) for f in reduced]
+    common = [
+        MulShift(f.multiplier << (top - f.shift), top, f.offset << (top - f.shift)) for f in reduced
+    ]
     if _total(common, reach).width > _WIDEST:
         common = reduced
     total = _total(common, reach)

@@ -70,7 +70,7 @@ class IntCopy(IntegerOp):
         """The shape given; the same scale and zero point."""
         index = self.indices
         assert index.size == math.prod(self.shape), "the axes do not fit the shape"
-        assert 0 <= index.min() and index.max() < inputs[0].type.size, (
+        assert index.min() >= 0 and index.max() < inputs[0].type.size, (
             "a copy reads outside its operand"
         )
         return (TensorType(self.shape, self.result),)

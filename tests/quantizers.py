@@ -1,4 +1,7 @@
-"""Random QDQ models: a random float model with quantizers after every op, as exporters place them."""
+"""Random QDQ models: a random float model with quantizers after every op.
+
+As exporters place them.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,30 @@ from tests.strategies import Weave, finished
 Array = NDArray[Any]
 
 _KEEPS = frozenset(
-    "MaxPool GlobalMaxPool ReduceMax ReduceMin Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather Tile "
-    "Expand DepthToSpace SpaceToDepth Concat Resize Identity Dropout Relu Clip".split()
+    [
+        "MaxPool",
+        "GlobalMaxPool",
+        "ReduceMax",
+        "ReduceMin",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Gather",
+        "Tile",
+        "Expand",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Concat",
+        "Resize",
+        "Identity",
+        "Dropout",
+        "Relu",
+        "Clip",
+    ]
 )
 """Operators whose result mostly gets its operand's parameters."""
 
@@ -62,7 +87,10 @@ class Quantizer:
         return name
 
     def chosen(self, name: str) -> Parameters:
-        """Parameters from the values of a tensor; the range is a little off, so that some saturate."""
+        """Parameters from the values of a tensor.
+
+        The range is a little off, so that some saturate.
+        """
         array = self.weave.values[name]
         dtype = self.dtype
         if self.mixed and self.random.random() < 0.3:
@@ -81,8 +109,12 @@ class Quantizer:
         """QuantizeLinear and DequantizeLinear after a tensor."""
         operands = self._operands(f"{name}_p", parameters)
         codes, real = f"{name}_q", f"{name}_dq"
-        self.nodes.append(helper.make_node("QuantizeLinear", [given or name, *operands], [codes], f"{name}_Q"))
-        self.nodes.append(helper.make_node("DequantizeLinear", [codes, *operands], [real], f"{name}_DQ"))
+        self.nodes.append(
+            helper.make_node("QuantizeLinear", [given or name, *operands], [codes], f"{name}_Q")
+        )
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", [codes, *operands], [real], f"{name}_DQ")
+        )
         self.tensors[name], self.parameters[name] = real, parameters
 
     def _operands(self, name: str, p: Parameters) -> list[str]:
@@ -105,13 +137,17 @@ class Quantizer:
         rest = tuple(i for i in range(array.ndim) if i != axis) if many else None
         top = np.maximum(np.abs(array).max(axis=rest), 1e-3)
         scales = (top / 127).astype(np.float32)
-        spread = scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)]) if many else scales
+        spread = (
+            scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)]) if many else scales
+        )
         codes = np.clip(np.rint(array / spread), -127, 127).astype(np.int8)
         names = [self.constant(f"{name}_codes", codes), self.constant(f"{name}_scale", scales)]
         names.append(self.constant(f"{name}_zero", np.zeros(scales.shape, np.int8)))
         real = f"{name}_dq{len(self.nodes)}"
         attributes = {"axis": axis} if many else {}
-        self.nodes.append(helper.make_node("DequantizeLinear", names, [real], f"{real}_DQ", **attributes))
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", names, [real], f"{real}_DQ", **attributes)
+        )
         return real, np.atleast_1d(scales)
 
     def bias(self, name: str, x: Parameters, scales: NDArray[np.float32]) -> str:
@@ -126,7 +162,9 @@ class Quantizer:
         names = [self.constant(n, a) for n, a in arrays.items()]
         real = f"{name}_dq{len(self.nodes)}"
         attributes = {"axis": 0} if units.ndim else {}
-        self.nodes.append(helper.make_node("DequantizeLinear", names, [real], f"{real}_DQ", **attributes))
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", names, [real], f"{real}_DQ", **attributes)
+        )
         return real
 
     def operands(self, node: onnx.NodeProto) -> list[str]:
@@ -180,7 +218,9 @@ def quantized_model(w: Weave, random: Random) -> onnx.ModelProto:
         first = q.parameters.get(node.input[0])
         for name in node.output:
             after = follower[name].op_type if readers[name] == 1 and name not in outputs else ""
-            if name in w.final or (after in ("Relu", "Clip") and node.op_type in _BEFORE_RELU and random.random() < 0.5):
+            if name in w.final or (
+                after in ("Relu", "Clip") and node.op_type in _BEFORE_RELU and random.random() < 0.5
+            ):
                 continue
             # onnxruntime joins two quantizers in a row of different scales, so there are none.
             same = np.array_equal(w.values[name], w.values[node.input[0]])

@@ -24,6 +24,8 @@ from binpoint.errors import InvalidModel
 ort: Any = onnxruntime  # its stubs are partial
 VERSION: str = ort.__version__
 _IR_VERSION = 10
+_QGEMM_OPERANDS = 8
+"""With a scale for the result; without it, QGemm gives real numbers."""
 _BORDERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _REAL = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _DOMAINS = (("com.microsoft", 1),)
@@ -67,7 +69,9 @@ class Session:
         try:
             results = self._session.run(None, dict(inputs))
         except Exception as error:  # onnxruntime raises its own types, made at run time
-            raise InvalidModel("onnxruntime cannot run the model", have=str(error).splitlines()[0]) from error
+            raise InvalidModel(
+                "onnxruntime cannot run the model", have=str(error).splitlines()[0]
+            ) from error
         return {name: np.asarray(array) for name, array in zip(self.outputs, results, strict=True)}
 
 
@@ -82,7 +86,7 @@ def reference(model: onnx.ModelProto | str) -> Session:
 
 
 def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
-    """Operators of a quantized model that its `reference` session computes in float, with their number.
+    """Operators of a quantized model that `reference` computes in float, with their number.
 
     A tensor is float where a DequantizeLinear, a float input or constant, or an operator on floats
     gives it; conversions from and to integers do not count.
@@ -90,25 +94,29 @@ def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix="binpoint-ort-") as folder:
         path = str(Path(folder) / "optimised.onnx")
         Session(model, optimise=True, save=path)
-        graph = onnx.load(path).graph
+        graph = onnx.load_model_from_string(Path(path).read_bytes()).graph
     real = {i.name for i in graph.input if i.type.tensor_type.elem_type in _REAL}
     real |= {t.name for t in graph.initializer if t.data_type in _REAL}
     found: Counter[str] = Counter()
     for node in graph.node:
         if _gives_real(node, real):
             real.update(node.output)
-        if node.input and node.input[0] in real and node.op_type not in _BORDERS:
+        if node.input and node.input[0] in real and not _is_quantized(node):
             found[node.op_type] += 1
     return dict(sorted(found.items()))
 
 
 def _gives_real(node: onnx.NodeProto, real: Set[str]) -> bool:
     """Whether a node of an optimised graph gives real numbers."""
-    if node.op_type == "DequantizeLinear":
-        return True
-    if node.op_type == "QuantizeLinear":
-        return False
+    if _is_quantized(node):
+        is_open = node.op_type == "QGemm" and len(node.input) < _QGEMM_OPERANDS
+        return node.op_type == "DequantizeLinear" or is_open
     return bool(node.input) and node.input[0] in real
+
+
+def _is_quantized(node: onnx.NodeProto) -> bool:
+    """Whether a node computes on integers, or goes between them and floats."""
+    return node.op_type in _BORDERS or node.op_type.startswith(("QLinear", "QGemm"))
 
 
 def evaluate(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from binpoint.errors import UnknownPass
 from binpoint.frontend.affine import FoldAffine, FoldBias
-from binpoint.frontend.fold import FoldConstants, FoldPad
+from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels
+from binpoint.frontend.fold import FoldArgMax, FoldConstants, FoldPad
+from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.to_integers import ToIntegers
+from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
+from binpoint.passes.spec import parse
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
+from binpoint.target import Target
 
 
 def mcu() -> Pipeline:
@@ -20,16 +29,58 @@ def mcu() -> Pipeline:
         RemoveDead(),
         MergeDuplicates(),
         FoldConstants(),
-        SinkTransposes(),
-        FoldBias(),
-        FoldAffine(),
-        FoldPad(),
         PropagateTypes(),
+        SinkTransposes(),
+        FoldPad(),
+        FoldBias(),
+        PropagateTypes(),
+        FoldAffine(),
+        FuseFunctions(),
+        FoldArgMax(),
+        PropagateTypes(),
+        RemoveChannels(),
+        MergeDuplicates(),
         RemoveDead(),
         Equalize(),
         AssignTypes(),
+        RemoveTypedChannels(),
         ToIntegers(),
         MergeClamps(),
         SimplifyIntegers(),
         ProveRequantizers(),
     )
+
+
+PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))
+"""Every pass that comes with binpoint, in the order in which they first run."""
+
+PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu()})
+"""The named pipelines; a target's file says which is its own."""
+
+
+def choose(wanted: str | Pipeline | None, target: Target) -> Pipeline:
+    """The pipeline itself, or by name, or as its text states it, or by default the target's.
+
+    Raises:
+        UnknownPass: no pass or pipeline has the name.
+        BadPassOption: a pass has no such option, or not with this value.
+    """
+    match wanted:
+        case None:
+            return PIPELINES[target.pipeline.name]
+        case Pipeline():
+            return _whole(wanted)
+        case str():
+            return PIPELINES.get(wanted) or _whole(parse(wanted, PASSES))
+
+
+def _whole(pipeline: Pipeline) -> Pipeline:
+    """The pipeline, if it leads from the imported model to integers."""
+    ends = (pipeline.passes[0].before, pipeline.passes[-1].after) if pipeline.passes else None
+    if ends != (Stage.FLOAT, Stage.INTEGER):
+        raise UnknownPass(
+            "the pipeline does not lead from the imported model to integers",
+            have=str(pipeline),
+            want="the first pass at stage float, the last at stage integer",
+        )
+    return pipeline

@@ -112,7 +112,7 @@ def test_import_means_what_onnxruntime_computes(
 ) -> None:
     x = rng.normal(size=(2, 3, 4)).astype(np.float32)
     constant = None if axes is None else np.array(axes, np.int64)
-    attributes = {"keepdims": keep, "noop_with_empty_axes": noop}
+    attributes: dict[str, Any] = {"keepdims": keep, "noop_with_empty_axes": noop}
     result = imported(op, x, 18, constant, **attributes)
     operands = [x] if constant is None else [x, constant]
     (wanted,) = ort.evaluate(op, operands, opset=18, **attributes)
@@ -135,7 +135,7 @@ def test_places_are_those_of_onnxruntime(
     op: str, axis: int, last: int, keep: int, rng: np.random.Generator
 ) -> None:
     x = rng.integers(0, 3, (3, 4, 5)).astype(np.float32)
-    attributes = {"axis": axis, "keepdims": keep, "select_last_index": last}
+    attributes: dict[str, Any] = {"axis": axis, "keepdims": keep, "select_last_index": last}
     result = imported(op, x, 13, None, **attributes)
     (wanted,) = ort.evaluate(op, [x], opset=13, **attributes)
     np.testing.assert_array_equal(result, wanted)

@@ -66,7 +66,10 @@ def _visit(graph: Graph, node: Node) -> bool:
 
 
 def _before(graph: Graph, value: Value) -> tuple[Value, tuple[int, ...]] | None:
-    """What a value is the transposition of, and the order; an identity moves nothing that could sink."""
+    """What a value is the transposition of, and the order.
+
+    An identity moves nothing that could sink.
+    """
     node = graph.producer(value.name)
     if node is None or not isinstance(node.op, Transpose):
         return None

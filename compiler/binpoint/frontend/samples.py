@@ -23,8 +23,14 @@ RANDOM = "random"
 _RANDOM_COUNT = 64
 _SUFFIXES = (".npy", ".npz")
 _UNREADABLE = (
-    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError,
-)  # fmt: skip
+    ValueError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+    NotImplementedError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -98,10 +104,7 @@ def _read_file(path: Path, graph: Graph, *, single: bool) -> Samples:
             "not a file of samples", at=str(path), want="a .npz or .npy file, or a folder of them"
         )
     try:
-        with path.open("rb") as file:
-            loaded: Any = np.load(file, allow_pickle=False)
-            stacked = isinstance(loaded, np.ndarray)
-            content: Any = loaded if stacked else {key: loaded[key] for key in loaded.files}
+        content = _load(path)
     except OSError as error:
         raise InputNotFound(
             "the samples cannot be read", at=str(path), have=error.strerror or str(error)
@@ -114,6 +117,14 @@ def _read_file(path: Path, graph: Graph, *, single: bool) -> Samples:
             want="numeric arrays saved by numpy",
         ) from error
     return _take(content, graph, str(path), single=single)
+
+
+def _load(path: Path) -> Array | dict[str, Array]:
+    with path.open("rb") as file:
+        loaded: Any = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return cast("Array", loaded)
+        return {key: loaded[key] for key in loaded.files}
 
 
 # ---- from names to inputs

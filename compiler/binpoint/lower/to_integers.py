@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,11 +19,12 @@ from binpoint.passes.base import Context, Effect, Pass, Stage
 class ToIntegers(Pass):
     """Replace every float op by integer ops.
 
-    1. Each op lowers itself, in topological order, knowing its operands' integer types and ranges and
-       the types assigned to its results.
-    2. Requantization is ONNXRUNTIME's for a model that came with quantizers, else DYADIC; the option
-       `semantics` decides otherwise.
-    3. Values keep their names. An output that is also an input, a constant or another output is copied.
+    1. Each op lowers itself, in topological order, knowing its operands' integer types and ranges
+       and the types assigned to its results.
+    2. Requantization is ONNXRUNTIME's for a model that came with quantizers, else DYADIC; the
+       option `semantics` decides otherwise.
+    3. Values keep their names. An output that is also an input, a constant or another output is
+       copied.
     """
 
     name: ClassVar[str] = "to-integers"
@@ -92,22 +94,24 @@ class ToIntegers(Pass):
                     have=str(new.elem),
                     want=str(old.fixed),
                 )
-            passed = new.name in {v.name for v in inputs}
-            values[old.name] = new if passed else self._named(build, old, new)
+            values[old.name] = self._named(build, old, new, values)
 
     @staticmethod
-    def _named(build: GraphBuilder, old: Value, new: Value) -> Value:
+    def _named(build: GraphBuilder, old: Value, new: Value, values: Mapping[str, Value]) -> Value:
         """The lowered value under the name of the typed one, unless it has the name of another."""
-        if (
-            build.graph.producer(new.name) is None
-            or new.source
-            or build.graph.has_value(old.name)
-            or build.graph.has_node(old.name)
-        ):
+        graph = build.graph
+        if graph.producer(new.name) is None or new.source:
             return new
-        build.graph.rename_value(new.name, old.name)
-        named = replace(build.graph.value(old.name), source=old.source or old.name)
-        build.graph.set_value(named)
+        if new.name != old.name:
+            if graph.has_value(old.name) and any(v.name == old.name for v in values.values()):
+                return new
+            if graph.has_value(old.name):
+                graph.rename_value(old.name, graph.fresh(f"{old.name}_sum"))
+            if graph.has_node(old.name):
+                return new
+            graph.rename_value(new.name, old.name)
+        named = replace(graph.value(old.name), source=old.source or old.name)
+        graph.set_value(named)
         return named
 
     @staticmethod

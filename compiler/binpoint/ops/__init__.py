@@ -9,12 +9,15 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
+from binpoint.ops.labels import Label
 from binpoint.ops.pad import Pad
+from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
+from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Clip, Unary
 
 OPS: tuple[type[FloatOp], ...] = (
@@ -22,6 +25,8 @@ OPS: tuple[type[FloatOp], ...] = (
     ConvTranspose,
     Dense,
     MatMul,
+    MaxPool,
+    AveragePool,
     Affine,
     Clip,
     Unary,
@@ -31,6 +36,8 @@ OPS: tuple[type[FloatOp], ...] = (
     Reduce,
     ReduceExtreme,
     ArgExtreme,
+    Softmax,
+    Label,
     Transpose,
     Reshape,
     Take,

@@ -45,7 +45,7 @@ class Affine(FloatOp):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """a = scale / sqrt(variance + epsilon), b = bias − mean·a, in float32 as the runtime makes them."""
+        """Scale over deviation and the rest, in float32 as the runtime makes them."""
         x = node.operand(0)
         if node.int("training_mode", 0) or len(node.outputs) > 1 or not node.int("spatial", 1):
             node.refuse("a form for training", hint="export the model for inference")
@@ -149,7 +149,7 @@ def common_shift(site: Site, ratios: Sequence[Fraction], offset: Fraction, bits:
 
 @dataclass(frozen=True, slots=True)
 class AffineRequantize(Requantize):
-    """y = clamp((x·m + k) >> s, lo, hi); m, s and k per channel; k holds zero points and one half."""
+    """y = clamp((x·m + k) >> s, lo, hi); per channel; k holds zero points and one half."""
 
     multipliers: tuple[int, ...]
     shifts: tuple[int, ...]

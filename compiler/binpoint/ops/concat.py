@@ -21,9 +21,7 @@ from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, S
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
-from binpoint.ops.layout import channel_last, is_channel_last
 from binpoint.ops.lookup import convert
-from binpoint.ops.shape import to_channel_first, to_channel_last
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +29,13 @@ class Concat(FloatOp):
     """Operands side by side along `axis`; constants are operands too."""
 
     onnx: ClassVar[tuple[str, ...]] = ("Concat", "com.microsoft.QLinearConcat")
+    keeps_type: ClassVar[bool] = True
 
     axis: int
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """Channel-last if any operand comes so; empty operands are left out."""
+        """Empty operands are left out."""
         given = [node.operand(i) for i in range(len(node.inputs))]
         parts = [v for v in given if v.type.size > 0]
         if not parts:
@@ -53,11 +52,7 @@ class Concat(FloatOp):
             node.refuse("operands do not fit", have=", ".join(str(list(v.shape)) for v in parts))
         if len(parts) == 1:
             return (parts[0],)
-        if not any(is_channel_last(build, v) for v in parts):
-            return build.add(cls(axis), *parts)
-        moved = [to_channel_last(build, v) for v in parts]
-        joined = build.one(cls(channel_last(rank).index(axis)), *moved)
-        return (to_channel_first(build, joined),)
+        return build.add(cls(axis), *parts)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The axis takes the sum of sizes."""
@@ -73,7 +68,7 @@ class Concat(FloatOp):
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """Every operand in the result's type, then copies."""
-        target = site.result
+        target = site.results[0] or next(v for v in site.inputs if v.constant is None).elem
         parts = [typed(build, v, target, site.semantics) for v in site.inputs]
         return (build.one(IntConcat(self.axis, target), *parts),)
 

@@ -21,7 +21,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Semantics, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
@@ -29,10 +29,12 @@ from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
 
+_NOTE = "transposed convolution: onnxruntime sums in float32 and may differ by one in rare cases"
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Where each element of ``[N, *spatial, C]`` goes: window, strides, what is cut off, sizes after.
+    """Where each element of ``[N, *spatial, C]`` goes: window, what is cut off, sizes after.
 
     `after` of the window is not used: `outputs` tells where the result ends.
     """
@@ -102,7 +104,7 @@ class Spread:
         return y[(slice(None), *cut)]
 
     def as_convolution(self, spatial: tuple[int, ...]) -> tuple[Window, list[int], list[int]]:
-        """A window of stride one over x with zeros inserted, and what to cut off or to add around it."""
+        """A window over x with zeros inserted, and what to add around it (below zero: cut off)."""
         before: list[int] = []
         after: list[int] = []
         reach = self.window.reach
@@ -119,7 +121,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class ConvTranspose(FloatOp):
-    """Transposed convolution of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]``, optional bias ``[O]``."""
+    """Of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]`` and an optional bias ``[O]``."""
 
     onnx: ClassVar[tuple[str, ...]] = ("ConvTranspose",)
 
@@ -176,7 +178,8 @@ class ConvTranspose(FloatOp):
         weights = read_weights(site, bias=2)
         reach = channel_reach(weights, x, padded=True)
         kind = weights.scales(x.elem, len(x.shape))
-        op = IntConvTranspose(self.spread, self.groups, x.elem.zero_point, kind)
+        notes = (_NOTE,) if site.semantics is Semantics.ONNXRUNTIME else ()
+        op = IntConvTranspose(self.spread, self.groups, x.elem.zero_point, kind, notes)
         codes, bias = weights.constant(build, weights.codes), weights.bias_constant(build)
         return (finish(site, build, build.one(op, x, codes, bias), weights, reach),)
 
@@ -209,6 +212,7 @@ class IntConvTranspose(IntegerOp):
     groups: int
     zero: int
     result: FixedType
+    notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[N, *outputs, O]`` of the accumulator's type."""
@@ -218,7 +222,8 @@ class IntConvTranspose(IntegerOp):
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the actual weights; any tap may miss x."""
         x, w, bias = inputs
-        assert w.constant is not None and bias.constant is not None
+        assert w.constant is not None
+        assert bias.constant is not None
         arrays = w.constant.array.astype(np.int64), bias.constant.array.astype(np.int64)
         reach = channel_reach(Weights(*arrays, w.elem), x, padded=True, zero=self.zero)
         return (Interval(min(lo for lo, _ in reach), max(hi for _, hi in reach)),)
@@ -279,4 +284,4 @@ class IntConvTranspose(IntegerOp):
         """Every element of x times every tap and output channel of its group."""
         x, w, _ = inputs
         taps = self.spread.window.taps * w.shape[0] // self.groups
-        return Work(macs=x.type.size * taps, stores=outputs[0].type.size)
+        return Work(macs=x.type.size * taps, stores=outputs[0].type.size, notes=self.notes)

@@ -23,9 +23,7 @@ from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.copy import MOST_AXES, row_major
-from binpoint.ops.layout import channel_last, is_channel_last
 from binpoint.ops.lookup import convert
-from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.slices import take_value
 
 Widths = tuple[int, ...]
@@ -33,7 +31,7 @@ Widths = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pad(FloatOp):
-    """`before` and `after` elements of `value` around each axis, a value that the operand's type has."""
+    """`before` and `after` elements of `value`, which the operand's type has, on each axis."""
 
     onnx: ClassVar[tuple[str, ...]] = ("Pad",)
     keeps_type: ClassVar[bool] = True
@@ -62,7 +60,8 @@ class Pad(FloatOp):
             value = _fill(node)
             # Zero, and any code where codes are padded, is an element of the operand's type.
             kind = Pad if value == 0 or _on_codes(node) else ValuePad
-            return (_padded(build, take_value(build, x, kept), kind(*wide, value)),)
+            x = take_value(build, x, kept)
+            return build.add(kind(*wide, value), x) if any(map(any, wide)) else (x,)
         return (take_value(build, x, _repeated(node, mode, kept, wide)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -115,18 +114,6 @@ class ValuePad(Pad):
 
     onnx: ClassVar[tuple[str, ...]] = ()
     keeps_type: ClassVar[bool] = False
-
-
-def _padded(build: GraphBuilder, x: Value, op: Pad) -> Value:
-    """`x` padded; channel-last if it comes so."""
-    if not any(op.before) and not any(op.after):
-        return x
-    if not is_channel_last(build, x):
-        return build.one(op, x)
-    order = channel_last(len(x.shape))
-    ends = tuple(op.before[i] for i in order), tuple(op.after[i] for i in order)
-    moved = type(op)(*ends, op.value)
-    return to_channel_first(build, build.one(moved, to_channel_last(build, x)))
 
 
 def _on_codes(node: OnnxNode) -> bool:

@@ -101,7 +101,7 @@ class PRelu(FloatOp):
 
 @dataclass(frozen=True, slots=True)
 class IntPRelu(IntegerOp):
-    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive[c] : negative[c]) + offsets[c]) >> shifts[c])."""
+    """d = x − zero; y = clamp((d·(d ≥ 0 ? positive : negative) + offset) >> shift), per channel."""
 
     stem: ClassVar[str] = "prelu"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -21,19 +21,16 @@ import numpy as np
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
-from binpoint.ir.op import FloatArray, FloatOp, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.ops.blocks import PLACE, Block, IntArgExtreme, IntExtreme, IntSum, place_of
 from binpoint.ops.copy import IntReshape, transposed
-from binpoint.ops.layout import is_channel_last
 from binpoint.ops.rescale import accumulator, requantize
 from binpoint.ops.shape import (
     axes_of,
     finish_moved,
     reshape_value,
-    to_channel_first,
-    to_channel_last,
 )
 
 _NOTE = "sum of a float reduction: onnxruntime adds in float32 and may differ by one in rare cases"
@@ -52,16 +49,8 @@ def adjacent(build: GraphBuilder, x: Value, axes: Sequence[int]) -> tuple[Value,
     return moved, Block.of(moved.shape, range(len(order) - len(wide), len(order)))
 
 
-def _import(op: FloatOp, node: OnnxNode, build: GraphBuilder) -> Value:
-    """The op on the node's operand, in the layout the operand comes from; axes are kept."""
-    x = node.operand(0)
-    if not is_channel_last(build, x):
-        return build.one(op, x)
-    return to_channel_first(build, build.one(op, to_channel_last(build, x)))
-
-
-def _axes(node: OnnxNode, build: GraphBuilder) -> tuple[int, ...] | None:
-    """Axes to reduce, in the layout of `_import`; None if there is nothing to do."""
+def _axes(node: OnnxNode) -> tuple[int, ...] | None:
+    """Axes to reduce; None if there is nothing to do."""
     x = node.operand(0)
     rank = len(x.shape)
     axes = axes_of(node, 1, rank)
@@ -71,12 +60,7 @@ def _axes(node: OnnxNode, build: GraphBuilder) -> tuple[int, ...] | None:
         axes = tuple(range(rank))
     if math.prod(x.shape[i] for i in axes) == 0:
         node.refuse("no element to reduce")
-    return _moved(axes, rank) if is_channel_last(build, x) else axes
-
-
-def _moved(axes: Sequence[int], rank: int) -> tuple[int, ...]:
-    """Axes counted in channel-first order as axes of the channel-last tensor."""
-    return tuple(sorted({0: 0, 1: rank - 1}.get(axis, axis - 1) for axis in axes))
+    return axes
 
 
 def _squeezed(node: OnnxNode, build: GraphBuilder, y: Value, given: Sequence[int]) -> Value:
@@ -88,6 +72,11 @@ def _squeezed(node: OnnxNode, build: GraphBuilder, y: Value, given: Sequence[int
 
 def _reduced(shape: Sequence[int], axes: Sequence[int]) -> TensorType:
     return TensorType(tuple(1 if i in axes else n for i, n in enumerate(shape)), FloatType())
+
+
+def _places(axes: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """Where axes lie after a transposition."""
+    return tuple(sorted(order.index(axis) for axis in axes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +91,20 @@ class Reduce(FloatOp):
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
         """Axes as attribute or constant operand; if none are given all, or none at all."""
-        axes = _axes(node, build)
+        axes = _axes(node)
         if axes is None:
             return (node.operand(0),)
-        y = _import(cls(axes, node.op == "ReduceMean"), node, build)
+        y = build.one(cls(axes, node.op == "ReduceMean"), node.operand(0))
         rank = len(y.shape)
         return (_squeezed(node, build, y, axes_of(node, 1, rank) or tuple(range(rank))),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape with the axes of size one."""
         return (_reduced(inputs[0].shape, self.axes),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Over the axes where they lie then."""
+        return Permuted(replace(self, axes=_places(self.axes, order)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """Summed in float64."""
@@ -168,16 +161,20 @@ class ReduceExtreme(FloatOp):
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
         """As `Reduce`."""
-        axes = _axes(node, build)
+        axes = _axes(node)
         if axes is None:
             return (node.operand(0),)
-        y = _import(cls(axes, node.op == "ReduceMax"), node, build)
+        y = build.one(cls(axes, node.op == "ReduceMax"), node.operand(0))
         rank = len(y.shape)
         return (_squeezed(node, build, y, axes_of(node, 1, rank) or tuple(range(rank))),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape with the axes of size one."""
         return (_reduced(inputs[0].shape, self.axes),)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Over the axes where they lie then."""
+        return Permuted(replace(self, axes=_places(self.axes, order)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """Exact."""
@@ -211,9 +208,8 @@ class ArgExtreme(FloatOp):
         axis %= rank
         if node.operand(0).shape[axis] == 0:
             node.refuse("no element to choose from")
-        (place,) = _moved([axis], rank) if is_channel_last(build, node.operand(0)) else (axis,)
-        op = cls(place, node.op == "ArgMax", bool(node.int("select_last_index", 0)))
-        return (_squeezed(node, build, _import(op, node, build), (axis,)),)
+        op = cls(axis, node.op == "ArgMax", bool(node.int("select_last_index", 0)))
+        return (_squeezed(node, build, build.one(op, node.operand(0)), (axis,)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape with the axis of size one."""
@@ -222,6 +218,10 @@ class ArgExtreme(FloatOp):
     def result_type(self, *inputs: FixedType | None) -> FixedType | None:
         """Whole numbers in 32 bits."""
         return PLACE
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """Along the axis where it lies then."""
+        return Permuted(replace(self, axis=order.index(self.axis)), order)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """The place, as a real number."""

@@ -23,7 +23,6 @@ from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, S
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.copy import MOST_AXES, IntCopy, row_major
-from binpoint.ops.layout import channel_last, is_channel_last
 from binpoint.ops.shape import (
     finish_moved,
     reshape_value,
@@ -82,15 +81,11 @@ def index_map(indices: Sequence[int]) -> IndexMap:
 
 
 def take_value(build: GraphBuilder, x: Value, maps: Sequence[Sequence[int]]) -> Value:
-    """The elements of `x` at the indices given for each axis; channel-last if `x` comes so."""
-    chosen = [index_map(indices) for indices in maps]
+    """The elements of `x` at the indices given for each axis."""
+    chosen = tuple(index_map(indices) for indices in maps)
     if all(m == range(n) for m, n in zip(chosen, x.shape, strict=True)):
         return x
-    if not is_channel_last(build, x):
-        return build.one(Take(tuple(chosen)), x)
-    order = channel_last(len(x.shape))
-    moved = build.one(Take(tuple(chosen[i] for i in order)), to_channel_last(build, x))
-    return to_channel_first(build, moved)
+    return build.one(Take(chosen), x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,7 @@ class Take(FloatOp):
         """The lengths of the maps."""
         shape = inputs[0].shape
         assert len(shape) == len(self.maps), f"{len(self.maps)} maps for {shape}"
-        assert all(0 <= min(m) and max(m) < n for m, n in zip(self.maps, shape, strict=True))
+        assert all(min(m) >= 0 and max(m) < n for m, n in zip(self.maps, shape, strict=True))
         return (TensorType(tuple(len(m) for m in self.maps), FloatType()),)
 
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
@@ -333,7 +328,8 @@ class IntGather(IntegerOp):
         """The axis takes the number of indices; the type stays."""
         shape = list(inputs[0].shape)
         index = self.indices.array
-        assert index.min() >= 0 and index.max() < shape[self.axis], "an index leaves its axis"
+        assert index.min() >= 0, "an index leaves its axis"
+        assert index.max() < shape[self.axis], "an index leaves its axis"
         shape[self.axis] = index.size
         return (TensorType(tuple(shape), self.result),)
 

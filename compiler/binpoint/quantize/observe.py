@@ -139,8 +139,12 @@ def _percentile(seen: Histogram, limits: Range, percent: float, *, symmetric: bo
 
 
 def _least_error(seen: Histogram, limits: Range, *, symmetric: bool) -> Range:
-    """Search ends at parts of the limits; error = step²/12 inside, squared distance outside."""
-    part = np.arange(1, _GRID + 1) / _GRID
+    """Search ends at parts of the limits; of equal ones the widest.
+
+    The error is the squared distance outside, the squares themselves in the level of zero, and
+    step²/12 in all other levels.
+    """
+    part = np.arange(_GRID, 0, -1) / _GRID
     low, high = limits.lo * part, limits.hi * part
     below, clipped_below = _tail(-seen.centers[::-1], seen.counts[::-1], -low)
     above, clipped_above = _tail(seen.centers, seen.counts, high)
@@ -148,14 +152,24 @@ def _least_error(seen: Histogram, limits: Range, *, symmetric: bool) -> Range:
     if symmetric:
         step = 2 * high / (_LEVELS - 2)
         inside = total - clipped_below - clipped_above
-        best = int(np.argmin(below + above + inside * step**2 / 12))
+        best = int(np.argmin(below + above + _rounding(seen, step, inside)))
         return Range(float(low[best]), float(high[best]))
     step = (high[None, :] - low[:, None]) / (_LEVELS - 1)
     inside = total - clipped_below[:, None] - clipped_above[None, :]
-    error = below[:, None] + above[None, :] + inside * step**2 / 12
-    error = error[::-1, ::-1]
+    error = below[:, None] + above[None, :] + _rounding(seen, step, inside)
     row, column = np.unravel_index(int(np.argmin(error)), error.shape)
-    return Range(float(low[::-1][row]), float(high[::-1][column]))
+    return Range(float(low[row]), float(high[column]))
+
+
+def _rounding(
+    seen: Histogram, step: NDArray[np.float64], inside: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Sum of squared rounding errors of `inside` values for each step."""
+    folded = (seen.counts[BINS:] + seen.counts[BINS - 1 :: -1]).astype(np.float64)
+    counted = np.append(0.0, np.cumsum(folded))
+    squared = np.append(0.0, np.cumsum(folded * seen.centers[BINS:] ** 2))
+    index = np.minimum(np.rint(np.ldexp(step / 2, -seen.exponent)), BINS).astype(np.int64)
+    return squared[index] + (inside - counted[index]) * step**2 / 12
 
 
 def _tail(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,12 +18,17 @@ from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.numeric.interval import Interval
 
+VALUES = "binpoint.values"
+"""Key of the model's metadata that tells, as JSON, which tensor is which value of the graph."""
 _OPSET = 21
 _IR_VERSION = 10
 
 
 def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
-    """The check graph: inputs and outputs of their storage types, int64 between; `deep` makes every value an output."""
+    """The check graph: inputs and outputs of their storage types, int64 between.
+
+    `deep` makes every value an output.
+    """
     writer = OnnxWriter()
     tensors: dict[str, Tensor] = {}
     inputs = [_info(graph.value(name)) for name in graph.inputs]
@@ -53,9 +59,12 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
         [p for _, p in sorted(writer.initializers.items())],
     )
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(
+    model = helper.make_model(
         body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="binpoint"
     )
+    computed = {v.name: tensors[v.name].name for v in graph.values() if v.constant is None}
+    helper.set_model_props(model, {VALUES: json.dumps(computed)})
+    return model
 
 
 def _narrower(tensor: Tensor, value: Value) -> Interval:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from binpoint.emit.project import Project
-from binpoint.errors import InvalidTarget, ToolFailed, ToolNotFound
+from binpoint.errors import BinpointError, InvalidTarget, ToolFailed, ToolNotFound, UsageError
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
@@ -20,7 +21,7 @@ from binpoint.plan.program import Program
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import Difference, first_difference
 from binpoint.sim.convert import stored_inputs
-from binpoint.sim.host_c import run_project
+from binpoint.sim.host_c import HostBuild, run_project
 from binpoint.sim.interface import Codes, Interface
 from binpoint.sim.measure import Measurement, emulate
 from binpoint.sim.source import compare_source
@@ -42,15 +43,36 @@ class Witness(StrEnum):
 
     ORT = "ort"
     HOST = "host"
+    OPTIMISED = "host -O2"
     EMULATOR = "emulator"
 
+    @property
+    def label(self) -> str:
+        """Its name in reports."""
+        return "onnxruntime" if self is Witness.ORT else self.value
 
-SETS: Mapping[str, tuple[Witness, ...]] = {
-    "none": (),
-    "ort": (Witness.ORT,),
-    "host": (Witness.ORT, Witness.HOST),
-    "all": tuple(Witness),
-}
+
+def witnesses_of(text: str) -> tuple[Witness, ...]:
+    """The witnesses of `none`, `all`, or of a list such as `ort,host`.
+
+    The host's C counts twice: under sanitizers, and optimised.
+
+    Raises:
+        UsageError: no witness has the name.
+    """
+    known: Mapping[str, tuple[Witness, ...]] = {
+        "none": (),
+        "ort": (Witness.ORT,),
+        "host": (Witness.HOST, Witness.OPTIMISED),
+        "emulator": (Witness.EMULATOR,),
+        "all": tuple(Witness),
+    }
+    found: list[Witness] = []
+    for word in (word.strip() for word in text.split(",")):
+        if word not in known:
+            raise UsageError(f"there is no witness `{word}`", want=", ".join(known))
+        found += known[word]
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,11 @@ class Verdict:
             return Answer.DIFFERENT
         return Answer.EQUAL if Answer.EQUAL in answers else Answer.NOT_RUN
 
+    @property
+    def first_difference(self) -> WitnessResult:
+        """The first witness that makes the verdict "different"."""
+        return next(w for w in self.witnesses if w.counts and w.verdict is Answer.DIFFERENT)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -113,32 +140,36 @@ def verify(
         witnesses: who is asked; the others are named as not run.
         deep: compare every value, not outputs alone (the emulator: outputs).
     """
-    graph = subject.graph
+    graph, interface, files = subject.graph, subject.interface, subject.project.files
     inputs = list(stored_inputs(graph, samples))
     expected = reference(graph, inputs, deep=deep)
+    few = inputs[:EMULATED_SAMPLES]
     asked = {
         Witness.ORT: lambda: run_onnx(write_onnx(graph, deep=deep), graph, inputs),
-        Witness.HOST: lambda: run_project(
-            subject.interface, subject.project.files, inputs, deep=deep
-        ),
+        **host_builds(interface, files, inputs, deep=deep),
     }
     results = [WitnessResult("interpreter", Answer.EQUAL, len(inputs), "the reference")]
-    for witness, compute in asked.items():
-        wanted = witness in witnesses
-        results.append(_ask(_NAMES[witness], compute, graph, expected, wanted=wanted))
-    on_target, measurement, unmeasured = _emulated(subject, inputs, expected, witnesses)
+    results += [
+        ask(witness, compute, partial(first_difference, graph, expected), witnesses)
+        for witness, compute in asked.items()
+    ]
+    on_target, measurement, unmeasured = emulated(
+        interface,
+        files,
+        subject.target,
+        few,
+        partial(first_difference, graph, expected[: len(few)]),
+        asked=Witness.EMULATOR in witnesses,
+    )
     results.append(on_target)
     if graph.quantized:
         results.append(_source(subject, samples, expected, asked=Witness.ORT in witnesses))
     return Verdict(tuple(results), measurement, unmeasured)
 
 
-_NAMES: Mapping[Witness, str] = {
-    Witness.ORT: "onnxruntime",
-    Witness.HOST: "host",
-    Witness.EMULATOR: "emulator",
-}
 _NOT_ASKED = "not asked for"
+Compute = Callable[[], Sequence[Codes]]
+Compare = Callable[[Sequence[Codes]], Difference | None]
 
 
 def reference(
@@ -153,48 +184,55 @@ def reference(
     return found
 
 
-def _ask(
-    name: str,
-    compute: Callable[[], Sequence[Codes]],
-    graph: Graph,
-    expected: Sequence[Codes],
-    *,
-    wanted: bool,
+def host_builds(
+    interface: Interface, files: Mapping[str, bytes], inputs: Sequence[Codes], *, deep: bool
+) -> dict[Witness, Compute]:
+    """The C under sanitizers, and as an application builds it: compilers err in other ways."""
+    fast = HostBuild(sanitize=False)
+    return {
+        Witness.HOST: lambda: run_project(interface, files, inputs, deep=deep),
+        Witness.OPTIMISED: lambda: run_project(interface, files, inputs, deep=deep, build=fast),
+    }
+
+
+def ask(
+    witness: Witness, compute: Compute, compare: Compare, asked: Sequence[Witness]
 ) -> WitnessResult:
     """One witness; a missing tool is a reason, never an answer."""
-    if not wanted:
-        return WitnessResult(name, Answer.NOT_RUN, reason=_NOT_ASKED)
+    if witness not in asked:
+        return WitnessResult(witness.label, Answer.NOT_RUN, reason=_NOT_ASKED)
     try:
         found = compute()
     except ToolNotFound as missing:
-        return WitnessResult(name, Answer.NOT_RUN, reason=_reason(missing))
-    return judged(name, first_difference(graph, expected, found), len(found))
+        return WitnessResult(witness.label, Answer.NOT_RUN, reason=_reason(missing))
+    return _judged(witness, compare(found), len(found))
 
 
-def judged(name: str, difference: Difference | None, samples: int) -> WitnessResult:
-    """The answer to a comparison."""
+def _judged(witness: Witness, difference: Difference | None, samples: int) -> WitnessResult:
     if difference is None:
-        return WitnessResult(name, Answer.EQUAL, samples)
-    return WitnessResult(name, Answer.DIFFERENT, samples, str(difference), difference)
+        return WitnessResult(witness.label, Answer.EQUAL, samples)
+    reason = str(difference)
+    return WitnessResult(witness.label, Answer.DIFFERENT, samples, reason, difference)
 
 
-def _reason(missing: ToolNotFound | InvalidTarget | ToolFailed) -> str:
+def _reason(missing: BinpointError) -> str:
     return "; ".join(text for text in (missing.message, missing.have, missing.hint) if text)
 
 
-def _emulated(
-    subject: Subject,
-    inputs: Sequence[Codes],
-    expected: Sequence[Codes],
-    witnesses: Sequence[Witness],
+def emulated(
+    interface: Interface,
+    files: Mapping[str, bytes],
+    target: Target,
+    samples: Sequence[Codes],
+    compare: Compare,
+    *,
+    asked: bool,
 ) -> tuple[WitnessResult, Measurement | None, str | None]:
-    """The emulator's answer, the figures of the build, or why there are none."""
-    name, asked = _NAMES[Witness.EMULATOR], Witness.EMULATOR in witnesses
-    few = inputs[:EMULATED_SAMPLES]
-    not_run = WitnessResult(name, Answer.NOT_RUN, reason=_NOT_ASKED)
-    interface, files = subject.interface, subject.project.files
+    """The emulator's answer, the figures of the build (made even if not asked), or why none."""
+    witness = Witness.EMULATOR
+    not_run = WitnessResult(witness.label, Answer.NOT_RUN, reason=_NOT_ASKED)
     try:
-        found, figures = emulate(interface, files, subject.target, few, run=asked)
+        found, figures = emulate(interface, files, target, samples, run=asked)
     except (ToolNotFound, InvalidTarget) as missing:
         reason = _reason(missing)
         return (replace(not_run, reason=reason) if asked else not_run), None, reason
@@ -205,7 +243,7 @@ def _emulated(
         return replace(not_run, reason=reason), None, reason
     if not asked:
         return not_run, figures, None
-    answer = judged(name, first_difference(subject.graph, expected[: len(few)], found), len(few))
+    answer = _judged(witness, compare(found), len(samples))
     return replace(answer, reason=answer.reason or linked_parts(figures)), figures, None
 
 

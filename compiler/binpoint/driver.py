@@ -1,0 +1,216 @@
+"""compile_model(): the whole line, from an ONNX file to a verified C project and its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from binpoint import pipelines
+from binpoint.emit.manifest import manifest
+from binpoint.emit.mcu_c import render
+from binpoint.emit.project import Project
+from binpoint.emit.selftest import golden, selftest
+from binpoint.errors import Mismatch, OutputError
+from binpoint.frontend.load import load
+from binpoint.frontend.samples import RANDOM, Source, read_samples
+from binpoint.frontend.sets import divide
+from binpoint.ir.graph import Graph
+from binpoint.ir.text import dump
+from binpoint.options import CompileOptions
+from binpoint.passes.base import Context, Stage
+from binpoint.passes.manager import Pipeline, run
+from binpoint.passes.samples import Samples
+from binpoint.plan import budget
+from binpoint.plan.arrange import arrange
+from binpoint.plan.program import Program
+from binpoint.report import render as rendering
+from binpoint.report.measure import macs, noise, score
+from binpoint.report.summary import Findings, Report, SampleUse, again, memory_use, summarize
+from binpoint.sim.check_graph import write_onnx
+from binpoint.sim.convert import stored_inputs
+from binpoint.sim.folder import read_folder, verify_written
+from binpoint.sim.verify import (
+    Answer,
+    Subject,
+    Verdict,
+    reference,
+    witnesses_of,
+)
+from binpoint.sim.verify import (
+    verify as run_witnesses,
+)
+from binpoint.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a compilation gives; nothing is on disk until `project.write`."""
+
+    graph: Graph
+    program: Program
+    project: Project
+    verdict: Verdict
+    report: Report
+
+
+def compile_model(  # noqa: PLR0913 - all but three have defaults
+    model: Path,
+    target: Target,
+    options: CompileOptions,
+    *,
+    samples: Source | None = None,
+    calibrate_with: int | None = None,
+    verify: str = "all",
+    verify_samples: int = 100,
+    pipeline: str | Pipeline | None = None,
+    dump_ir: Path | None = None,
+) -> Result:
+    """Compile an ONNX file for a target, and compare the result on all witnesses.
+
+    Args:
+        model: the file.
+        target: what the C is for.
+        options: the user's policy.
+        samples: of the model's inputs; see `frontend.samples.read_samples`.
+        calibrate_with: that many samples, the first, find ranges, and the others are scored; by
+            default all serve both.
+        verify: `none`, `ort`, `host` (and ort) or `all`.
+        verify_samples: how many samples the witnesses compare, evenly spread over the scored ones;
+            without samples noise serves.
+        pipeline: a pipeline, its name, or its passes as text; by default the target's.
+        dump_ir: a new folder for the text of the graph after each pass.
+
+    Raises:
+        DoesNotFit: the target has too little memory.
+        Mismatch: two witnesses differ.
+        BinpointError: any other reason why the model cannot be compiled; see `binpoint explain`.
+    """
+    asked = witnesses_of(verify)
+    imported = load(model)
+    sets = divide(read_samples(samples, imported, options.seed), calibrate_with)
+    context = Context(target, options, sets.calibration)
+    passes = pipelines.choose(pipeline, target)
+    floating, typed, graph = _lower(imported, passes, context, dump_ir)
+    program = arrange(graph, options)
+    budget.check(target, memory_use(program, target, None))
+
+    trial = _trial(sets.scored, imported, options, verify_samples)
+    project = _complete(program, render(program, target, options), trial, context)
+    subject = Subject(graph, program, project, options, target, model)
+    verdict = _checked(run_witnesses(subject, trial, asked))
+    budget.check(target, memory_use(program, target, verdict.measurement))
+
+    use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
+    ratios = noise(floating, graph, sets.scored)
+    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(typed))
+    report = summarize(program, target, verdict, found)
+    project = project.with_files({"report.json": rendering.json(report).encode()})
+    return Result(graph, program, project, verdict, report)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderResult:
+    """What verifying a folder again gives: the report of its compilation, with the new answers."""
+
+    verdict: Verdict
+    report: Report
+
+
+def verify_folder(folder: Path, witnesses: str = "all", *, deep: bool = False) -> FolderResult:
+    """Verify again what a compilation wrote; files that changed since are in the report.
+
+    Args:
+        folder: what `Project.write` made.
+        witnesses: as for `compile_model`, or a list of them.
+        deep: compare every value, not outputs alone.
+
+    Raises:
+        InputNotFound: a file of the folder is missing.
+        UsageError: it is no folder that a compilation wrote.
+        Mismatch: a witness differs.
+    """
+    asked = witnesses_of(witnesses)
+    written = read_folder(folder)
+    report = rendering.read(folder / "report.json")
+    verdict = _checked(verify_written(written, asked, deep=deep))
+    return FolderResult(verdict, again(report, verdict, written.changed))
+
+
+def show(
+    model: Path,
+    target: Target,
+    options: CompileOptions,
+    *,
+    samples: Source | None = None,
+    after: str | None = None,
+) -> str:
+    """The text of the integer graph, or of the graph after a pass; after `load` as imported."""
+    graph = load(model)
+    if after == "load":
+        return dump(graph)
+    passes = pipelines.choose(None, target)
+    context = Context(target, options, read_samples(samples, graph, options.seed))
+    return dump(run(passes if after is None else passes.until(after), graph, context))
+
+
+def _lower(
+    imported: Graph, passes: Pipeline, context: Context, trace: Path | None
+) -> tuple[Graph, Graph, Graph]:
+    """The last graph at each stage; their values have the same names."""
+    if trace is not None:
+        _new_folder(trace)
+        (trace / "00-load.txt").write_text(dump(imported), encoding="utf-8")
+    parts = [Pipeline(*(item for item in passes if item.after is stage)) for stage in Stage]
+    floating = run(parts[0], imported, context, trace=trace)
+    typed = run(parts[1], floating, context, trace=trace)
+    return floating, typed, run(parts[2], typed, context, trace=trace)
+
+
+def _new_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise OutputError("the folder exists already", at=str(folder), want="a new name") from error
+    except OSError as error:
+        raise OutputError(
+            "the folder cannot be written", at=str(folder), have=error.strerror
+        ) from error
+
+
+def _trial(scored: Samples | None, imported: Graph, options: CompileOptions, count: int) -> Samples:
+    """The samples that the witnesses compare: some of those that are scored, else noise."""
+    chosen = scored or read_samples(RANDOM, imported, options.seed)
+    assert chosen is not None
+    return chosen.spread(count)
+
+
+def _complete(program: Program, project: Project, trial: Samples, context: Context) -> Project:
+    """Add the check graph, golden vectors and the manifest."""
+    inputs = golden(program, list(stored_inputs(program.graph, trial.part(0, 8))))
+    outputs = reference(program.graph, inputs)
+    lowered = write_onnx(program.graph).SerializeToString(deterministic=True)
+    files = {"lowered.onnx": lowered, **selftest(program, context.options, inputs, outputs)}
+    whole = project.with_files(files)
+    text = manifest(program, whole, context.target, context.options)
+    return whole.with_files({"manifest.json": text})
+
+
+def _checked(verdict: Verdict) -> Verdict:
+    """The verdict, unless it is that a witness differs."""
+    if verdict.answer is Answer.DIFFERENT:
+        worst = verdict.first_difference
+        raise Mismatch(f"{worst.name} differs from the interpreter", have=worst.reason)
+    return verdict
+
+
+def _use(
+    calibration: Samples | None, scored: Samples | None, *, verified: int, shared: bool
+) -> SampleUse:
+    return SampleUse(
+        source=None if scored is None or scored.random else scored.source,
+        calibration=0 if calibration is None else calibration.count,
+        scored=0 if scored is None else scored.count,
+        verified=verified,
+        shared=shared,
+        random=scored is None or scored.random,
+    )

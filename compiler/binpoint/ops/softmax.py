@@ -1,0 +1,260 @@
+"""Softmax over one axis, by a table of exponentials.
+
+``DYADIC``       t[d] = round(exp(−d·sx)·2^b) for the distance d of an element from the largest,
+                 S = Σ t in 32 bits, y = floor((256·t + ⌊S/2⌋) / S) − zp steps of 2^-8, saturated.
+                 With n elements b = min(23, 32 − bits of n), and y is within 0.5 + 128·(n + 1)/2^b
+                 steps of the true share: 0.502 for n ≤ 128.
+``ONNXRUNTIME``  QLinearSoftmax as `float32.qlinear_softmax` defines it: a table of float32, their
+                 sequential float32 sum, and the exactly rounded quotient, all carried out on
+                 integers.
+
+Results are of scale 2^-8 with the smallest code for zero, unless the model states another type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from binpoint.errors import NoIntegerForm
+from binpoint.ir.build import GraphBuilder
+from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
+from binpoint.ir.graph import Value
+from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
+from binpoint.numeric import float32
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, IntType, TensorType
+from binpoint.numeric.interval import Interval
+from binpoint.ops.blocks import Block
+from binpoint.ops.lookup import convert
+from binpoint.ops.shape import reshape_value
+
+_CODES = 256
+_MOST_BITS = 23
+_MOST = 2**16
+_BITS = IntType(32, signed=False)
+_LARGEST_FACTOR = 2**27
+
+
+def share_type(storage: IntType) -> FixedType:
+    """Steps of 2^-8 from the smallest code, of eight bits."""
+    eight = I8 if storage.signed else U8
+    return FixedType.per_tensor(eight, Dyadic(1, -8), eight.min)
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(FloatOp):
+    """y = exp(x) / Σ exp(x) over `axis`."""
+
+    onnx: ClassVar[tuple[str, ...]] = ("Softmax", "com.microsoft.QLinearSoftmax")
+
+    axis: int
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
+        """Before opset 13 over all axes from `axis` on, as one."""
+        x = node.operand(0)
+        rank = len(x.shape)
+        quantized = "QLinear" in node.op
+        flat = (node.int("opset", 13) if quantized else node.opset) < 13
+        axis = node.int("axis", 1 if flat and not quantized else -1)
+        if not -rank <= axis < rank:
+            node.refuse(f"axis {axis} is outside rank {rank}")
+        axis %= rank
+        if flat and math.prod(x.shape[axis:]) != x.shape[axis]:
+            rows = math.prod(x.shape[:axis]), math.prod(x.shape[axis:])
+            y = build.one(cls(1), reshape_value(build, x, rows))
+            return (reshape_value(build, y, x.shape),)
+        return build.add(cls(axis), x)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same over the axis where it is then."""
+        return Permuted(Softmax(order.index(self.axis)), order)
+
+    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
+        """The operand's shape."""
+        return (TensorType(inputs[0].shape, FloatType()),)
+
+    def result_type(self, *inputs: FixedType | None) -> FixedType | None:
+        """Steps of 2^-8, signed as the operand."""
+        x = inputs[0]
+        return share_type(U8 if x is None else x.storage)
+
+    def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
+        """With the largest element taken off."""
+        x = inputs[0].astype(np.float64)
+        raised = np.exp(x - x.max(axis=self.axis, keepdims=True))
+        share = raised / raised.sum(axis=self.axis, keepdims=True)
+        return (share.astype(inputs[0].dtype),)
+
+    def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
+        """A composite op that reads a table."""
+        x = build.integer(site.inputs[0])
+        if x.elem.storage.width > 8:
+            raise NoIntegerForm(
+                f"softmax of {x.elem.storage.width}-bit values by table",
+                at=site.name,
+                hint="quantize its operand to 8 bits",
+            )
+        block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
+        target = site.results[0] or share_type(x.elem.storage)
+        if site.semantics is Semantics.ONNXRUNTIME:
+            return (_quantized(site, build, x, block, target),)
+        table = _table(float(x.elem.scale), block.n, site.name)
+        kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
+        entries = build.constant(table, kind, hint=f"{site.name}_table")
+        y = build.one(IntSoftmax(block, share_type(target.storage)), x, entries)
+        return (convert(build, y, target, site.semantics),)
+
+
+def _bits(count: int) -> int:
+    return min(_MOST_BITS, 32 - count.bit_length())
+
+
+def _table(scale: float, count: int, where: str) -> IntArray:
+    """exp(−d·scale)·2^b for d = 0..255."""
+    if count > _MOST:
+        raise NoIntegerForm(f"softmax over {count} elements", at=where, want=f"at most {_MOST}")
+    distance = np.arange(_CODES, dtype=np.float64)
+    return np.rint(np.exp(-distance * scale) * 2.0 ** _bits(count)).astype(np.int64)
+
+
+def _quantized(site: Site, build: GraphBuilder, x: Value, block: Block, target: FixedType) -> Value:
+    """QLinearSoftmax with its table of bit patterns."""
+    factor = int(float32.softmax_factor(float(target.scale)))
+    if target.storage != x.elem.storage or factor >= _LARGEST_FACTOR:
+        raise NoIntegerForm(
+            "a softmax that onnxruntime computes in float32",
+            at=site.name,
+            have=f"{x.elem} to {target}",
+            want="one 8-bit integer type for operand and result, scales above 2^-27",
+            hint="quantize both with the same integer type",
+        )
+    terms = float32.softmax_table(float(x.elem.scale), block.n)
+    kind = FixedType.per_tensor(_BITS, Dyadic.one())
+    table = build.constant(terms.view(np.uint32).astype(np.int64), kind, hint=f"{site.name}_table")
+    return build.one(OnnxruntimeSoftmax(block, x.elem, target), x, table)
+
+
+def _arguments(block: Block, inputs: Sequence[Value], y: Value) -> tuple[Buffer | Number, ...]:
+    x, table = inputs
+    return (*block.arguments(x, y), Buffer("table", table.name, table.elem.storage))
+
+
+@dataclass(frozen=True, slots=True)
+class IntSoftmax(IntegerOp):
+    """y = clamp(floor((256·t + ⌊S/2⌋) / S) + zp), t = table[max − x], S = Σ t over the block."""
+
+    stem: ClassVar[str] = "softmax"
+
+    block: Block
+    result: FixedType
+
+    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
+        """The operand's shape."""
+        assert inputs[1].shape == (_CODES,), "the table does not fit"
+        return (TensorType(self.block.shape, self.result),)
+
+    def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
+        """All codes; the sum is proved to fit 32 bits."""
+        assert inputs[1].interval.hi * max(self.block.n, _CODES) < 2**32, "the sum leaves 32 bits"
+        return (Interval.of_type(self.result.storage),)
+
+    def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
+        """The definition."""
+        x, table = self.block.view(inputs[0]), inputs[1]
+        terms = table[x.max(axis=1, keepdims=True) - x]
+        total = terms.sum(axis=1, keepdims=True)
+        share = (terms * _CODES + total // 2) // total + self.result.zero_point
+        return (np.minimum(share, self.result.storage.max).reshape(self.block.shape),)
+
+    def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Maximum, table, sum, rounded division."""
+        x, table = self.block.flat(w, inputs[0]), inputs[1]
+        index = w.sub(w.reduce_max(x, 1, keep=True), x)
+        bounds = Interval(max(0, table.range.lo), table.range.hi)
+        terms = w.emit("Gather", [table.name, index.name], x.shape, bounds, axis=0)
+        summed = w.reduce_sum(terms, 1, keep=True)
+        total = Tensor(summed.name, summed.shape, Interval(bounds.hi, summed.range.hi))
+        top = w.add(w.mul(terms, w.const(_CODES)), w.floor_shift(total, 1))
+        share = w.add(w.floor_divide(top, total), w.const(self.result.zero_point))
+        storage = self.result.storage
+        return (w.reshape(w.clamp(share, storage.min, storage.max), self.block.shape),)
+
+    def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
+        """A loop over each set."""
+        arguments = (
+            *_arguments(self.block, inputs, outputs[0]),
+            Number("zero", self.result.zero_point),
+            Number("hi", self.result.storage.max),
+        )
+        formula = "y = exp(x - max) * 256 / sum(exp(x - max)), by table"
+        return KernelCall(self.stem, arguments, (("form", "table"),), formula=formula)
+
+    def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
+        """Three passes over the operand, two of them with lookups."""
+        size = outputs[0].type.size
+        return Work(loads=3 * size, lookups=len(inputs) * size, stores=size)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxruntimeSoftmax(IntegerOp):
+    """QLinearSoftmax: `float32.qlinear_softmax` along the block's middle axis."""
+
+    stem: ClassVar[str] = "softmax"
+
+    block: Block
+    x: FixedType
+    result: FixedType
+
+    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
+        """The operand's shape."""
+        assert inputs[0].elem == self.x, f"{inputs[0].elem} for {self.x}"
+        return (TensorType(self.block.shape, self.result),)
+
+    def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
+        """All codes."""
+        return (Interval.of_type(self.result.storage),)
+
+    def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
+        """The definition."""
+        rows = np.moveaxis(self.block.view(inputs[0]), 1, 2)
+        y, storage = self.result, self.result.storage
+        kinds = float(self.x.scale), float(y.scale), y.zero_point
+        share = float32.qlinear_softmax(rows, *kinds, storage.min, storage.max)
+        return (np.moveaxis(share, 2, 1).reshape(self.block.shape),)
+
+    def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The operator itself."""
+        flat = self.block.flat(w, inputs[0])
+        parameters = [
+            np.array(value, kind)
+            for t in (self.x, self.result)
+            for value, kind in ((float(t.scale), np.float32), (t.zero_point, t.storage.dtype))
+        ]
+        operands = [(flat, self.x.storage), *parameters]
+        storage = self.result.storage
+        y = w.quantized("QLinearSoftmax", operands, flat.shape, storage, axis=1, opset=13)
+        return (w.reshape(y, self.block.shape),)
+
+    def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
+        """A loop over each set, float32 carried out on integers."""
+        arguments = (
+            *_arguments(self.block, inputs, outputs[0]),
+            Number("factor", int(float32.softmax_factor(float(self.result.scale)))),
+            Number("zero", self.result.zero_point),
+            Number("lo", self.result.storage.min),
+            Number("hi", self.result.storage.max),
+        )
+        traits = (("form", "float"), ("softfloat", "softfloat"))
+        return KernelCall(self.stem, arguments, traits, formula="y = QLinearSoftmax(x)")
+
+    def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
+        """Three passes over the operand, two of them with lookups."""
+        size = outputs[0].type.size
+        return Work(loads=3 * size, lookups=len(inputs) * size, stores=size)

@@ -1,0 +1,47 @@
+"""What the target's memories hold, against what they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from binpoint.errors import DoesNotFit
+from binpoint.target import Content, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes used of a memory, and how many there are; `unknown` contents are not in `used`."""
+
+    memory: str
+    used: int
+    available: int
+    unknown: tuple[str, ...]
+
+
+def usages(target: Target, sizes: Mapping[Content, int | None]) -> tuple[Usage, ...]:
+    """One row per memory of the target; sizes in bytes, None where not measured."""
+    rows: list[Usage] = []
+    for name, memory in target.memory.items():
+        known = [size for c in memory.holds if (size := sizes.get(c)) is not None]
+        unknown = tuple(c for c in memory.holds if sizes.get(c) is None)
+        rows.append(Usage(name, sum(known), memory.bytes - memory.reserve, unknown))
+    return tuple(rows)
+
+
+def check(target: Target, rows: Sequence[Usage]) -> None:
+    """Refuse a program that is larger than a memory.
+
+    Raises:
+        DoesNotFit: names the memory, what is needed and what is there.
+    """
+    for row in rows:
+        if row.used <= row.available:
+            continue
+        without = f", without {', '.join(row.unknown)}" if row.unknown else ""
+        raise DoesNotFit(
+            f"the program needs more {row.memory} than `{target.name}` has",
+            have=f"{row.available} bytes",
+            want=f"{row.used} bytes{without}",
+            hint="a smaller model, or a target with more memory: `binpoint list targets`",
+        )

@@ -1,0 +1,168 @@
+"""The report as JSON for machines and as tables for people."""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from binpoint.errors import InputNotFound, UsageError
+from binpoint.report.summary import Report
+
+
+def json(report: Report) -> str:
+    """The text of report.json: keys in their fixed order."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+
+
+def read(path: Path) -> Report:
+    """Undo `json`.
+
+    Raises:
+        InputNotFound: the file cannot be read.
+        UsageError: it is no report.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except OSError as error:
+        raise InputNotFound("cannot read the report", at=str(path), have=error.strerror) from error
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise UsageError("the file is no report", at=str(path), have=str(error)) from error
+
+
+def schema() -> str:
+    """The JSON schema of the report."""
+    text = msgspec.json.encode(_tidy(msgspec.json.schema(Report)), order="sorted")
+    return msgspec.json.format(text, indent=2).decode() + "\n"
+
+
+def _tidy(part: object) -> object:
+    """The schema without the indentation of docstrings."""
+    match part:
+        case str():
+            return cleandoc(part)
+        case list():
+            return [_tidy(item) for item in cast("list[object]", part)]
+        case dict():
+            return {key: _tidy(item) for key, item in cast("dict[str, object]", part).items()}
+        case _:
+            return part
+
+
+def console(report: Report, console: Console) -> None:
+    """Print the report as tables."""
+    console.print(f"[bold]{report.model.name}[/] for {report.target}", highlight=False)
+    console.print(_figures(report))
+    console.print(_witnesses(report))
+    if report.layers:
+        console.print(_layers(report))
+
+
+def _figures(report: Report) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for key, value in _facts(report):
+        table.add_row(key, value)
+    return table
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    measured = "" if report.unmeasured is None else f" (not measured: {report.unmeasured})"
+    met = "" if report.arena_bytes == report.arena_lower_bound_bytes else " (not met)"
+    bound = f"{number(report.arena_lower_bound_bytes)} lower bound{met}"
+    rows = [
+        ("flash", f"{number(report.flash_bytes)} bytes: {number(report.code_bytes)} code,"
+                  f" {number(report.constant_bytes)} constants{measured}"),
+        ("arena", f"{number(report.arena_bytes)} bytes, {bound}"),
+        ("stack", f"{number(report.stack_bytes)} bytes"),
+        ("work", f"{number(report.macs)} MACs, {number(report.instructions)} instructions;"
+                 f" {number(report.macs_removed)} MACs removed"),
+        ("accuracy", _accuracy(report)),
+        ("samples", _samples(report)),
+        ("requantizers", _requantizers(report)),
+    ]  # fmt: skip
+    rows += [
+        (f"{row.memory} budget", _memory(row.used_bytes, row.available_bytes, row.unmeasured))
+        for row in report.budget
+    ]
+    for what, found in (("float", report.float_linked), ("heap", report.heap_linked)):
+        if found is not None:
+            rows.append((what, ", ".join(found) or "none linked"))
+    if report.changed_files:
+        rows.append(("changed", ", ".join(report.changed_files)))
+    return rows
+
+
+def _memory(used: int, available: int, unmeasured: tuple[str, ...]) -> str:
+    without = f", without {', '.join(unmeasured)}" if unmeasured else ""
+    return f"{number(used)} of {number(available)} bytes{without}"
+
+
+def _accuracy(report: Report) -> str:
+    found = report.accuracy
+    if found.metric is None:
+        return "unknown"
+    kinds = {"float": found.floating, "integer": found.integer, "onnxruntime": found.onnxruntime}
+    if found.floating is not None:
+        del kinds["onnxruntime"]
+    parts = [f"{name} {value:.4f}" for name, value in kinds.items() if value is not None]
+    return f"{found.metric} of {found.samples} samples: {', '.join(parts)}"
+
+
+def _samples(report: Report) -> str:
+    use = report.samples
+    if use.source is None and not use.random:
+        return "none given"
+    what = "random noise" if use.random else use.source
+    both = ", the same for both" if use.shared else ""
+    return (
+        f"{what}: {use.calibration} to calibrate, {use.scored} to score{both}, "
+        f"{use.verified} to verify"
+    )
+
+
+def _requantizers(report: Report) -> str:
+    counts = msgspec.to_builtins(report.requantizers)
+    return ", ".join(f"{count} {form}" for form, count in counts.items()) + " (channels)"
+
+
+def number(value: int | None) -> str:
+    """A figure as it is printed, ``-`` where nothing was measured."""
+    return "-" if value is None else f"{value:,}".replace(",", " ")
+
+
+def _witnesses(report: Report) -> Table:
+    table = Table(
+        "witness", "verdict", "samples", "reason",
+        box=box.SIMPLE_HEAD, title=f"verdict: {report.verdict}", title_justify="left",
+    )  # fmt: skip
+    for row in report.witnesses:
+        table.add_row(row.name, row.verdict, str(row.samples), row.reason or "")
+    return table
+
+
+def _layers(report: Report) -> Table:
+    heads = ("layer", "op", "shape", "type", "MACs", "bytes", "requantizer", "SNR dB")
+    table = Table(box=box.SIMPLE_HEAD, title="layers", title_justify="left")
+    for head in heads:
+        number_like = head in ("MACs", "bytes", "SNR dB")
+        table.add_column(
+            head, justify="right" if number_like else "left", no_wrap=head == "requantizer"
+        )
+    for row in report.layers:
+        proved = ", proved" if row.proved else ""
+        table.add_row(
+            row.name,
+            row.op.partition(" ")[0],
+            "x".join(map(str, row.shape)),
+            row.type.partition("@")[0],
+            number(row.macs),
+            number(row.bytes),
+            "" if row.requantizer is None else row.requantizer + proved,
+            "-" if row.snr_db is None else f"{row.snr_db:.1f}",
+        )
+    return table

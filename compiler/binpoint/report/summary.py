@@ -1,0 +1,306 @@
+"""The report on a compilation: fixed keys, null where nothing was measured.
+
+`docs/reference/report-schema.json` is the JSON schema of `Report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from binpoint.ir.graph import Graph
+from binpoint.ir.kernel import Buffer, Table
+from binpoint.ir.op import IntegerOp
+from binpoint.ops.pairwise import OnnxruntimePair
+from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.plan.budget import Usage, usages
+from binpoint.plan.fuse import Step
+from binpoint.plan.program import Program
+from binpoint.report.accuracy import Score
+from binpoint.sim.measure import Measurement
+from binpoint.sim.verify import Verdict
+from binpoint.target import Content, Target
+
+SCHEMA = 1
+Answer = Literal["equal", "different", "not run"]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all parts of the report."""
+
+
+class Model(_Table, frozen=True):
+    """The model: its file's stem, and the SHA-256 of its file."""
+
+    name: str
+    sha256: str
+
+
+class SampleUse(_Table, frozen=True):
+    """Where samples came from and how many served for what.
+
+    Attributes:
+        shared: the same samples served calibration and scoring.
+        random: they are noise.
+    """
+
+    source: str | None
+    calibration: int
+    scored: int
+    verified: int
+    shared: bool
+    random: bool
+
+
+class Accuracy(_Table, frozen=True):
+    """Of the float model, of the integers, and of the user's file in onnxruntime, by one metric.
+
+    Attributes:
+        metric: `top-1`, `element`, `auc`, or `mse` (mean squared error of reconstruction).
+    """
+
+    metric: str | None
+    floating: float | None = msgspec.field(name="float")
+    integer: float | None
+    onnxruntime: float | None
+    samples: int
+
+
+class WitnessRow(_Table, frozen=True):
+    """One witness: on how many samples, and why not, or what differs."""
+
+    name: str
+    verdict: Answer
+    samples: int
+    reason: str | None
+
+
+class Requantizers(_Table, frozen=True):
+    """Channels by the form of their requantizer."""
+
+    mulshift: int = 0
+    thresholds: int = 0
+    exact: int = 0
+    fpu: int = 0
+
+
+class Layer(_Table, frozen=True):
+    """One call of a kernel.
+
+    Attributes:
+        bytes: constants that it reads.
+        requantizer: the form of its requantizer, if it has one, and whether it is proved equal.
+        snr_db: signal to noise of the result against the float model; null as well where there is
+            no noise.
+    """
+
+    name: str
+    origin: tuple[str, ...]
+    op: str
+    shape: tuple[int, ...]
+    type: str
+    macs: int
+    bytes: int
+    requantizer: str | None
+    proved: bool | None
+    snr_db: float | None
+
+
+class MemoryUse(_Table, frozen=True):
+    """A memory of the target: bytes used, bytes there, and what is not counted as unmeasured."""
+
+    memory: str
+    used_bytes: int
+    available_bytes: int
+    unmeasured: tuple[str, ...]
+
+
+class Report(_Table, frozen=True):
+    """Everything that is known of a compilation; sizes in bytes.
+
+    Attributes:
+        arena_lower_bound_bytes: no order and placement of the program's values needs less.
+        macs_removed: multiply-accumulates of the model that nothing needs, and that are not done.
+        instructions: of one inference, the median of the emulated runs.
+        unmeasured: why code, stack and instructions are null, where they are.
+        float_linked: floating-point routines and instructions in the emulated image.
+        changed_files: files of a folder that no longer are as they were written.
+    """
+
+    schema: int
+    model: Model
+    target: str
+    code_bytes: int | None
+    constant_bytes: int
+    flash_bytes: int | None
+    arena_bytes: int
+    arena_lower_bound_bytes: int
+    stack_bytes: int | None
+    macs: int
+    macs_removed: int
+    instructions: int | None
+    instructions_min: int | None
+    instructions_max: int | None
+    unmeasured: str | None
+    compiler: str | None
+    float_linked: tuple[str, ...] | None
+    heap_linked: tuple[str, ...] | None
+    samples: SampleUse
+    accuracy: Accuracy
+    verdict: Answer
+    witnesses: tuple[WitnessRow, ...]
+    requantizers: Requantizers
+    budget: tuple[MemoryUse, ...]
+    layers: tuple[Layer, ...]
+    changed_files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found out about a program besides its verdict."""
+
+    samples: SampleUse
+    score: Score
+    snr_db: Mapping[str, float]
+    """By value name."""
+    macs_removed: int
+
+
+def summarize(program: Program, target: Target, verdict: Verdict, findings: Findings) -> Report:
+    """Put together what is known."""
+    graph, figures = program.graph, verdict.measurement
+    layers = tuple(_layer(program, s, findings.snr_db) for s in program.steps if not s.alias)
+    constants = program.constant_bytes if figures is None else figures.constant_bytes
+    score = findings.score
+    return Report(
+        schema=SCHEMA,
+        model=Model(name=graph.name, sha256=graph.digest),
+        target=target.name,
+        code_bytes=figures and figures.code_bytes,
+        constant_bytes=constants,
+        flash_bytes=figures and figures.flash_bytes,
+        arena_bytes=program.arena_bytes,
+        arena_lower_bound_bytes=program.arena_bound,
+        stack_bytes=figures and figures.stack_bytes,
+        macs=sum(layer.macs for layer in layers),
+        macs_removed=findings.macs_removed,
+        instructions=figures and figures.instructions,
+        instructions_min=figures and figures.instructions_min,
+        instructions_max=figures and figures.instructions_max,
+        unmeasured=verdict.unmeasured,
+        compiler=figures and figures.compiler,
+        float_linked=figures and figures.float_parts,
+        heap_linked=figures and figures.heap_parts,
+        samples=findings.samples,
+        accuracy=Accuracy(
+            metric=score.metric,
+            floating=score.floating,
+            integer=score.integer,
+            onnxruntime=score.onnxruntime,
+            samples=score.samples,
+        ),
+        verdict=verdict.answer.value,
+        witnesses=witness_rows(verdict),
+        requantizers=count_requantizers(graph),
+        budget=tuple(_memory(u) for u in memory_use(program, target, figures)),
+        layers=layers,
+    )
+
+
+def again(report: Report, verdict: Verdict, changed: tuple[str, ...]) -> Report:
+    """The report of a folder, with the answers of a later verification."""
+    return msgspec.structs.replace(
+        report,
+        verdict=verdict.answer.value,
+        witnesses=witness_rows(verdict),
+        changed_files=changed,
+    )
+
+
+def witness_rows(verdict: Verdict) -> tuple[WitnessRow, ...]:
+    """The witnesses as rows."""
+    return tuple(
+        WitnessRow(name=w.name, verdict=w.verdict.value, samples=w.samples, reason=w.reason)
+        for w in verdict.witnesses
+    )
+
+
+def memory_use(program: Program, target: Target, figures: Measurement | None) -> tuple[Usage, ...]:
+    """Use of the target's memories; code and stack are unknown where nothing was measured."""
+    sizes: dict[Content, int | None] = {
+        "code": None if figures is None else figures.flash_bytes - figures.constant_bytes,
+        "constants": program.constant_bytes if figures is None else figures.constant_bytes,
+        "arena": program.arena_bytes,
+        "stack": None if figures is None else figures.stack_bytes,
+    }
+    return usages(target, sizes)
+
+
+def _memory(row: Usage) -> MemoryUse:
+    return MemoryUse(
+        memory=row.memory,
+        used_bytes=row.used,
+        available_bytes=row.available,
+        unmeasured=row.unknown,
+    )
+
+
+def _layer(program: Program, step: Step, snr_db: Mapping[str, float]) -> Layer:
+    graph = program.graph
+    result = graph.value(step.writes[0])
+    requantizer = next((n.op for n in step.nodes if isinstance(n.op, Requantize)), None)
+    return Layer(
+        name=step.name,
+        origin=step.origin.names,
+        op=" + ".join(type(node.op).__name__ for node in step.nodes),
+        shape=result.shape,
+        type=str(result.elem),
+        macs=sum(_macs(graph, step)),
+        bytes=_constant_bytes(program, step),
+        requantizer=None if requantizer is None else requantizer.form.name,
+        proved=None if requantizer is None else is_proved(requantizer),
+        snr_db=snr_db.get(result.name),
+    )
+
+
+def _macs(graph: Graph, step: Step) -> list[int]:
+    ops = [(n, n.op) for n in step.nodes if isinstance(n.op, IntegerOp)]
+    return [op.work(graph.arguments(n), graph.results(n)).macs for n, op in ops]
+
+
+def _constant_bytes(program: Program, step: Step) -> int:
+    """Bytes of the constant arrays that a step reads, each once."""
+    values = program.graph
+    arrays = {
+        array.name: array.bytes
+        for argument in step.call.all_arguments
+        if isinstance(argument, Table)
+        or (isinstance(argument, Buffer) and values.value(argument.value).constant is not None)
+        for array in (program.constant_of(argument),)
+    }
+    return sum(arrays.values())
+
+
+def is_proved(op: Requantize | OnnxruntimePair) -> bool:
+    """Whether the emitted form is an integer formula that is the definition, or proved equal."""
+    match op:
+        case DyadicRequantize():
+            return True
+        case OnnxruntimeRequantize() | OnnxruntimePair():
+            return op.proof is not None
+        case _:
+            return False
+
+
+def count_requantizers(graph: Graph) -> Requantizers:
+    """Channels of all requantizers, by form; an op of two operands that rounds counts as one."""
+    counts: dict[str, int] = {}
+    for node in graph.nodes():
+        if isinstance(node.op, Requantize | OnnxruntimePair):
+            channels = node.op.channels if isinstance(node.op, Requantize) else 1
+            form = node.op.form.name
+            counts[form] = counts.get(form, 0) + channels
+    return msgspec.convert(counts, Requantizers)

@@ -34,7 +34,7 @@ def _attempt(number: int, tally: Tally) -> Trial | None:
     try:
         return attempt(Random(number), f"g{number}", tally)
     except Exception:
-        tally.failures.append(f"g{number}: {traceback.format_exc(limit=-3)}")
+        tally.failures.append(f"g{number}: {_told()}")
         return None
     finally:
         signal.alarm(0)
@@ -46,10 +46,14 @@ def _compare(trials: list[Trial], tally: Tally) -> None:
         compare(trials, tally)
     except Exception:
         if len(trials) == 1:
-            tally.failures.append(f"{trials[0].program.name}: {traceback.format_exc(limit=-2)}")
+            tally.failures.append(f"{trials[0].program.name}: {_told()}")
             return
         for trial in trials:
             _compare([trial], tally)
+
+
+def _told() -> str:
+    return traceback.format_exc(limit=-3, chain=False)
 
 
 def _too_slow(_signal: int, _frame: FrameType | None) -> NoReturn:

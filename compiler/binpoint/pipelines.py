@@ -20,7 +20,7 @@ from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
-from binpoint.target import Target
+from binpoint.target import McuTarget
 
 
 def mcu() -> Pipeline:
@@ -58,7 +58,7 @@ PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu()})
 """The named pipelines; a target's file says which is its own."""
 
 
-def choose(wanted: str | Pipeline | None, target: Target) -> Pipeline:
+def choose(wanted: str | Pipeline | None, target: McuTarget) -> Pipeline:
     """The pipeline itself, or by name, or as its text states it, or by default the target's.
 
     Raises:

@@ -22,7 +22,7 @@ from binpoint.plan.program import Program
 from binpoint.report.accuracy import Score
 from binpoint.sim.measure import Measurement
 from binpoint.sim.verify import Verdict
-from binpoint.target import Content, Target
+from binpoint.target import Content, McuTarget
 
 SCHEMA = 1
 Answer = Literal["equal", "different", "not run"]
@@ -169,7 +169,7 @@ class Findings:
     macs_removed: int
 
 
-def summarize(program: Program, target: Target, verdict: Verdict, findings: Findings) -> Report:
+def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: Findings) -> Report:
     """Put together what is known."""
     graph, figures = program.graph, verdict.measurement
     layers = tuple(_layer(program, s, findings.snr_db) for s in program.steps if not s.alias)
@@ -228,7 +228,9 @@ def witness_rows(verdict: Verdict) -> tuple[WitnessRow, ...]:
     )
 
 
-def memory_use(program: Program, target: Target, figures: Measurement | None) -> tuple[Usage, ...]:
+def memory_use(
+    program: Program, target: McuTarget, figures: Measurement | None
+) -> tuple[Usage, ...]:
     """Use of the target's memories; code and stack are unknown where nothing was measured."""
     sizes: dict[Content, int | None] = {
         "code": None if figures is None else figures.flash_bytes - figures.constant_bytes,

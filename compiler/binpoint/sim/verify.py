@@ -25,7 +25,7 @@ from binpoint.sim.host_c import HostBuild, run_project
 from binpoint.sim.interface import Codes, Interface
 from binpoint.sim.measure import Measurement, emulate
 from binpoint.sim.source import compare_source
-from binpoint.target import Target
+from binpoint.target import McuTarget
 
 EMULATED_SAMPLES = 3
 
@@ -120,7 +120,7 @@ class Subject:
     program: Program
     project: Project
     options: CompileOptions
-    target: Target
+    target: McuTarget
     model: Path
 
     @property
@@ -222,7 +222,7 @@ def _reason(missing: BinpointError) -> str:
 def emulated(
     interface: Interface,
     files: Mapping[str, bytes],
-    target: Target,
+    target: McuTarget,
     samples: Sequence[Codes],
     compare: Compare,
     *,

@@ -13,4 +13,4 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 def test_an_unknown_name_is_refused_as_python_does() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        binpoint.nonsense  # pyright: ignore[reportAttributeAccessIssue, reportUnusedExpression]
+        binpoint.nonsense  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue, reportUnusedExpression]

@@ -28,7 +28,7 @@ Idx Name          Size      VMA       LMA       File off  Algn  Flags
   5 .bss          00000008  20000008  20000008  00002008  2**3  ALLOC
   6 mine          00000000  20000010  20000010  00002008  2**3  CONTENTS, ALLOC, LOAD, DATA
   7 .comment      00000011  00000000  00000000  00002008  2**0  CONTENTS, READONLY
-"""
+"""  # noqa: E501 - as printed
 
 LINK_MAP = """
 Discarded input sections
@@ -56,7 +56,7 @@ net_weights
 
 /DISCARD/
  .ARM.exidx     0x00000000        0x8 obj/01_net.o
-"""
+"""  # noqa: W291 - as printed
 
 
 def test_sections_and_sizes() -> None:

@@ -333,7 +333,9 @@ HOSTILE = (
 
 @pytest.mark.needs("cc")
 @pytest.mark.parametrize(
-    ("name", "io"), zip(HOSTILE, ("caller", "arena") * 6, strict=True), ids=range(len(HOSTILE))
+    ("name", "io"),
+    list(zip(HOSTILE, ("caller", "arena") * 6, strict=True)),
+    ids=range(len(HOSTILE)),
 )
 def test_names_from_the_model_cannot_break_the_code(
     name: str, io: str, tmp_path: Path, run: Run

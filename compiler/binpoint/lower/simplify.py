@@ -105,7 +105,7 @@ class ProveRequantizers(Pass):
             match node.op:
                 case OnnxruntimeRequantize():
                     op = node.op.proved()
-                    op = op.in_float() if op.proof is None and floats else op
+                    op = op.in_float() if floats and op.form.name in ("exact", "mixed") else op
                 case OnnxruntimePair():
                     op = node.op.proved()
                 case _:

@@ -292,7 +292,7 @@ def is_proved(op: Requantize | OnnxruntimePair) -> bool:
         case DyadicRequantize():
             return True
         case OnnxruntimeRequantize() | OnnxruntimePair():
-            return op.proof is not None
+            return op.proof is not None and op.proof.name != "mixed"
         case _:
             return False
 
@@ -303,6 +303,6 @@ def count_requantizers(graph: Graph) -> Requantizers:
     for node in graph.nodes():
         if isinstance(node.op, Requantize | OnnxruntimePair):
             channels = node.op.channels if isinstance(node.op, Requantize) else 1
-            form = node.op.form.name
-            counts[form] = counts.get(form, 0) + channels
+            for form, count in node.op.form.counts(channels).items():
+                counts[form] = counts.get(form, 0) + count
     return msgspec.convert(counts, Requantizers)

@@ -9,6 +9,7 @@ from binpoint.frontend.affine import FoldAffine, FoldBias
 from binpoint.frontend.fold import FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
+from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -16,6 +17,7 @@ from binpoint.passes.base import Pass
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
+from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
 from binpoint.target import Target
@@ -29,11 +31,13 @@ def mcu() -> Pipeline:
         FoldConstants(),
         FuseFunctions(),
         SinkTransposes(),
+        FoldRationals(),
         FoldBias(),
         FoldAffine(),
         FoldPad(),
         PropagateTypes(),
         RemoveDead(),
+        TypeAccumulators(),
         Equalize(),
         AssignTypes(),
         ToIntegers(),

@@ -79,6 +79,18 @@ class Node:
     origin: Origin = field(default_factory=Origin)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the stored integers of an output mean: real = (stored - zero point) * scale + offset.
+
+    One entry, or one per channel of the last axis. The numbers are the nearest float64 of exact
+    ones.
+    """
+
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+
 class Graph:
     """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands.
 
@@ -94,6 +106,8 @@ class Graph:
         self.outputs: tuple[str, ...] = ()
         self.output_names: tuple[str, ...] = ()
         self.quantized = False
+        self.rational = False
+        self.readings: Mapping[str, Reading] = {}
         self.digest = ""
         self.coded: Mapping[str, IntType] = {}
         self._graph: nx.DiGraph[Key] = nx.DiGraph()
@@ -174,6 +188,7 @@ class Graph:
             self.output_names,
         )
         other.quantized, other.digest, other.coded = self.quantized, self.digest, self.coded
+        other.rational, other.readings = self.rational, self.readings
         other._graph = self._graph.copy()
         other._values = dict(self._values)
         other._nodes = dict(self._nodes)

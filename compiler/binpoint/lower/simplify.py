@@ -9,6 +9,7 @@ from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
+from binpoint.ops.thresholds import IntThresholds
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
 
@@ -89,6 +90,8 @@ class ProveRequantizers(Pass):
                 want='"fpu" among its features',
             )
         for node in graph.nodes():
+            if isinstance(node.op, IntThresholds):
+                graph.replace(replace(node, op=node.op.proved()))
             if not isinstance(node.op, OnnxruntimeRequantize):
                 continue
             op = node.op.proved()

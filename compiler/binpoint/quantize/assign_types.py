@@ -58,7 +58,8 @@ class AssignTypes(Pass):
         self._activations(graph, context)
         for node in graph.nodes():
             _weights(graph, node, context.options)
-        if context.options.bias_correction and context.samples is not None:
+        correct = context.options.bias_correction and not graph.rational
+        if correct and context.samples is not None:
             correct_biases(real, graph, context.samples.spread(self.corrections))
         return remove_dead(graph)
 

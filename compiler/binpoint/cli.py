@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from binpoint.driver import Result
     from binpoint.errors import BinpointError
     from binpoint.options import CompileOptions
+    from binpoint.report.summary import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def compile_command(output: Path, as_json: bool, **given: Any) -> None:
         raise OutputError("the output folder exists already", at=str(output), want="a new name")
     result = _Request(**given).run()
     result.project.write(output)
-    _print_report(result, as_json)
+    _print_report(result.report, as_json)
 
 
 @cli.command()
@@ -148,7 +149,7 @@ def compile_command(output: Path, as_json: bool, **given: Any) -> None:
 @_JSON
 def analyze(as_json: bool, **given: Any) -> None:
     """Print the report on MODEL, and write no firmware."""
-    _print_report(_Request(**given).run(), as_json)
+    _print_report(_Request(**given).run().report, as_json)
 
 
 @cli.command()
@@ -160,7 +161,8 @@ def verify(folder: Path, witnesses: str, deep: bool, as_json: bool) -> None:
     """Verify again what `compile` wrote into FOLDER."""
     from binpoint import driver
 
-    _print_report(driver.verify_folder(folder, witnesses=witnesses, deep=deep), as_json)
+    result = driver.verify_folder(folder, witnesses=witnesses, deep=deep)
+    _print_report(result.report, as_json)
 
 
 @cli.command()
@@ -221,7 +223,7 @@ def demo(as_json: bool) -> None:
     ):
         request = _Request(model, "cortex-m4", samples=str(samples), calibrate_with=200)
         result = request.run()
-    _print_report(result, as_json)
+    _print_report(result.report, as_json)
 
 
 def _samples(given: str | None) -> Path | str | None:
@@ -229,16 +231,16 @@ def _samples(given: str | None) -> Path | str | None:
     return given if given is None or given == "random" else Path(given)
 
 
-def _print_report(result: Result, as_json: bool) -> None:
+def _print_report(report: Report, as_json: bool) -> None:
     """Print the report to stdout, as tables or as JSON."""
     from rich.console import Console
 
     from binpoint.report import render
 
     if as_json:
-        click.echo(render.json(result.report))
+        click.echo(render.json(report), nl=False)
     else:
-        render.console(result.report, Console())
+        render.console(report, Console())
 
 
 def _print_rows(rows: Sequence[dict[str, str]], as_json: bool) -> None:

@@ -24,7 +24,7 @@ from binpoint.plan import budget
 from binpoint.plan.arrange import arrange
 from binpoint.plan.program import Program
 from binpoint.report import render as rendering
-from binpoint.report.measure import noise, score
+from binpoint.report.measure import macs, noise, score
 from binpoint.report.summary import Findings, Report, SampleUse, again, memory_use, summarize
 from binpoint.sim.check_graph import write_onnx
 from binpoint.sim.convert import stored_inputs
@@ -53,7 +53,7 @@ class Result:
     report: Report
 
 
-def compile_model(
+def compile_model(  # noqa: PLR0913 - all but three have defaults
     model: Path,
     target: Target,
     options: CompileOptions,
@@ -100,7 +100,8 @@ def compile_model(
     budget.check(target, memory_use(program, target, verdict.measurement))
 
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
-    found = Findings(use, score(subject, sets.scored), noise(floating, graph, sets.scored))
+    ratios = noise(floating, graph, sets.scored)
+    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(floating))
     report = summarize(program, target, verdict, found)
     project = project.with_files({"report.json": rendering.json(report).encode()})
     return Result(graph, program, project, verdict, report)

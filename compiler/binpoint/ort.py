@@ -67,7 +67,9 @@ class Session:
         try:
             results = self._session.run(None, dict(inputs))
         except Exception as error:  # onnxruntime raises its own types, made at run time
-            raise InvalidModel("onnxruntime cannot run the model", have=str(error).splitlines()[0]) from error
+            raise InvalidModel(
+                "onnxruntime cannot run the model", have=str(error).splitlines()[0]
+            ) from error
         return {name: np.asarray(array) for name, array in zip(self.outputs, results, strict=True)}
 
 
@@ -82,7 +84,7 @@ def reference(model: onnx.ModelProto | str) -> Session:
 
 
 def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
-    """Operators of a quantized model that its `reference` session computes in float, with their number.
+    """Operators of a quantized model that `reference` computes in float, with their number.
 
     A tensor is float where a DequantizeLinear, a float input or constant, or an operator on floats
     gives it; conversions from and to integers do not count.
@@ -90,7 +92,7 @@ def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix="binpoint-ort-") as folder:
         path = str(Path(folder) / "optimised.onnx")
         Session(model, optimise=True, save=path)
-        graph = onnx.load(path).graph
+        graph = onnx.load_model_from_string(Path(path).read_bytes()).graph
     real = {i.name for i in graph.input if i.type.tensor_type.elem_type in _REAL}
     real |= {t.name for t in graph.initializer if t.data_type in _REAL}
     found: Counter[str] = Counter()

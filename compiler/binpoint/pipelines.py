@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from binpoint.errors import UnknownPass
 from binpoint.frontend.affine import FoldAffine, FoldBias
 from binpoint.frontend.fold import FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
@@ -13,7 +14,7 @@ from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.to_integers import ToIntegers
-from binpoint.passes.base import Pass
+from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
@@ -65,6 +66,18 @@ def choose(wanted: str | Pipeline | None, target: Target) -> Pipeline:
         case None:
             return PIPELINES[target.pipeline.name]
         case Pipeline():
-            return wanted
+            return _whole(wanted)
         case str():
-            return PIPELINES.get(wanted) or parse(wanted, PASSES)
+            return PIPELINES.get(wanted) or _whole(parse(wanted, PASSES))
+
+
+def _whole(pipeline: Pipeline) -> Pipeline:
+    """The pipeline, if it leads from the imported model to integers."""
+    ends = (pipeline.passes[0].before, pipeline.passes[-1].after) if pipeline.passes else None
+    if ends != (Stage.FLOAT, Stage.INTEGER):
+        raise UnknownPass(
+            "the pipeline does not lead from the imported model to integers",
+            have=str(pipeline),
+            want="the first pass at stage float, the last at stage integer",
+        )
+    return pipeline

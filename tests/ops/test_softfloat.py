@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from binpoint.emit.environment import render_template
+from binpoint.ir.op import Semantics
+from binpoint.numeric.fixed import U8
+from binpoint.ops.softmax import Softmax, share_type
 from binpoint.sim.host_c import WARNINGS
+from tests.ops.kernels import Bench
 
 Bits = npt.NDArray[np.uint32]
 _COUNT = 400_000
@@ -34,10 +37,22 @@ void apply_round24(const int64_t *a, int64_t *y, size_t n)
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("softfloat")
-    runtime = render_template("mcu-c", "runtime.h.j2", prefix="t", macro="T", version="0")
-    header = render_template("mcu-c", "softfloat.h.j2")
-    (folder / "t.c").write_text(runtime + header + _WRAPPER, encoding="utf-8")
-    flags = ["-std=c99", "-O1", "-shared", "-fPIC", "-fsanitize=undefined", *WARNINGS]
+    bench = Bench()
+    kind = share_type(U8)
+    bench.lower(Softmax(0), [bench.input((4,), kind)], kind, Semantics.ONNXRUNTIME)
+    bench.project()[1].write(folder / "c")
+    (header,) = (folder / "c").glob("*_kernels.h")
+    text = f'#include "c/{header.name}"\n{_WRAPPER}'
+    (folder / "t.c").write_text(text, encoding="utf-8")
+    flags = [
+        "-std=c99",
+        "-O1",
+        "-shared",
+        "-fPIC",
+        "-fsanitize=undefined",
+        *WARNINGS,
+        "-Wno-unused-function",
+    ]
     words = ["gcc", *flags, "-fno-sanitize-recover=all", "t.c", "-o", "t.so"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

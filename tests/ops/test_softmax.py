@@ -132,6 +132,18 @@ def test_import_means_what_onnxruntime_computes(
     np.testing.assert_allclose(evaluate(graph, {"x": x})[y.name], wanted, rtol=1e-5)
 
 
+def test_permuted_axes_give_the_same(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    build = GraphBuilder(Graph("permuted"), "op")
+    value = build.input("x", TensorType(x.shape, FloatType()))
+    for axis in range(3):
+        moved = Softmax(axis).permuted((0, 2, 1), value)
+        assert moved is not None
+        (result,) = moved.op.reference(np.transpose(x, (0, 2, 1)))
+        (wanted,) = Softmax(axis).reference(x)
+        np.testing.assert_allclose(result, np.transpose(wanted, moved.order), rtol=1e-6)
+
+
 def test_axes_outside_the_rank_are_refused() -> None:
     build = GraphBuilder(Graph("imported"), "op")
     value = build.input("x", TensorType((2, 3), FloatType()))

@@ -15,7 +15,7 @@ from binpoint.ir.op import FloatOp, Role
 from binpoint.ir.verify import verify
 from binpoint.lower.to_integers import ToIntegers
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, U8, FixedType, FloatType, TensorType
+from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, TensorType
 from binpoint.ops.dense import Dense
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.unary import Clip, Unary
@@ -239,3 +239,23 @@ def test_a_type_for_what_is_always_zero() -> None:
     assert typed.value(y.name).fixed == FixedType.per_tensor(I8, Dyadic.of(1, -7))
     integer = run(Pipeline(ToIntegers()), typed, context())
     assert not evaluate(integer, {"x": np.array([[127, 3]])})[integer.outputs[0]].any()
+
+
+def test_a_bias_stored_for_another_scale_becomes_real(rng: np.random.Generator) -> None:
+    graph = Graph("m")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 4), FloatType()))
+    weights = build.constant(
+        np.full((2, 4), 3, np.int8), fixed=FixedType.per_tensor(I8, Dyadic.of(1, -5))
+    )
+    kind = FixedType.per_tensor(I32, Dyadic.of(1, -10))
+    bias = build.constant(np.array([1024, -2048], np.int32), fixed=kind)
+    y = build.one(Dense(), x, weights, bias)
+    graph.outputs, graph.output_names = (y.name,), ("y",)
+    typed = assigned(graph, normal(graph, rng))
+    (node,) = typed.nodes()
+    value = typed.value(node.inputs[2])
+    assert value.fixed is None
+    assert value.constant is not None
+    assert value.constant.array.tolist() == [1.0, -2.0]
+    assert typed.value(node.inputs[1]).fixed == weights.fixed

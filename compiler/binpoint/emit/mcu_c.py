@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -202,7 +203,9 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
         call=", ".join(
             [*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]
         ),
-        arguments=f"{step.call.symbol}({arguments})",
+        arguments="\n".join(
+            textwrap.wrap(f"{step.call.symbol}({arguments})", _WIDTH, subsequent_indent=" " * 8)
+        ),
         result=_place(program, result),
         result_bytes=value.type.size * value.elem.storage.dtype.itemsize,
     )
@@ -216,7 +219,13 @@ def _formulas(step: Step) -> Sequence[str]:
     formulas = [step.call.formula]
     if len(step.nodes) > 1:
         formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
-    return [f for f in formulas if f]
+    return [_tidy(f) for f in formulas if f]
+
+
+def _tidy(formula: str) -> str:
+    """A formula without signs of signs and without zeros: ``x - -128`` is ``x + 128``."""
+    signs = formula.replace("- -", "+ ").replace("+ -", "- ")
+    return re.sub(r"\((\w+) [-+] 0\)", r"\1", re.sub(r" [-+] 0(?=[,)]|$)", "", signs))
 
 
 def _type(value: Value) -> str:

@@ -18,7 +18,7 @@ class SampleSets:
 
 
 def divide(samples: Samples | None, calibrate_with: int | None) -> SampleSets:
-    """The first `calibrate_with` samples calibrate and the others score; without a number, all do both.
+    """The first `calibrate_with` samples calibrate, the others score; without a number all do both.
 
     Raises:
         MissingSamples: there are no samples to divide.

@@ -16,6 +16,7 @@ from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
+from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Clip, Unary
 
 OPS: tuple[type[FloatOp], ...] = (
@@ -34,6 +35,7 @@ OPS: tuple[type[FloatOp], ...] = (
     Reduce,
     ReduceExtreme,
     ArgExtreme,
+    Softmax,
     Transpose,
     Reshape,
     Take,

@@ -47,12 +47,12 @@ def requantize(
     the exact product of scales; `reach` is the range of accumulators per channel.
     """
     target = site.result
+    if target.storage.width > 16:
+        return _keep(site, acc, divisor)
     if target.axis is not None:
         raise NoIntegerForm(
             "a result with a scale per channel", at=site.name, hint="use per-tensor activations"
         )
-    if target.storage.width > 16:
-        return _keep(site, acc, divisor)
     storage = target.storage
     if site.semantics is Semantics.ONNXRUNTIME and storage.width <= 8:
         factors = scales32 if scales32 is not None else _factors(acc.elem, target)

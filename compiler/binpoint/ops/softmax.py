@@ -25,15 +25,14 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
-from binpoint.ops.layout import is_channel_last
 from binpoint.ops.lookup import convert
-from binpoint.ops.shape import reshape_value, to_channel_first, to_channel_last
+from binpoint.ops.shape import reshape_value
 
 _CODES = 256
 _MOST_BITS = 23
@@ -71,10 +70,11 @@ class Softmax(FloatOp):
             rows = math.prod(x.shape[:axis]), math.prod(x.shape[axis:])
             y = build.one(cls(1), reshape_value(build, x, rows))
             return (reshape_value(build, y, x.shape),)
-        if not is_channel_last(build, x):
-            return build.add(cls(axis), x)
-        place = {0: 0, 1: rank - 1}.get(axis, axis - 1)
-        return (to_channel_first(build, build.one(cls(place), to_channel_last(build, x))),)
+        return build.add(cls(axis), x)
+
+    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
+        """The same over the axis where it is then."""
+        return Permuted(Softmax(order.index(self.axis)), order)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
@@ -48,11 +48,11 @@ class Pass(ABC):
 
     def __str__(self) -> str:
         """Name, and the options that differ from their defaults: ``assign-types{samples=20}``."""
-        options = fields(self) if is_dataclass(self) else ()
-        given = [
-            (f.name, getattr(self, f.name)) for f in options if getattr(self, f.name) != f.default
-        ]
-        return self.name + (f"{{{' '.join(f'{k}={_text(v)}' for k, v in given)}}}" if given else "")
+        if not is_dataclass(self):
+            return self.name
+        pairs = ((f, getattr(self, f.name)) for f in fields(self))
+        given = [f"{f.name}={_text(value)}" for f, value in pairs if value != f.default]
+        return self.name + (f"{{{' '.join(given)}}}" if given else "")
 
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:
@@ -65,6 +65,6 @@ def _text(value: object) -> str:
         case bool():
             return str(value).lower()
         case tuple():
-            return ",".join(map(_text, value))
+            return ",".join(_text(item) for item in cast("tuple[object, ...]", value))
         case _:
             return str(value)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.errors import MissingSamples, RangeOverflow
 from binpoint.ir.build import GraphBuilder
@@ -36,7 +37,8 @@ class AssignTypes(Pass):
        type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
-    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real; with
+    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real, or
+       become so again where they were stored for a scale that is no longer that of the sums; with
        the option `bias_correction` the mean error of each channel is taken out of them.
 
     `samples` and `corrections` are how many samples are used at most for ranges and for biases,
@@ -57,7 +59,8 @@ class AssignTypes(Pass):
         pass_types(graph)
         self._activations(graph, context)
         for node in graph.nodes():
-            _weights(graph, node, context.options)
+            _free_bias(real, graph, node)
+            _weights(graph, graph.node(node.name), context.options)
         correct = context.options.bias_correction and not graph.rational
         if correct and context.samples is not None:
             correct_biases(real, graph, context.samples.spread(self.corrections))
@@ -162,6 +165,36 @@ def _set(graph: Graph, value: Value, kind: FixedType) -> None:
     graph.set_value(replace(value, fixed=kind, constant=constant))
 
 
+def _free_bias(real: Graph, graph: Graph, node: Node) -> None:
+    """Make a stored bias real if its operand or weights got their types only now."""
+    assert isinstance(node.op, FloatOp)
+    roles = node.op.roles(len(node.inputs))
+    assigned = any(
+        role in (Role.ACTIVATION, Role.WEIGHT) and real.value(name).fixed is None
+        for name, role in zip(node.inputs, roles, strict=True)
+    )
+    for index, (value, role) in enumerate(zip(graph.arguments(node), roles, strict=True)):
+        if (
+            role is Role.BIAS
+            and value.fixed is not None
+            and value.constant is not None
+            and assigned
+        ):
+            array = real_bias(value).astype(np.float32)
+            _replace_input(graph, node, index, array, None)
+
+
+def _replace_input(
+    graph: Graph, node: Node, index: int, array: NDArray[Any], kind: FixedType | None
+) -> None:
+    """Let a node read a new constant, real or, with `kind`, of codes."""
+    node = graph.node(node.name)
+    old = node.inputs[index]
+    new = GraphBuilder(graph, old, node.origin).constant(array, fixed=kind, hint=old)
+    inputs = tuple(new.name if i == index else n for i, n in enumerate(node.inputs))
+    graph.replace(replace(node, inputs=inputs))
+
+
 def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
     """Put integer codes in place of the real weights of a node."""
     assert isinstance(node.op, FloatOp)
@@ -188,17 +221,11 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
             )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
-        build = GraphBuilder(graph, value.name, node.origin)
-        codes = build.constant(
-            kind.quantize(array).astype(kind.storage.dtype), fixed=kind, hint=value.name
-        )
-        inputs = tuple(
-            codes.name if i == index else n for i, n in enumerate(graph.node(node.name).inputs)
-        )
-        graph.replace(replace(graph.node(node.name), inputs=inputs))
+        codes = kind.quantize(array).astype(kind.storage.dtype)
+        _replace_input(graph, node, index, codes, kind)
 
 
-def real_bias(value: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def real_bias(value: Value) -> NDArray[np.float64]:
     """A constant bias as real numbers."""
     assert value.constant is not None
     if value.fixed is None:

@@ -60,10 +60,10 @@ class Task:
         found = np.stack([np.asarray(o, np.float64).reshape(-1) for o in outputs])
         match self.metric:
             case Metric.TOP1:
-                return float(np.mean(self._classes(found) == self.targets.reshape(-1)))
+                return _share(self._classes(found) == self.targets.reshape(-1))
             case Metric.ELEMENT:
                 maps = self.targets.reshape(len(found), -1)
-                return float(np.mean((found > self.threshold) == (maps > 0.5)))
+                return _share((found > self.threshold) == (maps > 0.5))
             case Metric.MSE:
                 return float(np.mean((found - self._inputs(found)) ** 2))
             case Metric.AUC:
@@ -78,7 +78,7 @@ class Task:
 
     def _inputs(self, found: Reals) -> Reals:
         (array,) = self.samples.arrays.values()
-        return array.reshape(found.shape).astype(np.float64)
+        return np.asarray(array, np.float64).reshape(found.shape)
 
     def _distances(self, found: Reals) -> Reals:
         return np.mean((found - self._inputs(found)) ** 2, axis=1)
@@ -140,6 +140,11 @@ def _real_inputs(graph: Graph, samples: Samples) -> Samples:
     if array.dtype.kind == "f":
         return samples
     return Samples({name: real(graph.value(name), array)}, samples.labels)
+
+
+def _share(right: NDArray[np.bool_]) -> float:
+    """The part that is right."""
+    return float(np.count_nonzero(right) / right.size)
 
 
 def area_under_curve(scores: Reals, labels: NDArray[Any]) -> float:

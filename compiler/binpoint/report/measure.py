@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from binpoint.errors import InvalidModel, Mismatch, ToolNotFound
 from binpoint.ir.evaluate import constant_array, evaluate
 from binpoint.ir.graph import Graph
-from binpoint.ir.op import FloatOp
+from binpoint.ir.op import FloatOp, Role
 from binpoint.numeric.fixed import FixedType
+from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.passes.samples import Samples
 from binpoint.report.accuracy import Score, Task, task_of
 from binpoint.sim.convert import real, stored_inputs
@@ -113,6 +115,20 @@ def _real_samples(graph: Graph, samples: Samples) -> Iterator[dict[str, NDArray[
             )
             for name, array in sample.items()
         }
+
+
+def macs(graph: Graph) -> int:
+    """Multiply-accumulates with weights in a float graph, taps on the padding among them."""
+    total = 0
+    for node in graph.nodes():
+        assert isinstance(node.op, FloatOp)
+        roles = node.op.roles(len(node.inputs))
+        weights = [v for v, r in zip(graph.arguments(node), roles, strict=True) if r is Role.WEIGHT]
+        spread = isinstance(node.op, ConvTranspose)
+        for weight in weights:
+            positions = (graph.arguments(node) if spread else graph.results(node))[0].shape[:-1]
+            total += prod(positions) * weight.type.size
+    return total
 
 
 def _evaluate_real(graph: Graph, inputs: Outputs) -> dict[str, NDArray[Any]]:

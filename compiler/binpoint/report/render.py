@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -63,7 +64,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
                   f" {number(report.constant_bytes)} constants{measured}"),
         ("arena", f"{number(report.arena_bytes)} bytes, {bound}"),
         ("stack", f"{number(report.stack_bytes)} bytes"),
-        ("work", f"{number(report.macs)} MACs, {number(report.instructions)} instructions"),
+        ("work", f"{number(report.macs)} MACs, {number(report.instructions)} instructions;"
+                 f" {number(report.macs_removed)} MACs removed"),
         ("accuracy", _accuracy(report)),
         ("samples", _samples(report)),
         ("requantizers", _requantizers(report)),
@@ -119,26 +121,30 @@ def number(value: int | None) -> str:
 
 
 def _witnesses(report: Report) -> Table:
-    table = Table("witness", "verdict", "samples", "reason", title=f"verdict: {report.verdict}")
+    table = Table(
+        "witness", "verdict", "samples", "reason",
+        box=box.SIMPLE_HEAD, title=f"verdict: {report.verdict}", title_justify="left",
+    )  # fmt: skip
     for row in report.witnesses:
         table.add_row(row.name, row.verdict, str(row.samples), row.reason or "")
     return table
 
 
 def _layers(report: Report) -> Table:
-    table = Table(
-        "layer", "op", "shape", "type", "MACs", "bytes", "requantizer", "SNR dB", title="layers"
-    )
+    heads = ("layer", "op", "shape", "type", "MACs", "bytes", "requantizer", "SNR dB")
+    table = Table(box=box.SIMPLE_HEAD, title="layers", title_justify="left")
+    for head in heads:
+        table.add_column(head, justify="right" if head in ("MACs", "bytes", "SNR dB") else "left")
     for row in report.layers:
-        proved = {None: "", True: " proved", False: " not proved"}[row.proved]
+        proved = ", proved" if row.proved else ""
         table.add_row(
             row.name,
-            row.op,
-            "×".join(map(str, row.shape)),
-            row.type,
+            row.op.partition(" ")[0],
+            "x".join(map(str, row.shape)),
+            row.type.partition("@")[0],
             number(row.macs),
             number(row.bytes),
-            (row.requantizer or "") + proved,
+            "" if row.requantizer is None else row.requantizer + proved,
             "-" if row.snr_db is None else f"{row.snr_db:.1f}",
         )
     return table

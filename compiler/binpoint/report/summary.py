@@ -122,6 +122,7 @@ class Report(_Table, frozen=True):
 
     Attributes:
         arena_lower_bound_bytes: no order and placement of the program's values needs less.
+        macs_removed: multiply-accumulates of the model that nothing needs, and that are not done.
         instructions: of one inference, the median of the emulated runs.
         unmeasured: why code, stack and instructions are null, where they are.
         float_linked: floating-point routines and instructions in the emulated image.
@@ -138,6 +139,7 @@ class Report(_Table, frozen=True):
     arena_lower_bound_bytes: int
     stack_bytes: int | None
     macs: int
+    macs_removed: int
     instructions: int | None
     instructions_min: int | None
     instructions_max: int | None
@@ -163,6 +165,7 @@ class Findings:
     score: Score
     snr_db: Mapping[str, float]
     """By value name."""
+    macs_removed: int
 
 
 def summarize(program: Program, target: Target, verdict: Verdict, findings: Findings) -> Report:
@@ -182,6 +185,7 @@ def summarize(program: Program, target: Target, verdict: Verdict, findings: Find
         arena_lower_bound_bytes=program.arena_bound,
         stack_bytes=figures and figures.stack_bytes,
         macs=sum(layer.macs for layer in layers),
+        macs_removed=findings.macs_removed,
         instructions=figures and figures.instructions,
         instructions_min=figures and figures.instructions_min,
         instructions_max=figures and figures.instructions_max,

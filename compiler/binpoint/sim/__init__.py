@@ -1,1 +1,1 @@
-"""TODO"""
+"""Is it the same: interpreter, onnxruntime, the C on the host and on an emulated core."""

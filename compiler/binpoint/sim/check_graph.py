@@ -23,7 +23,10 @@ _IR_VERSION = 10
 
 
 def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
-    """The check graph: inputs and outputs of their storage types, int64 between; `deep` makes every value an output."""
+    """The check graph: inputs and outputs of their storage types, int64 between.
+
+    `deep` makes every value an output.
+    """
     writer = OnnxWriter()
     tensors: dict[str, Tensor] = {}
     inputs = [_info(graph.value(name)) for name in graph.inputs]

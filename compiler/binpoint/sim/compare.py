@@ -32,8 +32,9 @@ class Difference:
     def __str__(self) -> str:
         """One paragraph."""
         return (
-            f"sample {self.sample}, node `{self.node}`, value `{self.value}` {self.type}, index {self.index}: "
-            f"expected {self.expected}, found {self.found} ({self.count} of {self.size} elements)"
+            f"sample {self.sample}, node `{self.node}`, value `{self.value}` {self.type}, "
+            f"index {self.index}: expected {self.expected}, found {self.found} "
+            f"({self.count} of {self.size} elements)"
         )
 
 

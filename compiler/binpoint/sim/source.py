@@ -44,8 +44,8 @@ class SourceComparison:
         if self.equal:
             return f"onnxruntime's own run of the file gives the same codes{floats}"
         return (
-            f"{self.different} of {self.codes} codes differ from onnxruntime's own run of the file, "
-            f"at most by {self.largest}{floats}"
+            f"{self.different} of {self.codes} codes differ from onnxruntime's own run of the "
+            f"file, at most by {self.largest}{floats}"
         )
 
 

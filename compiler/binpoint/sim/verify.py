@@ -46,7 +46,7 @@ class Witness(StrEnum):
     EMULATOR = "emulator"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """Its name in reports."""
         return "onnxruntime" if self is Witness.ORT else self.value
 
@@ -191,19 +191,19 @@ def ask(
 ) -> WitnessResult:
     """One witness; a missing tool is a reason, never an answer."""
     if not wanted:
-        return WitnessResult(witness.title, Answer.NOT_RUN, reason=_NOT_ASKED)
+        return WitnessResult(witness.label, Answer.NOT_RUN, reason=_NOT_ASKED)
     try:
         found = compute()
     except ToolNotFound as missing:
-        return WitnessResult(witness.title, Answer.NOT_RUN, reason=_reason(missing))
+        return WitnessResult(witness.label, Answer.NOT_RUN, reason=_reason(missing))
     return _judged(witness, compare(found), len(found))
 
 
 def _judged(witness: Witness, difference: Difference | None, samples: int) -> WitnessResult:
     if difference is None:
-        return WitnessResult(witness.title, Answer.EQUAL, samples)
+        return WitnessResult(witness.label, Answer.EQUAL, samples)
     reason = str(difference)
-    return WitnessResult(witness.title, Answer.DIFFERENT, samples, reason, difference)
+    return WitnessResult(witness.label, Answer.DIFFERENT, samples, reason, difference)
 
 
 def _reason(missing: BinpointError) -> str:
@@ -221,7 +221,7 @@ def emulated(
 ) -> tuple[WitnessResult, Measurement | None, str | None]:
     """The emulator's answer, the figures of the build (made even if not asked), or why none."""
     witness = Witness.EMULATOR
-    not_run = WitnessResult(witness.title, Answer.NOT_RUN, reason=_NOT_ASKED)
+    not_run = WitnessResult(witness.label, Answer.NOT_RUN, reason=_NOT_ASKED)
     try:
         found, figures = emulate(interface, files, target, samples, run=asked)
     except (ToolNotFound, InvalidTarget) as missing:

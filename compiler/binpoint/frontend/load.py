@@ -249,7 +249,6 @@ class Importer:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
         axis = self._axis(node, x)
         kind = make_type(storage_of(dtype, node), scale, zero, axis, node)
-        self.graph.quantized = True
         if x.constant is not None:
             codes = kind.quantize(x.constant.array) if x.fixed is None else None
             if codes is None:
@@ -257,6 +256,7 @@ class Importer:
             return build.constant(
                 codes.astype(kind.storage.dtype), fixed=kind, hint=node.outputs[0]
             )
+        self.graph.quantized = True
         if self.graph.rational:
             return quantize_linear(node, build, kind)
         if x.fixed == kind:
@@ -299,8 +299,8 @@ class Importer:
         zero: NDArray[Any] | None,
         axis: int,
     ) -> Value:
-        """The real meaning of codes `x`."""
-        self.graph.quantized = True
+        """The real meaning of codes `x`; constants alone do not make a model quantized."""
+        self.graph.quantized |= x.constant is None
         if x.constant is not None:
             if x.fixed is None:
                 kind = make_type(storage_of(x.constant.array.dtype, node), scale, zero, axis, node)

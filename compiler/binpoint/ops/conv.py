@@ -33,18 +33,29 @@ def correlate(patches: NDArray[Any], weights: NDArray[Any], groups: int) -> NDAr
     rank = (patches.ndim - 2) // 2
     outputs, channels = patches.shape[: rank + 1], patches.shape[rank + 1]
     kernel = patches.shape[rank + 2 :]
-    taps = int(np.prod(kernel))
-    columns = patches.reshape(*outputs, groups, channels // groups, taps)
-    rows = weights.reshape(groups, weights.shape[0] // groups, taps, channels // groups)
+    count = weights.shape[0]
     if channels == groups:
-        result = np.einsum("...gt,gmt->...gm", columns[..., 0, :], rows[..., 0])
-    else:
-        flat = np.moveaxis(columns, -3, 0).reshape(groups, -1, channels // groups * taps)
-        matrix = np.swapaxes(rows, -1, -2).reshape(groups, rows.shape[1], -1)
-        result = np.moveaxis(
-            (flat @ np.swapaxes(matrix, 1, 2)).reshape(groups, *outputs, -1), 0, -2
-        )
-    return result.reshape(*outputs, weights.shape[0])
+        return _each_channel(patches, weights[..., 0], kernel)
+    # Channels innermost, so that copying the windows reads memory in order.
+    windows = np.moveaxis(patches, rank + 1, -1).reshape(*outputs, -1, groups, channels // groups)
+    columns = np.moveaxis(windows, -2, 0).reshape(groups, -1, windows.shape[-3] * channels // groups)
+    rows = weights.reshape(groups, count // groups, -1)
+    result = np.moveaxis((columns @ np.swapaxes(rows, 1, 2)).reshape(groups, *outputs, -1), 0, -2)
+    return result.reshape(*outputs, count)
+
+
+def _each_channel(
+    patches: NDArray[Any], weights: NDArray[Any], kernel: tuple[int, ...]
+) -> NDArray[Any]:
+    """The same with one input channel a group, tap by tap: ``[O, *kernel]`` weights."""
+    repeat = weights.shape[0] // patches.shape[-len(kernel) - 1]
+    total = None
+    for tap in np.ndindex(*kernel):
+        values = np.repeat(patches[(..., *tap)], repeat, axis=-1) if repeat > 1 else patches[(..., *tap)]
+        product = values * weights[(slice(None), *tap)]
+        total = product if total is None else np.add(total, product, out=total)
+    assert total is not None
+    return total
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,9 +211,20 @@ class Importer:
         coded = bool(node.codes) and node.codes[0]
         if node.op == "Cast" and coded:
             return (self._as_integers(x),), False
-        if node.op == "Cast" and x.fixed is None and node.int("to", 1) not in (*_REAL,):
+        to_integers = node.op == "Cast" and node.int("to", 1) not in _REAL
+        if to_integers and x.fixed is None and not self._is_whole(x):
             node.refuse("from real numbers to integers", hint="quantize with QuantizeLinear")
         return (x,), coded
+
+    def _is_whole(self, x: Value) -> bool:
+        """Whether a value holds whole numbers by what computes it, such as ArgMax."""
+        producer = self.graph.producer(x.name)
+        if producer is None or not isinstance(producer.op, FloatOp):
+            return False
+        if producer.op.keeps_type:
+            return self._is_whole(self.graph.value(producer.inputs[0]))
+        kind = producer.op.result_type(*(None for _ in producer.inputs))
+        return kind is not None and kind.scales == (Dyadic.one(),)
 
     def _fold(self, build: GraphBuilder, node: OnnxNode) -> tuple[Value, ...]:
         """Compute a node whose operands are all constant."""

@@ -164,7 +164,7 @@ def port_views(
 
 
 def _port(port: Port, index: int) -> PortView:
-    kind, reading = port.value.elem, port.reading
+    kind, reading = port.value.elem, port.value.reading
     scales = reading.scales if reading is not None else tuple(map(float, kind.scales))
     return PortView(
         name=port.name,

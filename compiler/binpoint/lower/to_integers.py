@@ -51,10 +51,9 @@ class ToIntegers(Pass):
         for node in graph.nodes():
             self._lower(graph, node, build, values, context)
         for name in graph.outputs:
-            result.outputs += (self._output(build, values, graph.value(name)).name,)
-            if name in graph.readings:
-                reading = graph.readings[name]
-                result.readings = {**result.readings, result.outputs[-1]: reading}
+            output = self._output(build, values, graph.value(name))
+            result.set_value(replace(output, reading=graph.value(name).reading))
+            result.outputs += (output.name,)
         return result
 
     def _lower(

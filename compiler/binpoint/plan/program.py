@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from binpoint.ir.constant import Constant
-from binpoint.ir.graph import Graph, Reading, Value
+from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.numeric.fixed import IntType
 from binpoint.plan.fuse import Step
@@ -46,15 +46,11 @@ class ConstantArray:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of the model: C name, the model's own name, its value.
-
-    `reading` tells what stored integers mean where their type does not.
-    """
+    """An input or output of the model: C name, the model's own name, its value."""
 
     name: str
     source: str
     value: Value
-    reading: Reading | None = None
 
     @property
     def bytes(self) -> int:

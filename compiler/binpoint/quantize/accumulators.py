@@ -39,7 +39,7 @@ class TypeAccumulators(Pass):
        read, is a 16-bit number with a binary point, from samples.
     2. A sum of products, of quantized values or over axes has 32 bits and the exact scale.
     3. An output without quantizer is the integer sum, with the bias in it; its exact meaning
-       is in `Graph.readings` where the type does not tell it.
+       is in `Value.reading` where the type does not tell it.
     4. A value without type that is multiplied or summed is an error.
     """
 

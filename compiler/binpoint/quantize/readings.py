@@ -157,12 +157,12 @@ def _retype(graph: Graph, node: Node, line: Line, *, clipped: bool) -> None:
     axis = None if len(units) == 1 else len(result.shape) - 1
     kind = FixedType(source.fixed.storage, scales, source.fixed.zero_points, axis)
     told = all(s.as_fraction() == u for s, u in zip(scales, units, strict=True))
+    reading = None
     if not told or not line.exact or any(line.offsets):
         offsets = line.offsets[:1] if len(set(line.offsets)) == 1 else line.offsets
         reading = Reading(tuple(map(float, units)), tuple(map(float, offsets)))
-        graph.readings = {**graph.readings, result.name: reading}
     graph.replace(replace(node, op=Reread(node.op.steps, kind, clipped=clipped)))
-    graph.set_value(replace(result, fixed=kind))
+    graph.set_value(replace(result, fixed=kind, reading=reading))
 
 
 def _nearest(unit: Fraction) -> Dyadic:

@@ -30,6 +30,7 @@ def mcu() -> Pipeline:
         RemoveDead(),
         MergeDuplicates(),
         FoldConstants(),
+        PropagateTypes(),
         FuseFunctions(),
         SinkTransposes(),
         FoldRationals(),

@@ -23,6 +23,7 @@ from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.dense import Dense
 from binpoint.ops.elementwise import Binary, Kind
+from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
@@ -137,6 +138,8 @@ def network(net: Net) -> Graph:
     y = net.add(Binary(Kind.ADD), y, z)
     y = net.conv(y, 8, rows=[2], kernel=3, groups=8)
     y = net.add(Unary("HardSwish"), y)
+    y = net.add(MaxPool(Window((2, 2), (1, 1), (1, 0), (0, 1), (1, 1))), y, keep=True)
+    y = net.add(AveragePool(Window((2, 2), (1, 1), (0, 1), (1, 0), (1, 1))), y, keep=True)
     y = net.conv(y, 6, rows=[0])
     pooled = net.add(Reduce((1, 2), mean=True), y)
     gate = net.add(Unary("Sigmoid"), net.conv(net.conv(pooled, 4, rows=[3]), 6))

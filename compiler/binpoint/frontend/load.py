@@ -26,8 +26,10 @@ from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, FloatType, IntType, TensorType
 from binpoint.ops import OPS
+from binpoint.ops.refused import HINTS
 from binpoint.ops.rescaled import Quantize
 
+_HINT = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
 _ALIASES = frozenset({"Identity", "Dropout", "Cast"})
 _REAL = (
     onnx.TensorProto.FLOAT,
@@ -176,10 +178,7 @@ class Importer:
         ) and kind not in ("RandomNormal", "RandomUniform"):
             return self._fold(build, node), False
         if kind not in self.ops:
-            node.refuse(
-                "is not supported",
-                hint="`binpoint list ops` shows what is; cut the model before this node, or write it with other operators",
-            )
+            node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
         if any(node.codes) and not coded:
             real = tuple(
@@ -454,7 +453,7 @@ class Importer:
 
     def _call(self, build: GraphBuilder, node: OnnxNode, operands: list[Value]) -> Value:
         if node.op not in self.ops:
-            node.refuse("is not supported", hint="`binpoint list ops` shows what is")
+            node.refuse("is not supported", hint=HINTS.get(node.op, _HINT))
         (result,) = self.ops[node.op].from_onnx(replace(node, inputs=tuple(operands)), build)
         return result
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from binpoint.errors import BadOption
-from binpoint.ir.graph import Graph, Node
+from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
 from binpoint.ops.thresholds import IntThresholds
 from binpoint.passes.base import Context, Effect, Pass, Stage
@@ -42,7 +43,7 @@ class MergeClamps(Pass):
             and operand.interval.hi <= clamp.hi
             and result.name not in graph.outputs
         ):
-            graph.bypass(node, operand.name)
+            _drop(graph, node, operand, result)
             return
         producer = graph.producer(operand.name)
         if (
@@ -66,9 +67,18 @@ class MergeClamps(Pass):
         graph.add(merged, ())
 
 
+def _drop(graph: Graph, node: Node, operand: Value, result: Value) -> None:
+    """Remove a Clamp that changes nothing; an operand that only it read stands for its result."""
+    own = graph.sole_consumer(operand.name) is not None and operand.name not in graph.inputs
+    graph.bypass(node, operand.name)
+    if own and operand.constant is None:
+        graph.rename_value(operand.name, result.name)
+        graph.set_value(replace(graph.value(result.name), source=result.source))
+
+
 @dataclass(frozen=True, slots=True)
 class ProveRequantizers(Pass):
-    """Give every ONNXRUNTIME requantizer the cheapest form that is proved equal.
+    """Give every ONNXRUNTIME requantizer, and op that rounds alike, the cheapest form that is proved equal.
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
@@ -90,12 +100,15 @@ class ProveRequantizers(Pass):
                 want='"fpu" among its features',
             )
         for node in graph.nodes():
-            if isinstance(node.op, IntThresholds):
-                graph.replace(replace(node, op=node.op.proved()))
-            if not isinstance(node.op, OnnxruntimeRequantize):
-                continue
-            op = node.op.proved()
-            graph.replace(replace(node, op=op.in_float() if op.proof is None and floats else op))
+            match node.op:
+                case OnnxruntimeRequantize():
+                    op = node.op.proved()
+                    op = op.in_float() if op.proof is None and floats else op
+                case OnnxruntimePair() | IntThresholds():
+                    op = node.op.proved()
+                case _:
+                    continue
+            graph.replace(replace(node, op=op))
         return graph
 
 

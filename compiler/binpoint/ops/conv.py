@@ -38,7 +38,9 @@ def correlate(patches: NDArray[Any], weights: NDArray[Any], groups: int) -> NDAr
         return _each_channel(patches, weights[..., 0], kernel)
     # Channels innermost, so that copying the windows reads memory in order.
     windows = np.moveaxis(patches, rank + 1, -1).reshape(*outputs, -1, groups, channels // groups)
-    columns = np.moveaxis(windows, -2, 0).reshape(groups, -1, windows.shape[-3] * channels // groups)
+    columns = np.moveaxis(windows, -2, 0).reshape(
+        groups, -1, windows.shape[-3] * channels // groups
+    )
     rows = weights.reshape(groups, count // groups, -1)
     result = np.moveaxis((columns @ np.swapaxes(rows, 1, 2)).reshape(groups, *outputs, -1), 0, -2)
     return result.reshape(*outputs, count)
@@ -51,7 +53,9 @@ def _each_channel(
     repeat = weights.shape[0] // patches.shape[-len(kernel) - 1]
     total = None
     for tap in np.ndindex(*kernel):
-        values = np.repeat(patches[(..., *tap)], repeat, axis=-1) if repeat > 1 else patches[(..., *tap)]
+        values = (
+            np.repeat(patches[(..., *tap)], repeat, axis=-1) if repeat > 1 else patches[(..., *tap)]
+        )
         product = values * weights[(slice(None), *tap)]
         total = product if total is None else np.add(total, product, out=total)
     assert total is not None

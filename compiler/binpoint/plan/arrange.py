@@ -158,9 +158,7 @@ def _constants(
     return tuple(order), storage
 
 
-def _storage(
-    graph: Graph, owner: dict[str, str], offsets: dict[str, int]
-) -> dict[str, Storage]:
+def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int]) -> dict[str, Storage]:
     storage: dict[str, Storage] = {}
     for name, root in owner.items():
         if root in offsets:

@@ -7,6 +7,7 @@ QuantizeLinear with a Clip of its codes (Brevitas's QCDQ) is read the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -243,14 +244,17 @@ def _trunc(node: OnnxNode, build: GraphBuilder) -> Value:
         hi = storage.max - (1 if not signed and narrow else 0)
     else:
         result = scale
-        divisor = Fraction(2) ** (_bits(node, 3, _WIDEST_CONSTANT) - bits)
-        storage = IntType(bits, signed=bool(x.fixed is None or x.fixed.storage.signed))
-        lo, hi = storage.min, storage.max
-    moved = Fraction(zero) / (divisor if second else 1)
+        given = _bits(node, 3, _WIDEST_CONSTANT)
+        divisor = Fraction(2) ** (given - bits)
+        # The first version clamps nothing: the codes are all that operands of both signs can give.
+        lo, hi = -(1 << (given - 1)), (1 << given) - 1
+        lo, hi = math.floor(lo / divisor), math.ceil(hi / divisor)
+        storage = _smallest(lo, hi)
+    moved = Fraction(float(zero)) / (divisor if second else 1)
     if moved.denominator != 1:
         node.refuse("a zero point that the truncation does not divide", have=str(moved))
     kind = _type(node, storage, np.array([result]), np.array([int(moved)]), None)
-    inside = (monotone.scale(1 / Fraction(float(scale))), Shift((Fraction(zero),)))
+    inside = (monotone.scale(1 / Fraction(float(scale))), Shift((Fraction(float(zero)),)))
     clip = Clip(Fraction(lo), Fraction(hi))
     steps = (
         *inside, Round(Rule.HALF_EVEN), monotone.scale(1 / divisor), clip,

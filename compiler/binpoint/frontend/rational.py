@@ -92,7 +92,7 @@ def _merge(graph: Graph, node: Node) -> bool:
 # ---- rules 2 and 3
 
 
-def _before(graph: Graph, node: Node, steps: Steps) -> None:
+def follow(graph: Graph, node: Node, steps: Steps) -> None:
     """Let a `Rational` compute the result of `node`, from what `node` computes now."""
     (result,) = graph.results(node)
     graph.remove(node.name)
@@ -112,7 +112,7 @@ def _split_bias(graph: Graph, node: Node) -> bool:
     graph.replace(replace(node, inputs=node.inputs[:2]))
     drop_unread(graph, bias.name)
     if any(offsets):
-        _before(graph, graph.node(node.name), (Shift(offsets),))
+        follow(graph, graph.node(node.name), (Shift(offsets),))
     return True
 
 
@@ -121,7 +121,7 @@ def _split_mean(graph: Graph, node: Node) -> bool:
     x = graph.arguments(node)[0]
     count = math.prod(x.shape[i] for i in node.op.axes)
     graph.replace(replace(node, op=replace(node.op, mean=False)))
-    _before(graph, graph.node(node.name), (monotone.scale(Fraction(1, count)),))
+    follow(graph, graph.node(node.name), (monotone.scale(Fraction(1, count)),))
     return True
 
 
@@ -145,7 +145,7 @@ def _split_pool(graph: Graph, node: Node) -> bool:
         weights = GraphBuilder(graph).constant(ones, fixed=_ONES, hint=f"{node.name}_ones")
         conv = Conv(window, channels)
         graph.replace(replace(node, op=conv, inputs=(x.name, weights.name)))
-    _before(graph, graph.node(node.name), (monotone.scale(Fraction(1, int(counts[0]))),))
+    follow(graph, graph.node(node.name), (monotone.scale(Fraction(1, int(counts[0]))),))
     return True
 
 
@@ -167,7 +167,7 @@ def _push(graph: Graph, node: Node) -> bool:
     inputs = (operand.name, *reader.inputs[1:])
     graph.replace(replace(reader, inputs=inputs))
     drop_unread(graph, result.name)
-    _before(graph, graph.node(reader.name), node.op.steps)
+    follow(graph, graph.node(reader.name), node.op.steps)
     return True
 
 

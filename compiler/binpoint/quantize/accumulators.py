@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from binpoint.errors import MissingSamples, NoIntegerForm, QuantizationError
+from binpoint.frontend.rational import follow
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
@@ -52,6 +53,8 @@ class TypeAccumulators(Pass):
         """See the class."""
         if not graph.rational:
             return graph
+        for name in graph.outputs:
+            _part(graph, name)
         for name in graph.inputs:
             if graph.value(name).fixed is None:
                 _type_input(graph, graph.value(name), context)
@@ -63,14 +66,37 @@ class TypeAccumulators(Pass):
         return graph
 
 
+def _part(graph: Graph, name: str) -> None:
+    """Keep an output apart from the sum that it is, so that its channels can get one unit."""
+    node = graph.producer(name)
+    if node is None or not isinstance(node.op, Conv | Dense | ConvTranspose):
+        return
+    kind = graph.arguments(node)[1].fixed
+    if graph.value(name).fixed is None and kind is not None and kind.axis is not None:
+        follow(graph, node, ())
+
+
 # ---- inputs
 
 
 def _type_input(graph: Graph, value: Value, context: Context) -> None:
     readers = {node.op for node in graph.consumers(value.name)}
     quantizing = [op for op in readers if isinstance(op, Rational) and op.quantizer is not None]
+    kinds = {absorbed(op) for op in quantizing}
+    if len(kinds - {None}) > 1:
+        raise QuantizationError(
+            f"two quantizers disagree on the input `{value.source}`",
+            have=" and ".join(sorted(str(k) for k in kinds)),
+            want="one type for an input",
+            hint="let one quantizer follow the input, and the others follow that one",
+        )
+    if any(op.quantizer is not None and op.quantizer.type.axis is not None for op in quantizing):
+        raise NoIntegerForm(
+            f"the input `{value.source}` is quantized with a scale per channel",
+            hint="quantize activations per tensor; weights may have a scale per output channel",
+        )
     if len(readers) == 1 and quantizing and value.name not in graph.outputs:
-        kind = absorbed(quantizing[0])
+        (kind,) = kinds
         if kind is not None:
             graph.set_value(replace(value, fixed=kind))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,14 +23,16 @@ DOMAIN = "qonnx.custom_op.general"
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def run_qonnx(model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    """Every tensor of a model, as qonnx executes it node by node in float32."""
-    import qonnx.core.onnx_exec as execution
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.transformation.infer_shapes import InferShapes
-
-    wrapped = ModelWrapper(canonical(model)).transform(InferShapes())
-    return execution.execute_onnx(wrapped, dict(inputs), return_full_exec_context=True)
+def run_qonnx(
+    model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[Any]], *, whole: bool = True
+) -> Arrays:
+    """Every tensor of a model, or its outputs, as qonnx executes it node by node in float32."""
+    execution = importlib.import_module("qonnx.core.onnx_exec")
+    wrapper = importlib.import_module("qonnx.core.modelwrapper").ModelWrapper
+    shapes = importlib.import_module("qonnx.transformation.infer_shapes").InferShapes
+    wrapped = wrapper(canonical(model)).transform(shapes())
+    found: Arrays = execution.execute_onnx(wrapped, dict(inputs), return_full_exec_context=whole)
+    return found
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,6 +5,8 @@ Needs torch and brevitas: `pip install torch==2.13.0`, then the extra `training`
 
 from __future__ import annotations
 
+import importlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,22 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from binpoint.emit.mcu_c import render
 from binpoint.frontend.qonnx import is_quantizer
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
-from binpoint.emit.mcu_c import render
 from binpoint.sim.convert import stored
 from binpoint.sim.host_c import run_host
 from binpoint.target import load_target
 from tests.nets_qonnx import lowered
-from tests.qonnx_oracle import canonical
+from tests.qonnx_oracle import canonical, run_qonnx
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 pytest.importorskip("brevitas", reason="pip install brevitas")
+pytest.importorskip("onnxoptimizer", reason="pip install onnxoptimizer")
+pytest.importorskip("onnxscript", reason="pip install onnxscript")
 
 COUNT = 10_000
 WIDTHS = (16, 64, 32, 32, 5)
@@ -38,9 +42,8 @@ Array = npt.NDArray[Any]
 
 def network(kind: str) -> Any:
     """The network with quantizers of one kind, its ranges set by a first batch."""
-    import brevitas.nn as qnn
-    from brevitas import quant
-
+    qnn = importlib.import_module("brevitas.nn")
+    quant = importlib.import_module("brevitas.quant")
     linear: dict[str, Any] = {"weight_bit_width": 4}
     active: dict[str, Any] = {"bit_width": 4}
     border: dict[str, Any] = {"bit_width": 8}
@@ -51,7 +54,7 @@ def network(kind: str) -> Any:
     if kind == "per-channel":
         linear["weight_quant"] = quant.Int8WeightPerChannelFloat
     layers: list[Any] = [qnn.QuantIdentity(**border)]
-    for inputs, outputs in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(WIDTHS):
         layers += [qnn.QuantLinear(inputs, outputs, bias=True, **linear), qnn.QuantReLU(**active)]
     torch.manual_seed(7)
     net = torch.nn.Sequential(*layers[:-1])
@@ -63,13 +66,12 @@ def network(kind: str) -> Any:
 
 def exported(kind: str, folder: Path, *, qcdq: bool = False) -> onnx.ModelProto:
     """The network as Brevitas exports it."""
-    from brevitas.export import export_onnx_qcdq, export_qonnx
-
+    exports = importlib.import_module("brevitas.export")
     path = folder / f"{kind}.onnx"
-    export = export_onnx_qcdq if qcdq else export_qonnx
+    export = exports.export_onnx_qcdq if qcdq else exports.export_qonnx
     example = torch.zeros(1, WIDTHS[0])
     export(network(kind), args=example, export_path=str(path))
-    return onnx.load(str(path))
+    return onnx.load_model_from_string(path.read_bytes())
 
 
 def doubles(model: onnx.ModelProto, x: Array) -> Array:
@@ -151,13 +153,8 @@ def batched(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
 
 
 def qonnx_output(model: onnx.ModelProto, x: Array) -> Array:
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.core.onnx_exec import execute_onnx
-    from qonnx.transformation.infer_shapes import InferShapes
-
-    wrapped = ModelWrapper(batched(model, len(x))).transform(InferShapes())
-    found = execute_onnx(wrapped, {model.graph.input[0].name: x})
-    return found[model.graph.output[0].name]
+    inputs = {model.graph.input[0].name: x}
+    return run_qonnx(batched(model, len(x)), inputs, whole=False)[model.graph.output[0].name]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,7 +167,6 @@ def test_export(tmp_path: Path, rng: np.random.Generator, kind: str) -> None:
     assert run.differing(doubles(model, x)) == 0
     # In float32 a sum beside a tie may fall on its other side; powers of two leave no such sums.
     other = run.differing(qonnx_output(model, x))
-    print(f"{kind}: {other} of {run.ours.size} outputs differ from qonnx's float32")
     assert other == 0 if kind == "fixed-point" else other <= run.ours.size // 1000
 
 

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import onnx
 import pytest
 
+from binpoint.emit.mcu_c import render
 from binpoint.errors import BinpointError
 from binpoint.frontend.load import load
 from binpoint.frontend.qonnx import is_rational
 from binpoint.frontend.samples import read_samples
+from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.monotone import Rule
@@ -23,8 +25,12 @@ from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
 from binpoint.passes.manager import run
 from binpoint.pipelines import mcu
+from binpoint.plan.arrange import arrange
+from binpoint.sim.check_graph import run_onnx, write_onnx
+from binpoint.sim.compare import first_difference
+from binpoint.sim.host_c import run_host
 from binpoint.target import load_target
-from tests.nets_qonnx import Net, lowered
+from tests.nets_qonnx import DOMAIN, Net, lowered
 from tests.qonnx_oracle import compare
 
 STEP = 2.0**-4
@@ -129,9 +135,7 @@ def test_multi_threshold_to_two_values(tmp_path: Path, rng: np.random.Generator)
 
 
 @pytest.mark.parametrize("rule", ["FLOOR", "ROUND", "CEIL"])
-def test_first_trunc_drops_low_bits(
-    tmp_path: Path, rng: np.random.Generator, rule: str
-) -> None:
+def test_first_trunc_drops_low_bits(tmp_path: Path, rng: np.random.Generator, rule: str) -> None:
     net = Net((1, 6))
     x = net.quant("x", STEP, 8)
     out = net.add("Trunc", x, STEP, 0.0, 8.0, 5.0, domain=net.domain, rounding_mode=rule)
@@ -190,7 +194,9 @@ def test_convolutional_net(tmp_path: Path, rng: np.random.Generator) -> None:
     y = net.add("Conv", y, depthwise, group=6)
     y = net.add("AveragePool", net.quant(y, 0.8, 4), kernel_shape=[2, 2])
     y = net.add("Flatten", net.quant(y, 0.77, 3))
-    y = net.add("Gemm", y, net.quant(rng.normal(0, 1, (5, 24)), 0.2, 2), rng.normal(0, 1, 5), transB=1)
+    y = net.add(
+        "Gemm", y, net.quant(rng.normal(0, 1, (5, 24)), 0.2, 2), rng.normal(0, 1, 5), transB=1
+    )
     close(net.model(y), tmp_path, samples(rng, (1, 3, 9, 9)))
 
 
@@ -202,9 +208,7 @@ def test_quantizer_moves_before_a_maximum(tmp_path: Path, rng: np.random.Generat
     assert [type(n.op).__name__ for n in graph.nodes()][-3:-1] != ["IntMaxPool", "IntThresholds"]
 
 
-def test_falling_quantizer_stays_after_a_maximum(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_falling_quantizer_stays_after_a_maximum(tmp_path: Path, rng: np.random.Generator) -> None:
     net = Net((1, 2, 6, 6))
     y = net.add("Conv", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (4, 2, 3, 3)), 0.25, 3))
     y = net.add("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
@@ -222,9 +226,21 @@ def test_two_branches(tmp_path: Path, rng: np.random.Generator, op: str) -> None
     exact(net.model(out), tmp_path, samples(rng, (1, 8)))
 
 
-def test_mean_before_a_product_needs_no_quantizer(
-    tmp_path: Path, rng: np.random.Generator
+@pytest.mark.parametrize("op", ["Add", "Sub"])
+@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+def test_branches_of_scales_without_common_unit(
+    tmp_path: Path, rng: np.random.Generator, op: str, bits: int
 ) -> None:
+    net = Net((1, 8))
+    x = net.quant("x", STEP, 8)
+    a = net.quant(net.add("MatMul", x, net.quant(rng.normal(0, 1, (8, 9)), 0.25, 3)), 0.137, bits)
+    b = net.quant(net.add("MatMul", x, net.quant(rng.normal(0, 1, (8, 9)), 0.25, 3)), 0.0713, bits)
+    y = net.normalization(net.add(op, a, b), rng, 9)
+    graph = close(net.model(net.quant(y, 0.31, bits)), tmp_path, samples(rng, (1, 8), 30))
+    assert [type(n.op).__name__ for n in graph.nodes()][-2:] == ["IntAdd", "IntThresholds"]
+
+
+def test_mean_before_a_product_needs_no_quantizer(tmp_path: Path, rng: np.random.Generator) -> None:
     net = Net((1, 3, 5, 5))
     mean = net.add("GlobalAveragePool", net.quant("x", STEP, 5))
     y = net.add("Gemm", net.add("Flatten", mean), net.quant(rng.normal(0, 1, (3, 4)), 0.25, 3))
@@ -238,6 +254,36 @@ def test_preamble_joins_the_input(tmp_path: Path, rng: np.random.Generator) -> N
     inputs = (rng.integers(0, 256, (9, 6)) / 256).astype(np.float32)
     graph = exact(net.model(net.quant(y, 0.5, 4)), tmp_path, inputs)
     assert str(graph.value(graph.inputs[0]).elem) == "i8@2^-8,zp=-128"
+
+
+def test_witnesses_agree_on_all_kinds_of_layers(tmp_path: Path, rng: np.random.Generator) -> None:
+    net = Net((1, 3, 8, 8))
+    weights = net.quant(rng.normal(0, 1, (6, 3, 3, 3)), rng.uniform(0.1, 0.3, (6, 1, 1, 1)), 3)
+    y = net.add("Conv", net.quant("x", 0.07, 8), weights, rng.normal(0, 1, 6), pads=[1, 1, 1, 1])
+    first = net.quant(net.add("Relu", net.normalization(y, rng, 6)), 0.61, 6, signed=False)
+    depthwise = net.quant(rng.normal(0, 1, (6, 1, 3, 3)), 0.3, 4)
+    y = net.add("Conv", first, depthwise, group=6, pads=[1, 1, 1, 1])
+    y = net.quant(net.add("Add", net.quant(y, 0.8, 4), first), 1.37, 5)
+    y = net.add("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = net.add("BipolarQuant", net.add("AveragePool", y, kernel_shape=[2, 2]), 0.5, domain=DOMAIN)
+    y = net.add(
+        "Gemm", net.add("Flatten", y), net.quant(rng.normal(0, 1, (5, 54)), 0.2, 2), transB=1
+    )
+    graph = lowered(net.model(y), tmp_path)
+    (name,) = graph.inputs
+    shape = graph.value(name).shape
+    codes = [{name: rng.integers(-128, 128, shape)} for _ in range(5)]
+    expected = [evaluate(graph, c) for c in codes]
+    program, options = arrange(graph, CompileOptions()), CompileOptions()
+    project = render(program, load_target("host"), options)
+    assert (
+        first_difference(graph, expected, run_onnx(write_onnx(graph, deep=True), graph, codes))
+        is None
+    )
+    assert (
+        first_difference(graph, expected, run_host(program, project, options, codes, deep=True))
+        is None
+    )
 
 
 # ---- outputs without a quantizer
@@ -287,26 +333,26 @@ def refused(net: Net, out: str, folder: Path) -> BinpointError:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    ("build", "words"),
-    [
-        (lambda n: n.quant("x", 0.5, 3.5), "bit width"),
-        (lambda n: n.quant("x", 0.5, 17), "17 bits"),
-        (lambda n: n.quant("x", 0.0, 4), "not positive"),
-        (lambda n: n.quant("x", -1.0, 4), "not positive"),
-        (lambda n: n.quant("x", 0.5, 4, zero=0.5), "no integer"),
-        (lambda n: n.quant("x", 0.5, 4, zero=9.0), "outside its type"),
-        (lambda n: n.quant("x", 0.5, 4, rule="STOCHASTIC"), "STOCHASTIC"),
-        (
-            lambda n: n.add("MultiThreshold", "x", [[1.0, 0.0]], domain=n.domain, out_dtype="UINT2"),
-            "out of order",
-        ),
-        (
-            lambda n: n.add("FloatQuant", "x", 1.0, 4.0, 3.0, 7.0, 15.0, domain=n.domain),
-            "floating-point",
-        ),
-    ],
-)
+BAD: list[tuple[Callable[[Net], str], str]] = [
+    (lambda n: n.quant("x", 0.5, 3.5), "bit width"),
+    (lambda n: n.quant("x", 0.5, 17), "17 bits"),
+    (lambda n: n.quant("x", 0.0, 4), "not positive"),
+    (lambda n: n.quant("x", -1.0, 4), "not positive"),
+    (lambda n: n.quant("x", 0.5, 4, zero=0.5), "no integer"),
+    (lambda n: n.quant("x", 0.5, 4, zero=9.0), "outside its type"),
+    (lambda n: n.quant("x", 0.5, 4, rule="STOCHASTIC"), "STOCHASTIC"),
+    (
+        lambda n: n.add("MultiThreshold", "x", [[1.0, 0.0]], domain=n.domain, out_dtype="UINT2"),
+        "out of order",
+    ),
+    (
+        lambda n: n.add("FloatQuant", "x", 1.0, 4.0, 3.0, 7.0, 15.0, domain=n.domain),
+        "floating-point",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "words"), BAD)
 def test_bad_quantizer(tmp_path: Path, build: Callable[[Net], str], words: str) -> None:
     net = Net((1, 4))
     error = refused(net, net.quant(build(net), 1.0, 8), tmp_path)
@@ -394,11 +440,14 @@ def test_model(shared_models: Path, name: str) -> None:
     found = read_samples(shared_models / f"{name}.npz", graph, 0)
     assert found is not None
     graph = run(mcu(), graph, Context(load_target("host"), CompileOptions(), found.part(0, 60)))
-    model = onnx.load(str(path))
+    model = onnx.load_model_from_string(path.read_bytes())
     inputs = found.part(0, MODELS[name]).inputs()
     if name == "jet_mlp_w6a6_zoo":
         kind = graph.value(graph.inputs[0]).elem
-        inputs = ({k: kind.dequantize(kind.quantize(x)).astype(np.float32) for k, x in i.items()} for i in inputs)
+        inputs = (
+            {k: kind.dequantize(kind.quantize(x)).astype(np.float32) for k, x in i.items()}
+            for i in inputs
+        )
     counts = compare(model, graph, inputs)
     assert counts.codes
     assert counts.differ == 0

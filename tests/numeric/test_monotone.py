@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 
 from binpoint.errors import InvalidConstant, NoIntegerForm
 from binpoint.numeric import monotone
-from binpoint.numeric.monotone import Clip, Count, Factor, Round, Rule, Shift, Slope, Step
+from binpoint.numeric.monotone import Clip, Count, Factor, Reals, Round, Rule, Shift, Slope, Step
 
 LO, HI, REACH = -7, 7, (-60, 45)
 
-FORMULAS = {
-    Rule.HALF_EVEN: np.round,
+FORMULAS: dict[Rule, Callable[[Reals], Reals]] = {
+    Rule.HALF_EVEN: lambda x: np.round(x),
     Rule.CEIL: np.ceil,
     Rule.FLOOR: np.floor,
     Rule.AWAY: lambda x: np.sign(x) * np.ceil(np.abs(x)),

@@ -16,6 +16,8 @@ from binpoint.numeric import monotone
 from binpoint.numeric.monotone import Clip, Shift, Step
 from binpoint.ops.rational import Rational
 
+_UNBOUNDED = float(np.finfo(np.float32).max)
+
 
 def read_function(node: OnnxNode, build: GraphBuilder) -> Value | None:
     """An operator that is a monotone function of one computed operand, per channel; else None."""
@@ -34,8 +36,8 @@ def _clip(node: OnnxNode, build: GraphBuilder) -> Value | None:
     for index, name in ((1, "min"), (2, "max")):
         array = node.optional_array(index)
         given = node.attribute(name) if array is None else array.reshape(-1)[0]
-        finite = given is not None and abs(float(given)) < np.finfo(np.float32).max
-        bounds.append(Fraction(float(given)) if finite else None)
+        number = np.inf if given is None else float(given)
+        bounds.append(Fraction(number) if abs(number) < _UNBOUNDED else None)
     return _simple(node, build, Clip(bounds[0], bounds[1]))
 
 
@@ -106,7 +108,7 @@ def _arithmetic_steps(
 
 
 def _normalization(node: OnnxNode, build: GraphBuilder) -> Value | None:
-    """(x − mean) · scale / sqrt(variance + epsilon) + bias, of the float32 parameters as they are."""
+    """(x − mean) · scale / sqrt(variance + epsilon) + bias, of the float32 parameters."""
     x = node.operand(0)
     if node.int("training_mode", 0) or len(node.outputs) > 1 or not node.int("spatial", 1):
         node.refuse("a form for training", hint="export the model for inference")

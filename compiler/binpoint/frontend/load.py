@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from binpoint import ort
 from binpoint.errors import BinpointError, InvalidConstant, InvalidModel, UnsupportedOperator
 from binpoint.frontend.between import read_function
-from binpoint.frontend.qonnx import clip_codes, is_quantizer, is_rational, quantize_linear, read_quantizer
+from binpoint.frontend.qonnx import (
+    clip_codes,
+    is_quantizer,
+    is_rational,
+    quantize_linear,
+    read_quantizer,
+)
 from binpoint.frontend.quantizers import QUANTIZED, Layout, make_type, storage_of
 from binpoint.frontend.read import array_of, opsets_of, ordered_nodes, read_model, static_shape
 from binpoint.ir.build import GraphBuilder
@@ -188,7 +194,9 @@ class Importer:
             node = replace(node, inputs=real)
         return self.ops[kind].from_onnx(node, build), coded
 
-    def _rational(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool] | None:
+    def _rational(
+        self, build: GraphBuilder, node: OnnxNode
+    ) -> tuple[tuple[Value, ...], bool] | None:
         """Codes clipped, or an exact function of one computed operand; None if it is neither."""
         if node.op == "Clip" and node.codes[0]:
             alone = self.readers[node.proto.input[0]] == 1

@@ -1,7 +1,7 @@
 """QONNX: quantizers of any width, and what lies between them, as exact steps.
 
-Quant, BipolarQuant, Trunc and MultiThreshold on a constant make stored integers, as QONNX computes
-them in float32; on a computed tensor they make a `Rational`, as do normalisation, bias and clipping.
+Quantizers of a constant make stored integers, as QONNX computes them in float32; of a computed
+tensor they make a `Rational`, as do normalisation, bias and clipping (`frontend.between`).
 QuantizeLinear with a Clip of its codes (Brevitas's QCDQ) is read the same way.
 """
 
@@ -76,7 +76,7 @@ def read_quantizer(node: OnnxNode, build: GraphBuilder) -> Value:
     return _READERS[node.proto.op_type](node, build)
 
 
-def _float_quant(node: OnnxNode, build: GraphBuilder) -> Value:
+def _float_quant(node: OnnxNode, _: GraphBuilder) -> Value:
     node.refuse(
         "floating-point codes have no integer form",
         hint="train with integer quantizers (Quant, BipolarQuant), not minifloat ones",
@@ -209,7 +209,7 @@ def _bits(node: OnnxNode, index: int, widest: int) -> int:
         shown = ", ".join(f"{v:g}" for v in np.unique(array))
         raise InvalidConstant(
             f"`{node.op}` has a bit width that is not one integer", at=node.place, have=shown,
-            want=f"1 to {widest}", hint="export with a fixed bit width; learned ones must be rounded",
+            want=f"1 to {widest}", hint="export with a fixed bit width; round a learned one",
         )  # fmt: skip
     if not 1 <= width <= widest:
         node.refuse(f"{int(width)} bits", want=f"1 to {widest}")
@@ -227,7 +227,7 @@ def _rule(node: OnnxNode, default: str) -> Rule:
 
 
 def _trunc(node: OnnxNode, build: GraphBuilder) -> Value:
-    """Codes of a stated grid, divided by a power of two: version 1 keeps the scale, 2 states one."""
+    """Codes of a stated grid over a power of two: version 1 keeps the scale, 2 states one."""
     x = node.operand(0)
     if x.constant is not None:
         node.refuse("of a constant", hint="store the truncated constant")
@@ -238,7 +238,7 @@ def _trunc(node: OnnxNode, build: GraphBuilder) -> Value:
     signed, narrow = bool(node.int("signed", 1)), bool(node.int("narrow", 0))
     if second:
         result = _one(node, _scale(node, 4))
-        divisor = Fraction(2) ** int(np.round(np.log2(np.float32(result) / np.float32(scale))))
+        divisor = Fraction(2) ** round(math.log2(float(result) / float(scale)))
         storage = IntType(bits, signed)
         lo = storage.min + (1 if signed and narrow else 0)
         hi = storage.max - (1 if not signed and narrow else 0)
@@ -273,7 +273,7 @@ def _one(node: OnnxNode, array: NDArray[Any]) -> Any:
 
 
 def _multi_threshold(node: OnnxNode, build: GraphBuilder) -> Value:
-    """out_scale · (number of thresholds reached) + out_bias, the bias a multiple of half the scale."""
+    """out_scale · (thresholds reached) + out_bias, the bias a multiple of half the scale."""
     x, table = node.operand(0), np.asarray(node.array(1), np.float32)
     if table.ndim != 2 or not table.shape[1]:
         node.refuse(f"thresholds of shape {list(table.shape)}", want="[channels, steps]")

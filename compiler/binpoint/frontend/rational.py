@@ -162,7 +162,7 @@ def _push(graph: Graph, node: Node) -> bool:
         return False
     moves = isinstance(reader.op, Reshape | Transpose)
     sums = isinstance(reader.op, Conv | Dense | ConvTranspose) and len(reader.inputs) == 2
-    if not moves and not sums or reader.inputs.count(result.name) > 1:
+    if (not moves and not sums) or reader.inputs.count(result.name) > 1:
         return False
     inputs = (operand.name, *reader.inputs[1:])
     graph.replace(replace(reader, inputs=inputs))

@@ -341,7 +341,7 @@ def evaluate(steps: Sequence[Step], x: Reals) -> Reals:
 
 
 def affine(steps: Sequence[Step], channel: int) -> tuple[Fraction, Fraction] | None:
-    """a and b of the line x·a + b that a chain clips and rounds; None if it is irrational or bent."""
+    """The line x·a + b that a chain clips and rounds; None if it is irrational or bent."""
     a, b = Fraction(1), Fraction(0)
     for step in steps:
         match step:

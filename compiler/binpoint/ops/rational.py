@@ -41,7 +41,7 @@ class Quantizer:
 
 @dataclass(frozen=True, slots=True)
 class Rational(FloatOp):
-    """y = the chain of x, channels on the last axis; the real numbers of its codes if it quantizes."""
+    """y = the chain of x, channels on the last axis; if it quantizes, what its codes stand for."""
 
     steps: Steps
     quantizer: Quantizer | None = None
@@ -92,7 +92,9 @@ class Rational(FloatOp):
         channels = max(monotone.channels_of(steps), x.elem.channels)
         _check(site, x, quantizer.type, channels)
         chain = (*meaning(x.elem), *steps)
-        op = thresholds(build, x, chain, quantizer.type, quantizer.lo, quantizer.hi, channels=channels)
+        op = thresholds(
+            build, x, chain, quantizer.type, quantizer.lo, quantizer.hi, channels=channels
+        )
         if channels > 1 or x.elem.storage.width > _NARROW:
             return (build.one(op, x, hint=f"{site.name}_thresholds"),)
         kept = _kept(build, x, op)

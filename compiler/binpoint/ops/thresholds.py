@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.errors import AccumulatorOverflow, NoIntegerForm
 from binpoint.ir.build import GraphBuilder
@@ -179,7 +179,8 @@ class IntThresholds(Requantize):
         """One multiplication and shift per channel, if `fit` finds all of them."""
         low, high = self._arguments()
         table = self.table.array
-        steady = ((table <= low[:, None]) | (table > high[:, None])).all(axis=1)
+        settled = (table <= low[:, None]) | (table > high[:, None])
+        steady: NDArray[np.bool_] = np.logical_and.reduce(settled, axis=1)
         slopes = np.abs(np.array(self.slopes or [0.0] * self.channels, np.float32))
         wide = max(abs(self.lo), abs(self.hi)).bit_length() > _SHIFTED_BITS
         least = slopes[~steady].min(initial=1.0)
@@ -239,7 +240,9 @@ def _binary(a: Fraction, b: Fraction) -> tuple[int, int, int] | None:
 
 def _even_codes(form: Form, x: IntArray) -> IntArray:
     """The form `even` as C computes it, channels on the first axis."""
-    m, s, b = (np.array(c, np.int64)[:, None] for c in (form.multipliers, form.shifts, form.offsets))
+    m, s, b = (
+        np.array(c, np.int64)[:, None] for c in (form.multipliers, form.shifts, form.offsets)
+    )
     total = x * m + b
     return (total + ((np.int64(1) << (s - 1)) - 1) + ((total >> s) & 1)) >> s
 

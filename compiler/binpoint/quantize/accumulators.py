@@ -16,7 +16,8 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, Kind
-from binpoint.ops.rational import Quantizer, Rational, whole
+from binpoint.ops.rational import Rational
+from binpoint.ops.rational_sum import RationalSum
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.rescale import accumulator
 from binpoint.passes.base import Context, Effect, Pass, Stage
@@ -39,9 +40,10 @@ class TypeAccumulators(Pass):
        keeps their grid; then nothing is computed. Any other input, and one that several quantizers
        read, is a 16-bit number with a binary point, from samples.
     2. A sum of products, of quantized values or over axes has 32 bits and the exact scale.
-    3. An output without quantizer is the integer sum, with the bias in it; its exact meaning
+    3. Where two scales have no common unit in 32 bits, the sum and its quantizer are one op.
+    4. An output without quantizer is the integer sum, with the bias in it; its exact meaning
        is in `Value.reading` where the type does not tell it.
-    4. A value without type that is multiplied or summed is an error.
+    5. A value without type that is multiplied or summed is an error.
     """
 
     name: ClassVar[str] = "type-accumulators"
@@ -59,7 +61,8 @@ class TypeAccumulators(Pass):
             if graph.value(name).fixed is None:
                 _type_input(graph, graph.value(name), context)
         for node in graph.nodes():
-            _type_results(graph, node)
+            if graph.has_node(node.name) and not _join_sum(graph, node):
+                _type_results(graph, graph.node(node.name))
         for name in graph.outputs:
             if graph.value(name).fixed is None:
                 read_output(graph, name)
@@ -162,20 +165,47 @@ def _moved(graph: Graph, node: Node) -> FixedType | None:
     return kind
 
 
+def _join_sum(graph: Graph, node: Node) -> bool:
+    """Let one op compute a sum without common unit together with the quantizer that reads it."""
+    if not isinstance(node.op, Binary) or node.op.kind not in (Kind.ADD, Kind.SUB):
+        return False
+    (result,) = graph.results(node)
+    reader = graph.sole_consumer(result.name)
+    if result.fixed is not None or reader is None or not isinstance(reader.op, Rational):
+        return False
+    operands = [_typed(graph, node, v) for v in graph.arguments(node)]
+    if reader.op.quantizer is None or _common_unit(*operands) is not None:
+        return False
+    op = RationalSum(reader.op.steps, reader.op.quantizer, node.op.kind is Kind.SUB)
+    (final,) = graph.results(reader)
+    graph.remove(node.name)
+    graph.remove(reader.name)
+    graph.drop_value(result.name)
+    joined = Node(node.name, op, node.inputs, (final.name,), node.origin + reader.origin)
+    graph.set_producer(joined)
+    return True
+
+
 def _sum(node: Node, a: FixedType, b: FixedType) -> FixedType:
-    """The type of an exact sum: the largest scale of which both are multiples."""
-    exponent = min(a.scale.exponent, b.scale.exponent)
-    parts = [k.scale.multiplier << (k.scale.exponent - exponent) for k in (a, b)]
-    unit = math.gcd(*parts)
-    reach = sum(p // unit << k.storage.width for p, k in zip(parts, (a, b), strict=True))
-    if reach >= 1 << (I32.width - 1):
+    """The type of an exact sum."""
+    unit = _common_unit(a, b)
+    if unit is None:
         raise NoIntegerForm(
             "a sum of values whose scales have no common unit in 32 bits",
             at=_place(node),
             have=f"{a} and {b}",
-            hint="give both operands the same quantizer",
+            hint="give both operands the same quantizer, or quantize the sum",
         )
-    return FixedType.per_tensor(I32, Dyadic.of(unit, exponent))
+    return FixedType.per_tensor(I32, unit)
+
+
+def _common_unit(a: FixedType, b: FixedType) -> Dyadic | None:
+    """The largest scale of which both are multiples, if 32 bits hold the sum in it."""
+    exponent = min(a.scale.exponent, b.scale.exponent)
+    parts = [k.scale.multiplier << (k.scale.exponent - exponent) for k in (a, b)]
+    unit = math.gcd(*parts)
+    reach = sum(p // unit << k.storage.width for p, k in zip(parts, (a, b), strict=True))
+    return Dyadic.of(unit, exponent) if reach < 1 << (I32.width - 1) else None
 
 
 def _typed(graph: Graph, node: Node, value: Value) -> FixedType:

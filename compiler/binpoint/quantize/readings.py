@@ -76,7 +76,9 @@ def _without_relu(steps: Steps) -> tuple[Steps, bool]:
 def _line(node: Node, steps: Steps, kind: FixedType, shape: tuple[int, ...]) -> Line:
     channels = max(Rational(steps).channels, kind.channels)
     count = shape[-1] if channels > 1 else 1
-    units, offsets, exact = [], [], True
+    units: list[Fraction] = []
+    offsets: list[Fraction] = []
+    exact = True
     for channel in range(count):
         scale = kind.scales[channel if kind.channels > 1 else 0]
         unit, offset = scale.as_fraction(), Fraction(0)
@@ -84,7 +86,8 @@ def _line(node: Node, steps: Steps, kind: FixedType, shape: tuple[int, ...]) -> 
             match step:
                 case Scale(factors):
                     factor = factors[channel if len(factors) > 1 else 0]
-                    middle = sum(factor.bounds(_BITS)) / 2
+                    low, high = factor.bounds(_BITS)
+                    middle = (low + high) / 2
                     unit, offset, exact = unit * middle, offset * middle, exact and factor.exact
                 case Shift(values):
                     offset += values[channel if len(values) > 1 else 0]
@@ -102,7 +105,8 @@ def _line(node: Node, steps: Steps, kind: FixedType, shape: tuple[int, ...]) -> 
 def _into_weights(graph: Graph, linear: Node, source: Value, line: Line) -> Line:
     """Signs, common multiples and whole biases go into the sum."""
     weights = graph.arguments(linear)[1]
-    assert weights.constant is not None and weights.fixed is not None
+    assert weights.constant is not None
+    assert weights.fixed is not None
     if any(weights.fixed.zero_points) or any(not unit for unit in line.units):
         return line
     common = _common(line) if line.exact else None
@@ -112,7 +116,9 @@ def _into_weights(graph: Graph, linear: Node, source: Value, line: Line) -> Line
         -1, *[1] * (weights.constant.array.ndim - 1)
     )
     storage = Interval.of(codes).union(Interval.of_type(weights.fixed.storage))
-    width = max(storage.lo.bit_length(), (-storage.lo - 1).bit_length(), storage.hi.bit_length()) + 1
+    width = (
+        max(storage.lo.bit_length(), (-storage.lo - 1).bit_length(), storage.hi.bit_length()) + 1
+    )
     if width > _WIDEST_WEIGHT:
         return line
     units = tuple(u / f for u, f in zip(line.units, factors, strict=True))
@@ -123,7 +129,9 @@ def _into_weights(graph: Graph, linear: Node, source: Value, line: Line) -> Line
     inputs = [linear.inputs[0], weights.name]
     if any(r != 1 for r in rows):
         kind = weights.fixed.with_storage(IntType(width, signed=True))
-        inputs[1] = build.constant(codes.astype(kind.storage.dtype), fixed=kind, hint=weights.name).name
+        inputs[1] = build.constant(
+            codes.astype(kind.storage.dtype), fixed=kind, hint=weights.name
+        ).name
     if any(biases):
         inputs.append(_bias(build, biases, source, weights.shape[0]).name)
     graph.replace(replace(linear, inputs=tuple(inputs)))
@@ -151,7 +159,8 @@ def _bias(build: GraphBuilder, biases: list[int], source: Value, channels: int) 
 
 def _retype(graph: Graph, node: Node, line: Line, *, clipped: bool) -> None:
     (source,), (result,) = graph.arguments(node), graph.results(node)
-    assert source.fixed is not None and isinstance(node.op, Rational)
+    assert source.fixed is not None
+    assert isinstance(node.op, Rational)
     units = line.units[:1] if len(set(line.units)) == 1 else line.units
     scales = tuple(_nearest(unit) for unit in units)
     axis = None if len(units) == 1 else len(result.shape) - 1
@@ -170,5 +179,3 @@ def _nearest(unit: Fraction) -> Dyadic:
     if not unit.denominator & (unit.denominator - 1):
         return Dyadic.from_fraction(unit)
     return Dyadic.from_float(float(unit))
-
-

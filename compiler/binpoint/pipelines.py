@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from binpoint.errors import UnknownPass
 from binpoint.frontend.affine import FoldAffine, FoldBias
-from binpoint.frontend.fold import FoldConstants, FoldPad
+from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels
+from binpoint.frontend.fold import FoldArgMax, FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.rational import FoldRationals
@@ -31,17 +32,22 @@ def mcu() -> Pipeline:
         MergeDuplicates(),
         FoldConstants(),
         PropagateTypes(),
-        FuseFunctions(),
         SinkTransposes(),
         FoldRationals(),
-        FoldBias(),
-        FoldAffine(),
         FoldPad(),
+        FoldBias(),
         PropagateTypes(),
+        FoldAffine(),
+        FuseFunctions(),
+        FoldArgMax(),
+        PropagateTypes(),
+        RemoveChannels(),
+        MergeDuplicates(),
         RemoveDead(),
         TypeAccumulators(),
         Equalize(),
         AssignTypes(),
+        RemoveTypedChannels(),
         ToIntegers(),
         MergeClamps(),
         SimplifyIntegers(),

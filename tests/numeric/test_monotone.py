@@ -18,10 +18,10 @@ LO, HI, REACH = -7, 7, (-60, 45)
 
 FORMULAS: dict[Rule, Callable[[Reals], Reals]] = {
     Rule.HALF_EVEN: lambda x: np.round(x),
-    Rule.CEIL: np.ceil,
-    Rule.FLOOR: np.floor,
+    Rule.CEIL: lambda x: np.ceil(x),
+    Rule.FLOOR: lambda x: np.floor(x),
     Rule.AWAY: lambda x: np.sign(x) * np.ceil(np.abs(x)),
-    Rule.ZERO: np.fix,
+    Rule.ZERO: lambda x: np.trunc(x),
     Rule.HALF_AWAY: lambda x: np.sign(x) * np.floor(np.abs(x) + 0.5),
     Rule.HALF_ZERO: lambda x: np.sign(x) * np.ceil(np.abs(x) - 0.5),
 }

@@ -96,10 +96,10 @@ class Node:
 class Graph:
     """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands.
 
-    `output_names` are the model's own names of the outputs, `quantized` tells that the model came with
-    quantizers of its own, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself
-    takes as stored integers, with their type. `rational` tells that its quantizers are of any width and
-    that what lies between them is exact.
+    `output_names` are the model's own names of the outputs, `quantized` tells that the model came
+    with quantizers of its own, `rational` that these are of any width and what lies between them is
+    exact, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself takes as
+    stored integers, with their type.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,7 @@
-"""Passes on the integer graph: merge-clamps, prove-requantizers, remove-dead and merge-duplicates."""
+"""Passes on the integer graph.
+
+Merge-clamps, prove-requantizers, remove-dead and merge-duplicates.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ def _drop(graph: Graph, node: Node, operand: Value, result: Value) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ProveRequantizers(Pass):
-    """Give every ONNXRUNTIME requantizer, and op that rounds alike, the cheapest form that is proved equal.
+    """Give every op that rounds as onnxruntime does the cheapest form that is proved equal.
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
@@ -114,7 +117,10 @@ class ProveRequantizers(Pass):
 
 @dataclass(frozen=True, slots=True)
 class SimplifyIntegers(Pass):
-    """Compute equal things once, and nothing that no output needs; ranges are made anew from the operands'."""
+    """Compute equal things once, and nothing that no output needs.
+
+    Ranges are made anew from the operands'.
+    """
 
     name: ClassVar[str] = "simplify-integers"
     before: ClassVar[Stage] = Stage.INTEGER

@@ -36,6 +36,8 @@ from binpoint.ops.refused import HINTS
 from binpoint.ops.rescaled import Quantize
 
 _HINT = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
+_ORDERED = frozenset({"ArgMax", "ArgMin"})
+"""Operators that tell the same of stored integers as of what they stand for."""
 _ALIASES = frozenset({"Identity", "Dropout", "Cast"})
 _REAL = (
     onnx.TensorProto.FLOAT,
@@ -153,6 +155,9 @@ class Importer:
             raise
         except AssertionError as error:
             node.refuse(f"its operands do not fit: {error}")
+        for index, name in enumerate(proto.output[len(results) :], len(results)):
+            if name and self.readers[name]:
+                node.refuse(f"its result {index} (`{name}`)", hint="cut the model before its readers")
         for name, value in zip(proto.output, results, strict=False):
             self.values[name] = value
             if coded:
@@ -186,6 +191,8 @@ class Importer:
             node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
         if any(node.codes) and not coded:
+            if kind not in _ORDERED:
+                node.refuse("computes on stored integers", hint="dequantize them first")
             real = tuple(
                 self._as_integers(v) if v is not None and c else v
                 for v, c in zip(node.inputs, node.codes, strict=True)
@@ -427,7 +434,6 @@ class Importer:
 
     def _exact(self, build: GraphBuilder, node: OnnxNode) -> Value:
         """MatMulInteger and ConvInteger: codes minus zero point, exact in int32."""
-        one = np.ones(1, np.float32)
         axis = 0 if node.op == "ConvInteger" else 1
         operands: list[Value] = []
         for index in (0, 1):
@@ -445,9 +451,9 @@ class Importer:
                 node.refuse(
                     "on codes with a scale", hint="use QLinearMatMul or QLinearConv, or QDQ"
                 )
-            operands.append(
-                self._typed(build, node, value, one, node.optional_array(index + 2), axis)
-            )
+            zero = node.optional_array(index + 2)
+            ones = np.ones(1 if zero is None else zero.size, np.float32)
+            operands.append(self._typed(build, node, value, ones, zero, axis))
         result = self._call(build, node, operands)
         result = replace(
             self.graph.value(result.name), fixed=FixedType.per_tensor(I32, Dyadic.one())

@@ -80,12 +80,22 @@ def transposed_convolution(w: Weave, x: str) -> str | None:
     kernel = [w.number(1, 3) for _ in spatial]
     strides = [w.number(1, 3) for _ in spatial]
     each = w.number(1, 3)
-    attributes: dict[str, object] = {"strides": strides, "dilations": [w.number(1, 2) for _ in spatial], "group": groups}
+    attributes: dict[str, object] = {
+        "strides": strides,
+        "dilations": [w.number(1, 2) for _ in spatial],
+        "group": groups,
+    }
     if w.chance(0.4):
         attributes["output_padding"] = [w.number(0, s - 1) for s in strides]
     if w.chance(0.4):
         attributes["pads"] = [w.number(0, (k - 1) // 2) for k in kernel * 2]
-    return w.apply("ConvTranspose", x, _weights(w, channels, each, *kernel), *_bias(w, each * groups), **attributes)
+    return w.apply(
+        "ConvTranspose",
+        x,
+        _weights(w, channels, each, *kernel),
+        *_bias(w, each * groups),
+        **attributes,
+    )
 
 
 def pool(w: Weave, x: str) -> str | None:
@@ -203,7 +213,9 @@ def clamp(w: Weave, x: str) -> str | None:
 
 
 def relu6(w: Weave, x: str) -> str | None:
-    return w.apply("Clip", x, w.constant(np.array(0, np.float32)), w.constant(np.array(6, np.float32)))
+    return w.apply(
+        "Clip", x, w.constant(np.array(0, np.float32)), w.constant(np.array(6, np.float32))
+    )
 
 
 def prelu(w: Weave, x: str) -> str | None:
@@ -263,10 +275,19 @@ def cut(w: Weave, x: str) -> str | None:
     axis = w.number(0, len(shape) - 1)
     size = shape[axis]
     if w.chance(0.2):
-        return w.apply("Slice", x, w.integers(-1), w.integers(-size - 1), w.integers(axis), w.integers(-1))
+        return w.apply(
+            "Slice", x, w.integers(-1), w.integers(-size - 1), w.integers(axis), w.integers(-1)
+        )
     start = w.number(0, size - 1)
     stop = w.number(start + 1, size + 2)
-    return w.apply("Slice", x, w.integers(start), w.integers(stop), w.integers(axis), w.integers(w.number(1, 2)))
+    return w.apply(
+        "Slice",
+        x,
+        w.integers(start),
+        w.integers(stop),
+        w.integers(axis),
+        w.integers(w.number(1, 2)),
+    )
 
 
 def pad(w: Weave, x: str) -> str | None:
@@ -298,7 +319,11 @@ def reshape(w: Weave, x: str) -> str | None:
             ones = [i for i, n in enumerate(shape) if n == 1 and i > 0]
             return w.apply("Squeeze", x, w.integers(w.pick(ones))) if ones else None
         case 2:
-            return w.apply("Unsqueeze", x, w.integers(w.number(1, len(shape)))) if len(shape) < 4 else None
+            return (
+                w.apply("Unsqueeze", x, w.integers(w.number(1, len(shape))))
+                if len(shape) < 4
+                else None
+            )
         case _:
             sizes = _factors(w, int(np.prod(shape[1:])))[:3]
             return w.apply("Reshape", x, w.integers(0 if w.chance(0.5) else 1, *sizes[:-1], -1))
@@ -322,7 +347,9 @@ def repeat(w: Weave, x: str) -> str | None:
     shape = w.shape(x)
     if w.chance(0.5):
         return w.apply("Tile", x, w.integers(1, *(w.number(1, 2) for _ in shape[1:])))
-    return w.apply("Expand", x, w.integers(1, *(w.number(1, 3) if n == 1 else n for n in shape[1:])))
+    return w.apply(
+        "Expand", x, w.integers(1, *(w.number(1, 3) if n == 1 else n for n in shape[1:]))
+    )
 
 
 def blocks(w: Weave, x: str) -> str | None:
@@ -342,9 +369,13 @@ def resize(w: Weave, x: str) -> str | None:
         return None
     scales = [1.0, 1.0, *(float(w.number(1, 3)) for _ in spatial)]
     attributes: dict[str, object] = {"mode": w.pick(["nearest", "linear"])}
-    attributes["coordinate_transformation_mode"] = w.pick(["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
+    attributes["coordinate_transformation_mode"] = w.pick(
+        ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
+    )
     if attributes["mode"] == "nearest":
-        attributes["nearest_mode"] = w.pick(["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+        attributes["nearest_mode"] = w.pick(
+            ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]
+        )
     return w.apply("Resize", x, "", w.constant(np.array(scales, np.float32)), **attributes)
 
 
@@ -358,7 +389,13 @@ def gemm(w: Weave, x: str) -> str | None:
     attributes: dict[str, object] = {"transB": turned}
     if w.chance(0.3):
         attributes |= {"alpha": 0.5, "beta": 2.0}
-    return w.apply("Gemm", x, w.constant(weights if turned else weights.T.copy()), *_bias(w, count), **attributes)
+    return w.apply(
+        "Gemm",
+        x,
+        w.constant(weights if turned else weights.T.copy()),
+        *_bias(w, count),
+        **attributes,
+    )
 
 
 def matmul(w: Weave, x: str) -> str | None:
@@ -369,8 +406,14 @@ def matmul(w: Weave, x: str) -> str | None:
         order = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
         turned = w.apply("Transpose", x, perm=order)
         return None if turned is None else w.apply("MatMul", x, turned)
-    y = w.apply("MatMul", x, w.constant(w.normal((shape[-1], w.number(1, 8)), 1.5 / np.sqrt(shape[-1]))))
-    return w.apply("Add", y, w.constant(w.normal(w.shape(y)[-1:], 0.3))) if y is not None and w.chance(0.5) else y
+    y = w.apply(
+        "MatMul", x, w.constant(w.normal((shape[-1], w.number(1, 8)), 1.5 / np.sqrt(shape[-1])))
+    )
+    return (
+        w.apply("Add", y, w.constant(w.normal(w.shape(y)[-1:], 0.3)))
+        if y is not None and w.chance(0.5)
+        else y
+    )
 
 
 def nothing(w: Weave, x: str) -> str | None:

@@ -96,15 +96,23 @@ class Weave:
         """An int64 initializer."""
         return self.constant(np.array(numbers, np.int64))
 
-    def many(self, op: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str] | None:
+    def many(
+        self, op: str, inputs: Sequence[str], outputs: int, **attributes: Any
+    ) -> list[str] | None:
         """Add a node, unless a result is empty, too large or runs away."""
         names = [f"{self.prefix}{op.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
-        node = helper.make_node(op, list(inputs), names, f"{self.prefix}{op}{len(self.nodes)}", **attributes)
+        node = helper.make_node(
+            op, list(inputs), names, f"{self.prefix}{op}{len(self.nodes)}", **attributes
+        )
         feeds = {name: self.values[name] for name in inputs if name}
         arrays = ort.run_node(node, feeds, self.opset)
         for array in arrays:
             real = array.astype(np.float64)
-            if not 1 <= array.size <= LARGEST or not np.isfinite(real).all() or np.abs(real).max() > FARTHEST:
+            if (
+                not 1 <= array.size <= LARGEST
+                or not np.isfinite(real).all()
+                or np.abs(real).max() > FARTHEST
+            ):
                 return None
         self.nodes.append(node)
         self.values.update(zip(names, arrays, strict=True))
@@ -140,7 +148,9 @@ class Weave:
 
 
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+    return helper.make_tensor_value_info(
+        name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+    )
 
 
 def finished(body: onnx.GraphProto, opset: int) -> onnx.ModelProto:
@@ -154,7 +164,9 @@ def weave(random: Random, *, operators: int = 8) -> Weave:
     """A float model of at most this many random operators."""
     from tests.operators import MAKERS
 
-    w = Weave(random, _OPSETS[random.randrange(len(_OPSETS))], _PREFIXES[random.randrange(len(_PREFIXES))])
+    w = Weave(
+        random, _OPSETS[random.randrange(len(_OPSETS))], _PREFIXES[random.randrange(len(_PREFIXES))]
+    )
     for _ in range(1 + w.chance(0.25)):
         w.input(_input_shape(w))
     for _ in range(w.number(1, operators)):

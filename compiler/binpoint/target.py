@@ -1,4 +1,4 @@
-"""Target: what is known of a device, read from a TOML file.
+"""Target: what is known of a device, a microcontroller or an FPGA, read from a TOML file.
 
 A target file states facts and names the document they come from. What to do with a device (widths,
 methods, budgets) is policy and lives in ``options.py``. A device file may extend one core file:
@@ -133,11 +133,99 @@ class McuTarget(_Table, frozen=True):
         return sizes[0] if sizes else None
 
 
-Target = McuTarget
+class Fabric(_Table, frozen=True):
+    """What the programmable logic holds.
 
-_TABLES: tuple[type[_Table], ...] = (
+    Attributes:
+        part: the vendor's name of the device with package and speed grade.
+        lut: six-input look-up tables.
+        ff: flip-flops.
+        dsp: multiply-add slices.
+        bram18: block memories of 18 Kibit; one of 36 Kibit counts as two.
+        uram: block memories of 288 Kibit.
+        dsp_a: width of the slice's wider signed multiplier input, in bits.
+        dsp_b: width of its narrower one.
+    """
+
+    part: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]+$")]
+    lut: Size
+    ff: Size
+    dsp: Size
+    bram18: Size
+    uram: Annotated[int, msgspec.Meta(ge=0)]
+    dsp_a: Size
+    dsp_b: Size
+
+
+class Clock(_Table, frozen=True):
+    """The clock that the design is made for.
+
+    Attributes:
+        period_ns: length of a cycle, in nanoseconds.
+        uncertainty_percent: part of it that is kept free for place and route.
+    """
+
+    period_ns: Annotated[float, msgspec.Meta(gt=0)]
+    uncertainty_percent: Annotated[float, msgspec.Meta(ge=0, lt=100)] = 12.5
+
+
+class Interface(_Table, frozen=True):
+    """How the design is connected.
+
+    Attributes:
+        data: ports of inputs and outputs.
+        control: start and stop through registers, or running freely.
+        beat_bits: most data bits of one transfer of a port.
+    """
+
+    data: Literal["axis"]
+    control: Literal["s_axilite", "ap_ctrl_none"]
+    beat_bits: Literal[8, 16, 32, 64] = 32
+
+
+class Synthesis(_Table, frozen=True):
+    """The vendor's tool, which is never needed to compile or verify.
+
+    Attributes:
+        tool: its name.
+        since: the first release that the project files are written for.
+    """
+
+    tool: Literal["vitis_hls"]
+    since: str
+
+
+class FpgaTarget(_Table, frozen=True):
+    """An FPGA, or the programmable logic of a device: what HLS C++ is synthesised for.
+
+    Attributes:
+        source: the document that the facts come from.
+        board: a board that carries the part; only text.
+    """
+
+    schema: Literal[1]
+    name: Name
+    family: Literal["fpga"]
+    summary: str
+    source: str
+    fabric: Fabric
+    clock: Clock
+    interface: Interface
+    toolchain: Synthesis
+    board: str | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What lowering may use: a rescale multiplier fits a slice's narrow input."""
+        return Limits(self.fabric.dsp_b - 1, 64)
+
+
+Target = McuTarget | FpgaTarget
+
+_MCU_TABLES: tuple[type[_Table], ...] = (
     Arithmetic, Emulator, McuTarget, Memory, MemoryRegion, PipelineName, Toolchain,
 )  # fmt: skip
+_FPGA_TABLES: tuple[type[_Table], ...] = (Clock, Fabric, FpgaTarget, Interface, Synthesis)
 
 
 def list_targets() -> tuple[str, ...]:
@@ -191,7 +279,7 @@ def _extended(raw: dict[str, object], at: str) -> dict[str, object]:
             want="a core, as extension goes one level",
             hint=f"extend `{base['extends']}`",
         )
-    inherited = {key: base[key] for key in ("arithmetic", "toolchain", "pipeline")}
+    inherited = {key: base[key] for key in ("arithmetic", "toolchain", "pipeline") if key in base}
     return {**inherited, **{key: _laid_over(inherited.get(key), raw[key]) for key in raw}}
 
 
@@ -204,12 +292,22 @@ def _laid_over(base: object, own: object) -> object:
 
 def _decode(raw: Mapping[str, object], at: str) -> Target:
     """Convert and check what types alone cannot express."""
-    keys = {field for table in _TABLES for field in table.__struct_fields__}
-    target = toml.decode(raw, McuTarget, at=at, error=InvalidTarget, keys=keys | {"flash", "sram"})
+    target = _decode_fpga(raw, at) if raw.get("family") == "fpga" else _decode_mcu(raw, at)
     if target.name != Path(at).stem:
         raise InvalidTarget(
             "name and file name differ", at=f"{at}, name", have=target.name, want=Path(at).stem
         )
+    return target
+
+
+def _decode_fpga(raw: Mapping[str, object], at: str) -> FpgaTarget:
+    keys = {field for table in _FPGA_TABLES for field in table.__struct_fields__}
+    return toml.decode(raw, FpgaTarget, at=at, error=InvalidTarget, keys=keys)
+
+
+def _decode_mcu(raw: Mapping[str, object], at: str) -> McuTarget:
+    keys = {field for table in _MCU_TABLES for field in table.__struct_fields__}
+    target = toml.decode(raw, McuTarget, at=at, error=InvalidTarget, keys=keys | {"flash", "sram"})
     for name, memory in target.memory.items():
         if memory.reserve >= memory.bytes:
             raise InvalidTarget(

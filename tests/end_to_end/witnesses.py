@@ -142,13 +142,17 @@ def _build(folder: Path, trials: Sequence[Trial]) -> Path:
                 (folder / name / path).write_bytes(data)
         interface = Interface.of(trial.program, trial.options)
         harness = render_template("harness", "host.c.j2", **interface.views())
-        text = harness.replace("int main(", f"int main_{name}(int argc, char **argv);\nint main_{name}(")
+        text = harness.replace(
+            "int main(", f"int main_{name}(int argc, char **argv);\nint main_{name}("
+        )
         (folder / f"main_{name}.c").write_text(text)
         sources += [*sorted((folder / name).glob("*.c")), folder / f"main_{name}.c"]
         flags += ["-I", folder / name, f"-D{name.upper()}_HOOK"]
     lines = ["#include <string.h>", *(f"int main_{n}(int argc, char **argv);" for n in names)]
     lines += ["int main(int argc, char **argv)", "{"]
-    lines += [f'    if (!strcmp(argv[1], "{n}")) return main_{n}(argc - 1, argv + 1);' for n in names]
+    lines += [
+        f'    if (!strcmp(argv[1], "{n}")) return main_{n}(argc - 1, argv + 1);' for n in names
+    ]
     (folder / "main.c").write_text("\n".join([*lines, "    return 2;", "}", ""]))
     image = folder / "image"
     words = ["gcc", "-std=c99", "-O1", *WARNINGS, *SANITIZERS, *flags, folder / "main.c", *sources]
@@ -159,7 +163,9 @@ def _build(folder: Path, trials: Sequence[Trial]) -> Path:
 def image_differences(trials: Sequence[Trial]) -> list[Difference | None]:
     """Where the sanitized C of each model differs from the interpreter, at any value."""
     found = run_image(trials)
-    return [first_difference(t.graph, t.values, values) for t, values in zip(trials, found, strict=True)]
+    return [
+        first_difference(t.graph, t.values, values) for t, values in zip(trials, found, strict=True)
+    ]
 
 
 def runtime_difference(trial: Trial) -> int:
@@ -170,7 +176,9 @@ def runtime_difference(trial: Trial) -> int:
         feeds: dict[str, NDArray[Any]] = {}
         for source, name in zip(session.inputs, graph.inputs, strict=True):
             kind = graph.value(name).elem
-            feeds[source] = float32.dequantize_linear(codes[name], float(kind.scale), kind.zero_point)
+            feeds[source] = float32.dequantize_linear(
+                codes[name], float(kind.scale), kind.zero_point
+            )
         results = session.run(feeds)
         for source, name in zip(session.outputs, graph.outputs, strict=True):
             kind, array = graph.value(name).elem, results[source]

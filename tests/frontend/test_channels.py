@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from binpoint.frontend.channels import RemoveChannels, macs
+from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels, macs
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
@@ -23,12 +23,15 @@ from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.dense import Dense
 from binpoint.ops.elementwise import Binary, Kind
+from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
 from binpoint.ops.unary import Clip, Unary
 from binpoint.ops.window import Window
+from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
+from binpoint.passes.manager import Pipeline, run
 
 Apply = Callable[..., Graph]
 
@@ -137,6 +140,8 @@ def network(net: Net) -> Graph:
     y = net.add(Binary(Kind.ADD), y, z)
     y = net.conv(y, 8, rows=[2], kernel=3, groups=8)
     y = net.add(Unary("HardSwish"), y)
+    y = net.add(MaxPool(Window((2, 2), (1, 1), (1, 0), (0, 1), (1, 1))), y, keep=True)
+    y = net.add(AveragePool(Window((2, 2), (1, 1), (0, 1), (1, 0), (1, 1))), y, keep=True)
     y = net.conv(y, 6, rows=[0])
     pooled = net.add(Reduce((1, 2), mean=True), y)
     gate = net.add(Unary("Sigmoid"), net.conv(net.conv(pooled, 4, rows=[3]), 6))
@@ -157,6 +162,14 @@ def test_values_are_kept(apply: Apply, seed: int) -> None:
 def test_integer_results_are_equal(apply: Apply, context: Context, seed: int, bias: str) -> None:
     graph = network(Net(seed, typed=True, bias=bias))
     done = apply(graph, RemoveChannels())
+    assert macs(done) < macs(graph)
+    assert_equal_integers(graph, done, context)
+
+
+def test_it_runs_when_types_are_assigned(context: Context) -> None:
+    graph = network(Net(1, typed=True))
+    context = replace(context, options=CompileOptions(check=True))
+    done = run(Pipeline(RemoveTypedChannels()), graph, context)
     assert macs(done) < macs(graph)
     assert_equal_integers(graph, done, context)
 

@@ -21,7 +21,7 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.elementwise import Binary, Kind, MinMax, Scalar
-from binpoint.ops.lookup import codes_of
+from binpoint.ops.lookup import IntLookup, codes_of
 from binpoint.ops.pairwise import (
     IntAdd,
     OnnxruntimeAdd,
@@ -333,6 +333,21 @@ def test_one_quantized_number_makes_a_table(semantics: Semantics, rng: np.random
             a, b, y = ((float(t.scale), t.zero_point) for t in types)
             wanted = float32.qlinear_add(codes, 77, *a, *b, *y, 0, 255)
             np.testing.assert_array_equal(result, wanted)
+
+
+@pytest.mark.parametrize("semantics", list(Semantics))
+def test_a_value_with_itself_makes_a_table(semantics: Semantics, rng: np.random.Generator) -> None:
+    codes = np.arange(256)
+    for kind, size in ((Kind.ADD, 1.0), (Kind.MUL, 2.0**-5), (Kind.SUB, 1.0)):
+        types = [random_type(rng, U8), random_type(rng, U8, size)]
+        twice, once = Bench(), Bench()
+        pair = [twice.input((256,), types[0]), twice.input((256,), types[0])]
+        twice.lower(Binary(kind), pair, types[1], semantics)
+        x = once.input((256,), types[0])
+        once.lower(Binary(kind), [x, x], types[1], semantics)
+        (op,) = once.ops()
+        assert isinstance(op, IntLookup)
+        np.testing.assert_array_equal(once.agree([codes]), twice.reference([codes, codes]))
 
 
 def test_real_constants_get_sixteen_bits(rng: np.random.Generator) -> None:

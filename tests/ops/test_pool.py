@@ -195,12 +195,15 @@ def test_ties_and_their_neighbours_are_followed_in_c(rng: np.random.Generator) -
     bench.agree(bench.codes(rng))
 
 
-def test_dyadic_averages_are_nearest(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("scales", ["any", "equal"])
+def test_dyadic_averages_are_nearest(rng: np.random.Generator, scales: str) -> None:
     for shape, attributes in WINDOWS:
         for include in (0, 1):
             _, op = imported("AveragePool", shape, **attributes, count_include_pad=include)
             bench = Bench()
             kind, target = random_type(rng, U8), random_type(rng, I8)
+            if scales == "equal":
+                target = FixedType.per_tensor(I8, kind.scale, target.zero_point)
             x = bench.input((shape[0], *shape[2:], shape[1]), kind)
             bench.lower(op, [x], target, Semantics.DYADIC)
             (codes,) = bench.codes(rng)

@@ -9,7 +9,7 @@ import pytest
 
 from binpoint.errors import AccumulatorOverflow, UnsupportedOperator
 from binpoint.numeric import float32
-from binpoint.numeric.fixed import I8, U8
+from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.resize import IntResizeLinear, Resize, Weights
 from binpoint.ops.slices import IntGather
@@ -125,12 +125,51 @@ def _hat(at: Fraction, size: int) -> list[tuple[int, Fraction]]:
     return [(places[0], 1 - share), (places[1], share)]
 
 
-def test_onnxruntime_linear_rounds_the_exact_sum_in_float32(rng: np.random.Generator) -> None:
-    graph = lowered(by_scale((1, 1, 2, 2), mode="linear").graph({0: X}, Y), "onnxruntime")
+LINEAR = [
+    by_scale(scales, mode="linear", coordinate_transformation_mode=coordinates)
+    for scales in (*INTEGRAL, (1, 1, 4, 2.6))
+    for coordinates in (*COORDINATES, "half_pixel_symmetric")
+]
+
+
+@pytest.mark.parametrize("case", [*LINEAR, by_size(SIZES[1], mode="linear")])
+@pytest.mark.parametrize("y", [X, kind(I8, 0.043, 120), kind(I8, 0.0011, -5), kind(I8, 2.5, -5)])
+def test_linear_codes_are_onnxruntimes(case: Case, y: FixedType, rng: np.random.Generator) -> None:
+    graph = lowered(case.graph({0: X}, y), "onnxruntime")
+    for _ in range(3):
+        codes = codes_for(graph, rng)
+        (want,) = runtime_codes(case, {0: X}, y, codes)
+        np.testing.assert_array_equal(results(graph, codes)[0], want)
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        (X, X),
+        (X, kind(I8, 0.0011, -5)),
+        (X, kind(U8, 2.5, 5)),
+        (kind(U8, 0.05, 255), kind(I8, 0.05, 127)),
+        (kind(I8, 0.25, -128), kind(I8, 0.25, -128)),
+    ],
+)
+def test_the_integer_path_never_decides_wrongly(
+    types: tuple[FixedType, FixedType], rng: np.random.Generator
+) -> None:
+    for scales in ((1, 1, 2, 2), (1, 1, 3, 1.4)):
+        operands = ((1, 40, 9, 11), None, np.array(scales, np.float32))
+        case = Case("Resize", Resize, operands, attributes={"mode": "linear"})
+        graph = lowered(case.graph({0: types[0]}, types[1]), "onnxruntime")
+        agreed(graph, rng, count=4)
+
+
+def test_one_axis_is_the_exact_sum_rounded_in_float32(rng: np.random.Generator) -> None:
+    operands = ((2, 3, 7), None, np.array([1, 1, 4], np.float32))
+    case = Case("Resize", Resize, operands, attributes={"mode": "linear"})
+    graph = lowered(case.graph({0: X}, Y), "onnxruntime")
     (op,) = (op for op in ops(graph) if isinstance(op, IntResizeLinear))
     codes = codes_for(graph, rng)
     (sums,) = op.reference(np.moveaxis(codes["x0"], 1, -1))
-    factor = np.float32(float(X.scale)) / np.float32(float(Y.scale) * 16)
+    factor = np.float32(float(X.scale)) / np.float32(float(Y.scale) * op.denominator)
     want = float32.requantize(sums, factor, Y.zero_point, 0, 255)
     np.testing.assert_array_equal(results(graph, codes)[0], np.moveaxis(want, -1, 1))
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Program → files: C from templates."""

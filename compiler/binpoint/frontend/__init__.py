@@ -1,1 +1,1 @@
-"""TODO"""
+"""ONNX → Graph[FLOAT], and its clean-up."""

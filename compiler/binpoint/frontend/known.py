@@ -19,6 +19,7 @@ from binpoint.numeric.fixed import FixedType
 from binpoint.ops.affine import Affine
 from binpoint.ops.elementwise import Binary, Kind, MinMax
 from binpoint.ops.pad import Pad
+from binpoint.ops.pool import AveragePool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.rescaled import Quantize
@@ -77,7 +78,7 @@ def _rounded(numbers: Numbers, kind: FixedType | None, steps: float) -> Numbers:
 
 
 def _of_node(graph: Graph, node: Node, found: Known) -> tuple[Numbers | None, float]:
-    """Constant channels of the one result, not rounded yet; and by how many steps a bias may move."""
+    """Constant channels of the one result, not rounded yet; by how many steps a bias may move."""
     linear = linear_of(graph, node)
     (result, *more) = graph.results(node)
     if linear is not None:
@@ -92,6 +93,9 @@ def _of_node(graph: Graph, node: Node, found: Known) -> tuple[Numbers | None, fl
             return _applied(graph, node, node.op, found), 0.0
         case Quantize():
             return _moved(graph, node, found), 0.0
+        case AveragePool(edge=edge) if edge is not None:
+            moved = _moved(graph, node, found)
+            return np.where(moved == 0, moved, np.nan), 0.0
         case Pad(value=value):
             moved = _moved(graph, node, found)
             return np.where(moved == value, moved, np.nan), 0.0

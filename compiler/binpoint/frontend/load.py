@@ -24,8 +24,10 @@ from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, FloatType, IntType, TensorType
 from binpoint.ops import OPS
+from binpoint.ops.refused import HINTS
 from binpoint.ops.rescaled import Quantize
 
+_HINT = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
 _ALIASES = frozenset({"Identity", "Dropout", "Cast"})
 _REAL = (
     onnx.TensorProto.FLOAT,
@@ -40,7 +42,8 @@ def load(path: Path) -> Graph:
     """Read an ONNX file into a float graph; quantizer nodes become annotations.
 
     Raises:
-        ModelError: the file is not valid, or uses what has no integer form here (by name, with a way out).
+        ModelError: the file is not valid, or uses what has no integer form here (by name, with a
+        way out).
         InputNotFound: the file cannot be read.
     """
     model, digest = read_model(path)
@@ -169,10 +172,7 @@ class Importer:
         ) and kind not in ("RandomNormal", "RandomUniform"):
             return self._fold(build, node), False
         if kind not in self.ops:
-            node.refuse(
-                "is not supported",
-                hint="`binpoint list ops` shows what is; cut the model before this node, or write it with other operators",
-            )
+            node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
         if any(node.codes) and not coded:
             real = tuple(
@@ -196,9 +196,20 @@ class Importer:
         coded = bool(node.codes) and node.codes[0]
         if node.op == "Cast" and coded:
             return (self._as_integers(x),), False
-        if node.op == "Cast" and x.fixed is None and node.int("to", 1) not in (*_REAL,):
+        to_integers = node.op == "Cast" and node.int("to", 1) not in _REAL
+        if to_integers and x.fixed is None and not self._is_whole(x):
             node.refuse("from real numbers to integers", hint="quantize with QuantizeLinear")
         return (x,), coded
+
+    def _is_whole(self, x: Value) -> bool:
+        """Whether a value holds whole numbers by what computes it, such as ArgMax."""
+        producer = self.graph.producer(x.name)
+        if producer is None or not isinstance(producer.op, FloatOp):
+            return False
+        if producer.op.keeps_type:
+            return self._is_whole(self.graph.value(producer.inputs[0]))
+        kind = producer.op.result_type(*(None for _ in producer.inputs))
+        return kind is not None and kind.scales == (Dyadic.one(),)
 
     def _fold(self, build: GraphBuilder, node: OnnxNode) -> tuple[Value, ...]:
         """Compute a node whose operands are all constant."""
@@ -234,7 +245,6 @@ class Importer:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
         axis = self._axis(node, x)
         kind = make_type(storage_of(dtype, node), scale, zero, axis, node)
-        self.graph.quantized = True
         if x.constant is not None:
             codes = kind.quantize(x.constant.array) if x.fixed is None else None
             if codes is None:
@@ -242,6 +252,7 @@ class Importer:
             return build.constant(
                 codes.astype(kind.storage.dtype), fixed=kind, hint=node.outputs[0]
             )
+        self.graph.quantized = True
         if x.fixed == kind:
             return x
         if x.fixed is None and self.readers[node.proto.input[0]] == 1 and kind.axis is None:
@@ -282,8 +293,8 @@ class Importer:
         zero: NDArray[Any] | None,
         axis: int,
     ) -> Value:
-        """The real meaning of codes `x`."""
-        self.graph.quantized = True
+        """The real meaning of codes `x`; constants alone do not make a model quantized."""
+        self.graph.quantized |= x.constant is None
         if x.constant is not None:
             if x.fixed is None:
                 kind = make_type(storage_of(x.constant.array.dtype, node), scale, zero, axis, node)
@@ -362,7 +373,8 @@ class Importer:
         self, build: GraphBuilder, node: OnnxNode, operands: list[Value], index: int
     ) -> Value:
         x, w = operands[0].fixed, operands[1].fixed
-        assert x is not None and w is not None
+        assert x is not None
+        assert w is not None
         scales = tuple(x.scale * s for s in w.scales)
         array = node.array(index).reshape(-1)
         kind = (
@@ -374,18 +386,12 @@ class Importer:
 
     def _concat(self, build: GraphBuilder, node: OnnxNode) -> Value:
         """QLinearConcat: scale and zero point of the result, then triples."""
-        operands: list[Value] = []
-        for index in range(2, len(node.inputs), 3):
-            operands.append(
-                self._typed(
-                    build,
-                    node,
-                    node.operand(index),
-                    node.array(index + 1),
-                    node.optional_array(index + 2),
-                    1,
-                )
+        operands = [
+            self._typed(
+                build, node, node.operand(i), node.array(i + 1), node.optional_array(i + 2), 1
             )
+            for i in range(2, len(node.inputs), 3)
+        ]
         result = self._call(build, node, operands)
         first = operands[0].fixed
         assert first is not None
@@ -426,7 +432,7 @@ class Importer:
 
     def _call(self, build: GraphBuilder, node: OnnxNode, operands: list[Value]) -> Value:
         if node.op not in self.ops:
-            node.refuse("is not supported", hint="`binpoint list ops` shows what is")
+            node.refuse("is not supported", hint=HINTS.get(node.op, _HINT))
         (result,) = self.ops[node.op].from_onnx(replace(node, inputs=tuple(operands)), build)
         return result
 

@@ -15,6 +15,7 @@ from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.pad import Pad
+from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.reduce import Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
@@ -75,7 +76,7 @@ def links(graph: Graph, node: Node) -> tuple[Link, ...] | None:
         case Reduce(axes) | ReduceExtreme(axes) if len(results[0].shape) - 1 in axes:
             return None
         case (
-            Affine() | Binary() | Concat() | MinMax() | Pad()
+            Affine() | AveragePool() | Binary() | Concat() | MaxPool() | MinMax() | Pad()
             | PRelu() | Reduce() | ReduceExtreme() | Resize() | Transpose()
         ):  # fmt: skip
             return _alike(arguments, every)

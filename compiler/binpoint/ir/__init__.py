@@ -1,1 +1,1 @@
-"""TODO"""
+"""The graph, and what an op must be able to do."""

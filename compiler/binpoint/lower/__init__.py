@@ -1,1 +1,1 @@
-"""TODO"""
+"""Graph[TYPED] → Graph[INTEGER]."""

@@ -1,4 +1,7 @@
-"""Passes on the integer graph: merge-clamps, prove-requantizers, remove-dead and merge-duplicates."""
+"""Passes on the integer graph.
+
+Merge-clamps, prove-requantizers, remove-dead and merge-duplicates.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from binpoint.errors import BadOption
-from binpoint.ir.graph import Graph, Node
+from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
@@ -41,7 +45,7 @@ class MergeClamps(Pass):
             and operand.interval.hi <= clamp.hi
             and result.name not in graph.outputs
         ):
-            graph.bypass(node, operand.name)
+            _drop(graph, node, operand, result)
             return
         producer = graph.producer(operand.name)
         if (
@@ -65,9 +69,18 @@ class MergeClamps(Pass):
         graph.add(merged, ())
 
 
+def _drop(graph: Graph, node: Node, operand: Value, result: Value) -> None:
+    """Remove a Clamp that changes nothing; an operand that only it read stands for its result."""
+    own = graph.sole_consumer(operand.name) is not None and operand.name not in graph.inputs
+    graph.bypass(node, operand.name)
+    if own and operand.constant is None:
+        graph.rename_value(operand.name, result.name)
+        graph.set_value(replace(graph.value(result.name), source=result.source))
+
+
 @dataclass(frozen=True, slots=True)
 class ProveRequantizers(Pass):
-    """Give every ONNXRUNTIME requantizer the cheapest form that is proved equal.
+    """Give every op that rounds as onnxruntime does the cheapest form that is proved equal.
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
@@ -89,16 +102,24 @@ class ProveRequantizers(Pass):
                 want='"fpu" among its features',
             )
         for node in graph.nodes():
-            if not isinstance(node.op, OnnxruntimeRequantize):
-                continue
-            op = node.op.proved()
-            graph.replace(replace(node, op=op.in_float() if op.proof is None and floats else op))
+            match node.op:
+                case OnnxruntimeRequantize():
+                    op = node.op.proved()
+                    op = op.in_float() if op.proof is None and floats else op
+                case OnnxruntimePair():
+                    op = node.op.proved()
+                case _:
+                    continue
+            graph.replace(replace(node, op=op))
         return graph
 
 
 @dataclass(frozen=True, slots=True)
 class SimplifyIntegers(Pass):
-    """Compute equal things once, and nothing that no output needs; ranges are made anew from the operands'."""
+    """Compute equal things once, and nothing that no output needs.
+
+    Ranges are made anew from the operands'.
+    """
 
     name: ClassVar[str] = "simplify-integers"
     before: ClassVar[Stage] = Stage.INTEGER

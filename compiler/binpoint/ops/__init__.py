@@ -9,6 +9,7 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
+from binpoint.ops.labels import Label
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
@@ -36,6 +37,7 @@ OPS: tuple[type[FloatOp], ...] = (
     ReduceExtreme,
     ArgExtreme,
     Softmax,
+    Label,
     Transpose,
     Reshape,
     Take,

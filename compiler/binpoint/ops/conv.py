@@ -1,6 +1,7 @@
 """Convolution, one and two spatial axes, channel-last: Conv, QLinearConv, ConvInteger.
 
-    acc[n, o, c] = bias[c] + Σ_taps,i (x[n, o·stride + tap·dilation − before, i] − zx) · w[c, tap, i]
+    acc[n, o, c] = bias[c] + Σ_taps,i (x[n, o·stride + tap·dilation − before, i] − zx) · w[c, tap,
+    i]
 
 in exact 32-bit integers, padding contributing nothing; then one Requantize per channel. A kernel of
 one tap is an `IntDense`; groups of one channel are an `IntDepthwise`.
@@ -33,23 +34,41 @@ def correlate(patches: NDArray[Any], weights: NDArray[Any], groups: int) -> NDAr
     rank = (patches.ndim - 2) // 2
     outputs, channels = patches.shape[: rank + 1], patches.shape[rank + 1]
     kernel = patches.shape[rank + 2 :]
-    taps = int(np.prod(kernel))
-    columns = patches.reshape(*outputs, groups, channels // groups, taps)
-    rows = weights.reshape(groups, weights.shape[0] // groups, taps, channels // groups)
+    count = weights.shape[0]
     if channels == groups:
-        result = np.einsum("...gt,gmt->...gm", columns[..., 0, :], rows[..., 0])
-    else:
-        flat = np.moveaxis(columns, -3, 0).reshape(groups, -1, channels // groups * taps)
-        matrix = np.swapaxes(rows, -1, -2).reshape(groups, rows.shape[1], -1)
-        result = np.moveaxis(
-            (flat @ np.swapaxes(matrix, 1, 2)).reshape(groups, *outputs, -1), 0, -2
+        return _each_channel(patches, weights[..., 0], kernel)
+    # Channels innermost, so that copying the windows reads memory in order.
+    windows = np.moveaxis(patches, rank + 1, -1).reshape(*outputs, -1, groups, channels // groups)
+    columns = np.moveaxis(windows, -2, 0).reshape(
+        groups, -1, windows.shape[-3] * channels // groups
+    )
+    rows = weights.reshape(groups, count // groups, -1)
+    result = np.moveaxis((columns @ np.swapaxes(rows, 1, 2)).reshape(groups, *outputs, -1), 0, -2)
+    return result.reshape(*outputs, count)
+
+
+def _each_channel(
+    patches: NDArray[Any], weights: NDArray[Any], kernel: tuple[int, ...]
+) -> NDArray[Any]:
+    """The same with one input channel a group, tap by tap: ``[O, *kernel]`` weights."""
+    repeat = weights.shape[0] // patches.shape[-len(kernel) - 1]
+    total = None
+    for tap in np.ndindex(*kernel):
+        values = (
+            np.repeat(patches[(..., *tap)], repeat, axis=-1) if repeat > 1 else patches[(..., *tap)]
         )
-    return result.reshape(*outputs, weights.shape[0])
+        product = values * weights[(slice(None), *tap)]
+        total = product if total is None else np.add(total, product, out=total)
+    assert total is not None
+    return total
 
 
 @dataclass(frozen=True, slots=True)
 class Conv(FloatOp):
-    """Convolution of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]`` and an optional bias ``[O]``."""
+    """Convolution of ``[N, *spatial, C]`` with ``[O, *kernel.
+
+    C/groups]`` and an optional bias ``[O]``.
+    """
 
     onnx: ClassVar[tuple[str, ...]] = ("Conv", "QLinearConv", "ConvInteger")
 
@@ -125,7 +144,10 @@ class Conv(FloatOp):
 
 @dataclass(frozen=True, slots=True)
 class IntConv(IntegerOp):
-    """acc = bias + Σ (x − zero)·w over the window; weights ``[O, *kernel, C/groups]``, bias ``[O]`` int32."""
+    """acc = bias + Σ (x − zero)·w over the window.
+
+    Weights ``[O, *kernel, C/groups]``, bias ``[O]`` int32.
+    """
 
     stem: ClassVar[str] = "conv"
     accumulates: ClassVar[bool] = True
@@ -151,7 +173,8 @@ class IntConv(IntegerOp):
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the actual weights; a padded tap may also contribute zero."""
         x, w, bias = inputs
-        assert w.constant is not None and bias.constant is not None
+        assert w.constant is not None
+        assert bias.constant is not None
         weights = Weights(
             self._rows(w.constant.array).astype(np.int64),
             bias.constant.array.astype(np.int64),

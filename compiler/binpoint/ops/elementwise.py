@@ -176,7 +176,7 @@ class Binary(FloatOp):
         op = self._pairwise(site, a, b, axes)
         narrow = max(v.elem.storage.width for v in (a, b)) <= 8
         for x, other in ((a, b), (b, a)):
-            repeated = other is x or (other.constant is not None and other.type.size == 1)
+            repeated = other.name == x.name or (other.constant is not None and other.type.size == 1)
             if narrow and repeated and x.shape == axes.shape and x.constant is None:
                 return (_tabulated(build, op, x, a, b),)
         return (build.one(op, a, b),)

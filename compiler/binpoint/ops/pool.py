@@ -143,7 +143,10 @@ class AveragePool(FloatOp):
         largest = max(abs(x.interval.lo), abs(x.interval.hi)) + abs(x.elem.zero_point)
         room = min(site.limits.multiplier_bits, _ROOM - (largest * self.window.taps).bit_length())
         farthest = _ROOM - (abs(target.zero_point) + 1).bit_length()
-        shift = approximate(ratio / least, room - 1, farthest - 1).shift + 1
+        found = approximate(ratio / least, room - 1, farthest - 1)
+        # A power of two needs one bit, the shares of other counts need all there are.
+        spare = room - 1 - found.multiplier.bit_length()
+        shift = min(farthest, found.shift + 1 + spare)
         multipliers = tuple(round(ratio / n * 2**shift) for n in range(least, most + 1))
         zero, storage = x.elem.zero_point, target.storage
         constants = self.edge, least, multipliers, shift, zero, target, storage.min, storage.max

@@ -27,6 +27,7 @@ from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Semantics, Site
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
+from binpoint.ops.interpolate import OnnxruntimeResize, Request, Shares
 from binpoint.ops.rescale import accumulator, requantize
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.slices import take_value
@@ -108,6 +109,8 @@ class Resize(FloatOp):
     onnx: ClassVar[tuple[str, ...]] = ("Resize", "Upsample")
 
     weights: tuple[Weights, ...]
+    shares: tuple[Shares, ...]
+    request: Request
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
@@ -130,7 +133,10 @@ class Resize(FloatOp):
         if len(x.shape) not in (3, 4) or min(moving) < 2:
             node.refuse(f"linear along axes {moving} of {list(x.shape)}", want="spatial axes only")
         weights = tuple(Weights.of(axis.size, axis.rationals(node)) for axis in axes[2:])
-        return (to_channel_first(build, build.one(cls(weights), to_channel_last(build, x))),)
+        shares = tuple(axis.shares(node) for axis in axes[2:])
+        scales = () if axes[moving[0]].by_size else tuple(axis.scale for axis in axes[2:])
+        op = cls(weights, shares, Request(axes[0].coordinates, scales))
+        return (to_channel_first(build, build.one(op, to_channel_last(build, x))),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[N, *counts, C]``."""
@@ -147,10 +153,15 @@ class Resize(FloatOp):
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """Exact weighted sums, then one rounding with the denominator divided out.
 
-        In ONNXRUNTIME semantics the sum is exact here, while the runtime interpolates in float32:
-        its results may differ by one where the exact value lies near a tie.
+        In ONNXRUNTIME semantics two axes are interpolated as the runtime does it, in float32
+        (`OnnxruntimeResize`). Along one axis the sum is exact here too, and the runtime's results
+        may differ by one where the exact value lies near a tie.
         """
         x = build.integer(site.inputs[0])
+        runtime = site.semantics is Semantics.ONNXRUNTIME and site.result.storage.width <= 8
+        if runtime and len(self.shares) == 2 and x.elem.storage.width <= 8:
+            op = OnnxruntimeResize(*self.shares, x.elem, site.result, self.request)
+            return (build.one(op, x),)
         rank = len(self.weights)
         one = Weights((0,), (0,), (0,), 1)
         op = IntResizeLinear(
@@ -191,24 +202,33 @@ class _Axis:
         """The element that onnxruntime takes for each of the result's: it resizes the indices."""
         if not self.moves:
             return tuple(range(self.size))
+        index = np.arange(self.size, dtype=np.float32).reshape(1, 1, 1, -1)
+        return tuple(int(i) for i in self._resized(node, index, "nearest")[0])
+
+    def shares(self, node: OnnxNode) -> Shares:
+        """The float32 weights with which onnxruntime interpolates: it resizes unit vectors."""
+        units = np.eye(self.size, dtype=np.float32)[None, :, None]
+        return Shares.of(self._resized(node, units, "linear"))
+
+    def _resized(self, node: OnnxNode, rows: FloatArray, mode: str) -> FloatArray:
+        """What the runtime makes of rows ``[1, count, 1, size]``, as ``[count, new size]``."""
         # A second axis that moves keeps the runtime from copying where no size changes.
-        index = np.broadcast_to(np.arange(self.size, dtype=np.float32), (1, 1, 2, self.size))
+        image = np.repeat(rows, 2, axis=2)
         scales = np.array([1, 1, 2, self.scale], np.float32)
-        sizes = np.array([1, 1, 4, self.count], np.int64)
         if _is_old(node):
-            (found,) = ort.evaluate("Resize", [index, scales], opset=10, mode="nearest")
-        else:
-            by_size = [np.zeros(0, np.float32), np.zeros(0, np.float32), sizes]
-            operands = by_size if self.by_size else [np.zeros(0, np.float32), scales]
-            (found,) = ort.evaluate(
-                "Resize",
-                [index, *operands],
-                opset=node.opset,
-                mode="nearest",
-                coordinate_transformation_mode=self.coordinates,
-                nearest_mode=node.string("nearest_mode", "round_prefer_floor"),
-            )
-        return tuple(int(i) for i in found[0, 0, 0])
+            (found,) = ort.evaluate("Resize", [image, scales], opset=10, mode=mode)
+            return found[0, :, 0]
+        sizes = np.array([1, image.shape[1], 4, self.count], np.int64)
+        none = np.zeros(0, np.float32)
+        (found,) = ort.evaluate(
+            "Resize",
+            [image, *([none, none, sizes] if self.by_size else [none, scales])],
+            opset=node.opset,
+            mode=mode,
+            coordinate_transformation_mode=self.coordinates,
+            nearest_mode=node.string("nearest_mode", "round_prefer_floor"),
+        )
+        return found[0, :, 0]
 
     def rationals(self, node: OnnxNode) -> list[Fraction]:
         """The same as exact fractions; refuses a factor that is no fraction of small numbers."""

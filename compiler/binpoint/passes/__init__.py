@@ -1,1 +1,1 @@
-"""TODO"""
+"""What a pass is, pipelines, and passes of no one phase."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Graph[INTEGER] → Program: fusion, order, memory."""

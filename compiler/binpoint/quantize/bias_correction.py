@@ -29,6 +29,8 @@ def correct_biases(graph: Graph, typed: Graph, samples: Samples) -> None:
     4.2, measured). An op without bias gets one. Only ops with real weights and bias in `graph` are
     touched.
     """
+    if not any(_correctable(graph, node) for node in graph.nodes()):
+        return
     inputs = list(samples.inputs())
     real = _start(graph, inputs, quantized=False)
     coded = _start(typed, inputs, quantized=True)

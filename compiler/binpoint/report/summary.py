@@ -14,6 +14,7 @@ import msgspec
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
@@ -283,22 +284,23 @@ def _constant_bytes(program: Program, step: Step) -> int:
     return sum(arrays.values())
 
 
-def is_proved(op: Requantize) -> bool:
+def is_proved(op: Requantize | OnnxruntimePair) -> bool:
     """Whether the emitted form is an integer formula that is the definition, or proved equal."""
     match op:
         case DyadicRequantize():
             return True
-        case OnnxruntimeRequantize():
+        case OnnxruntimeRequantize() | OnnxruntimePair():
             return op.proof is not None
         case _:
             return False
 
 
 def count_requantizers(graph: Graph) -> Requantizers:
-    """Channels of all requantizers, by form."""
+    """Channels of all requantizers, by form; an op of two operands that rounds counts as one."""
     counts: dict[str, int] = {}
     for node in graph.nodes():
-        if isinstance(node.op, Requantize):
+        if isinstance(node.op, Requantize | OnnxruntimePair):
+            channels = node.op.channels if isinstance(node.op, Requantize) else 1
             form = node.op.form.name
-            counts[form] = counts.get(form, 0) + node.op.channels
+            counts[form] = counts.get(form, 0) + channels
     return msgspec.convert(counts, Requantizers)

@@ -1,0 +1,206 @@
+"""Design → HLS C++ project: views of its parts for the templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binpoint.emit.environment import comment, render_template
+from binpoint.emit.hls_views import initialiser, int_name, layer_view
+from binpoint.emit.project import Project
+from binpoint.ir.graph import Value
+from binpoint.options import CompileOptions
+from binpoint.plan.dataflow import slot_bits
+from binpoint.plan.design import Design, StreamPort
+from binpoint.target import FpgaTarget
+
+_FOLDER = "fpga-hls"
+_HOST = ("hls_stream.h", "ap_axi_sdata.h")
+Values = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """A stream: its type's alias with what is known of it."""
+
+    name: str
+    elem: str
+    lanes: int
+    depth: int
+    words: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortView:
+    """An input or output: beats, elements, and how to read its numbers."""
+
+    name: str
+    source: str
+    stream: str
+    elem: str
+    slot: int
+    lanes: int
+    beat_bits: int
+    beats: int
+    size: int
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    scale: float
+    zero_point: int
+    type: str
+    dtype: str
+    storage: str
+    low: int
+    high: int
+
+
+def render(
+    design: Design, target: FpgaTarget, options: CompileOptions, golden: Sequence[Values] = ()
+) -> Project:
+    """All files of the HLS project.
+
+    Args:
+        design: layers and streams.
+        target: part, clock and interface.
+        options: the user's.
+        golden: values by name, as the interpreter has them, of samples for the testbench.
+    """
+    inputs, outputs = port_views(design)
+    kernels = {layer.unit.stem for layer in design.layers}
+    layers = [layer_view(design, layer) for layer in design.layers]
+    counts = {stem: _counts(design, stem) for stem in ("concat", "fork")}
+    views: dict[str, object] = {
+        "prefix": design.name,
+        "macro": design.name.upper(),
+        "version": metadata.version("binpoint"),
+        "digest": design.graph.digest,
+        "target": target,
+        "control": target.interface.control,
+        "inputs": inputs,
+        "outputs": outputs,
+        "ports": [*inputs, *outputs],
+        "streams": [_stream(design, name) for name in design.streams],
+        "layers": layers,
+        "kernels": [
+            render_template(_FOLDER, f"ops/{stem}.hpp.j2", counts=counts.get(stem, ()))
+            for stem in sorted(_templates(design, kernels))
+        ],
+        "interval": design.interval,
+        "samples": len(golden),
+    }
+    files = {
+        path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()
+    }
+    files["tb/vectors.hpp"] = _vectors(views, inputs, outputs, design, golden)
+    folder = resources.files("binpoint.templates") / _FOLDER / "host"
+    for name in _HOST:
+        files[f"host/{name}"] = (folder / name).read_text(encoding="utf-8")
+    files["LICENSE.generated"] = render_template("mcu-c", "LICENSE.generated.j2", **views)
+    return Project({path: text.encode() for path, text in files.items()})
+
+
+def _files(design: Design) -> dict[str, str]:
+    return {
+        f"src/{design.name}.hpp": "model.hpp",
+        f"src/{design.name}.cpp": "model.cpp",
+        "src/types.hpp": "types.hpp",
+        "src/parameters.hpp": "parameters.hpp",
+        "src/layers.hpp": "layers.hpp",
+        "src/kernels.hpp": "kernels.hpp",
+        "src/runtime.hpp": "runtime.hpp",
+        "src/ports.hpp": "ports.hpp",
+        "tb/testbench.cpp": "testbench.cpp",
+        "run_hls.tcl": "run_hls.tcl",
+        "options.tcl": "options.tcl",
+        "hls_config.cfg": "hls_config.cfg",
+        "CMakeLists.txt": "CMakeLists.txt",
+        f"driver/{design.name}_pynq.py": "pynq.py",
+        "README.md": "README.md",
+    }
+
+
+def _templates(design: Design, stems: set[str]) -> set[str]:
+    """The kernel templates in use: a stem's own, or the variant that a unit asks for."""
+    found = stems - {"reduce", "pair"}
+    for layer in design.layers:
+        if layer.unit.stem in ("reduce", "pair"):
+            found.add(layer_view(design, layer).parts.kernel)
+    return found
+
+
+def _counts(design: Design, stem: str) -> list[int]:
+    """Numbers of operands of the concats, of results of the forks."""
+    ends = {"concat": lambda layer: len(layer.reads), "fork": lambda layer: len(layer.writes)}
+    return sorted({ends[stem](layer) for layer in design.layers if layer.unit.stem == stem})
+
+
+def _stream(design: Design, name: str) -> StreamView:
+    stream = design.streams[name]
+    note = f"range {stream.bounds}"
+    if stream.value:
+        note = f"{stream.value} {design.graph.value(stream.value).type}, {note}"
+    return StreamView(
+        name, int_name(stream.elem), stream.lanes, stream.depth, stream.words, comment(note)
+    )
+
+
+def port_views(design: Design) -> tuple[list[PortView], list[PortView]]:
+    """Inputs and outputs as templates see them."""
+    return (
+        [_port(design, port) for port in design.inputs],
+        [_port(design, port) for port in design.outputs],
+    )
+
+
+def _port(design: Design, port: StreamPort) -> PortView:
+    stream, value = design.streams[port.stream], _carried(design, port)
+    slot = slot_bits(stream.elem.width)
+    dtype = ("int" if stream.elem.signed else "uint") + str(slot)
+    kind = value.elem
+    return PortView(
+        name=port.name,
+        source=port.source,
+        stream=port.stream,
+        elem=int_name(stream.elem),
+        slot=slot,
+        lanes=stream.lanes,
+        beat_bits=slot * stream.lanes,
+        beats=stream.words,
+        size=value.type.size,
+        shape=value.shape,
+        order=port.order,
+        scale=float(kind.scales[0]),
+        zero_point=kind.zero_points[0],
+        type=str(kind),
+        dtype=dtype,
+        storage=f"{dtype}_t",
+        low=stream.bounds.lo,
+        high=stream.bounds.hi,
+    )
+
+
+def _carried(design: Design, port: StreamPort) -> Value:
+    return design.graph.value(port.value)
+
+
+def _vectors(
+    views: Mapping[str, object],
+    inputs: Sequence[PortView],
+    outputs: Sequence[PortView],
+    design: Design,
+    golden: Sequence[Values],
+) -> str:
+    """Inputs and expected outputs of the testbench, one row a sample."""
+    arrays: list[tuple[PortView, str]] = []
+    ports = [*design.inputs, *design.outputs]
+    for view, port in zip([*inputs, *outputs], ports, strict=True):
+        rows = [np.asarray(values[port.value]).astype(np.int64).reshape(-1) for values in golden]
+        table = np.stack(rows) if rows else np.zeros((1, view.size), np.int64)
+        arrays.append((view, initialiser(table)))
+    return render_template(_FOLDER, "vectors.hpp.j2", **views, arrays=arrays)

@@ -1,0 +1,27 @@
+"""Operators that have no integer form here, with the way out for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+HINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "LogSoftmax": "use Softmax; its largest element is the same, so ArgMax stays as it is",
+        "Hardmax": "use ArgMax",
+        "ReduceL1": "write it with Abs and ReduceSum",
+        "ReduceL2": "write it with Mul, ReduceSum and Sqrt",
+        "ReduceSumSquare": "write it with Mul and ReduceSum",
+        "ReduceProd": "write it with Mul",
+        "ReduceLogSum": "write it with ReduceSum and Log",
+        "ReduceLogSumExp": "write it with Exp, ReduceSum and Log",
+        "LpPool": "write it with Mul, AveragePool and Sqrt",
+        "GlobalLpPool": "write it with Mul, GlobalAveragePool and Sqrt",
+        "MaxUnpool": "use Resize or ConvTranspose",
+        "MaxRoiPool": "cut the model before this node",
+        "Sum": "write it with Add",
+        "Mean": "write it with Add and a Mul by a constant",
+        "com.microsoft.QLinearReduceMean": "use QLinearGlobalAveragePool, which is defined exactly",
+    }
+)
+"""What to do instead, by the operator's name."""

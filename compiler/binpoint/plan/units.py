@@ -1,0 +1,533 @@
+"""Hardware units: what a dataflow design is made of, each one flat loop with an iteration a cycle.
+
+A unit reads words from its operand streams and writes words to its result streams at iterations that
+depend on nothing but counters; `reads` and `writes` give them, so that FIFO depths and throughput are
+computed without running anything. Constants are kept as the graph has them; folding is a field, and
+emission lays the constants out for it. Iterations are counted per inference.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.op import IntArray
+from binpoint.numeric.fixed import IntType
+from binpoint.numeric.interval import Interval
+from binpoint.plan.store import Store
+
+
+class Unit(ABC):
+    """One process of the design."""
+
+    stem: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def iterations(self) -> int:
+        """Loop iterations for one inference; a cycle each at an initiation interval of one."""
+
+    @abstractmethod
+    def reads(self) -> tuple[IntArray, ...]:
+        """For each operand, the iteration in which each of its words is read, ascending."""
+
+    @abstractmethod
+    def writes(self) -> tuple[IntArray, ...]:
+        """For each result, the iteration in which each of its words is written, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense(Unit):
+    """y[r, g, n] = store(bias[g, n] + Σ_k x[r, g, k]·w[g, n, k]): PE sums of SIMD products a cycle.
+
+    Args:
+        rows: positions.
+        groups: independent groups of channels; one for a full matrix.
+        weights: ``[groups·channels, depth]``, of type `weight`.
+        bias: ``[groups·channels]``, zero points folded in.
+        x: type of the operand.
+        weight: narrowest type of the weights.
+        acc: narrowest type of every partial sum.
+        product: narrowest type of a product.
+        pe: channels summed side by side; divides the channels of a group.
+        simd: products added side by side; divides the depth.
+        arithmetic: ``multiply``; ``planes`` adds shifted operands, for weights of one or two bits;
+            ``signs`` adds or subtracts, for weights of -1 and 1 only, held as one bit.
+    """
+
+    stem: ClassVar[str] = "dense"
+
+    rows: int
+    groups: int
+    weights: Constant
+    bias: Constant
+    x: IntType
+    weight: IntType
+    acc: IntType
+    product: IntType
+    store: Store
+    pe: int
+    simd: int
+    arithmetic: str = "multiply"
+
+    @property
+    def channels(self) -> int:
+        """Channels of one group."""
+        return self.weights.array.shape[0] // self.groups
+
+    @property
+    def depth(self) -> int:
+        """Products in a sum."""
+        return self.weights.array.shape[1]
+
+    @property
+    def folds(self) -> int:
+        """Turns of all PEs for one group."""
+        return self.channels // self.pe
+
+    @property
+    def steps(self) -> int:
+        """Iterations of one sum."""
+        return self.depth // self.simd
+
+    @property
+    def iterations(self) -> int:
+        """Rows by groups by folds by steps."""
+        return self.rows * self.groups * self.folds * self.steps
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """A group's words during its first fold; they are held for the others."""
+        first = np.arange(self.rows * self.groups)[:, None] * (self.folds * self.steps)
+        return ((first + np.arange(self.steps)).reshape(-1),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """With the last step of each fold."""
+        count = self.rows * self.groups * self.folds
+        return (np.arange(1, count + 1) * self.steps - 1,)
+
+
+@dataclass(frozen=True, slots=True)
+class Depthwise(Unit):
+    """y[r, c] = store(bias[c] + Σ_t x[r, t, c]·w[t, c]), PE channels side by side, a tap a cycle.
+
+    The operand comes from a `Window` in the order row, channel word, tap. Weights ``[channels, taps]``.
+    """
+
+    stem: ClassVar[str] = "depthwise"
+
+    rows: int
+    weights: Constant
+    bias: Constant
+    x: IntType
+    weight: IntType
+    acc: IntType
+    product: IntType
+    store: Store
+    pe: int
+    arithmetic: str = "multiply"
+
+    @property
+    def channels(self) -> int:
+        """Channels in all."""
+        return self.weights.array.shape[0]
+
+    @property
+    def taps(self) -> int:
+        """Products in a sum."""
+        return self.weights.array.shape[1]
+
+    @property
+    def folds(self) -> int:
+        """Channel words of a row."""
+        return self.channels // self.pe
+
+    @property
+    def iterations(self) -> int:
+        """Rows by channel words by taps."""
+        return self.rows * self.folds * self.taps
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.iterations),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """With the last tap."""
+        return (np.arange(1, self.rows * self.folds + 1) * self.taps - 1,)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce(Unit):
+    """y[r, c] = store(fold of x[r, t, c] over t): the largest, the smallest, or the sum; lanes side by side.
+
+    The operand has the order row, channel word, tap. With `held` taps are outermost and all channel
+    words are accumulated side by side: order tap, channel word, as a plain tensor has.
+    """
+
+    stem: ClassVar[str] = "reduce"
+
+    kind: str
+    rows: int
+    folds: int
+    taps: int
+    x: IntType
+    acc: IntType
+    store: Store
+    pe: int
+    held: bool = False
+
+    @property
+    def iterations(self) -> int:
+        """Rows by channel words by taps."""
+        return self.rows * self.folds * self.taps
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.iterations),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """With the last tap."""
+        if not self.held:
+            return (np.arange(1, self.rows * self.folds + 1) * self.taps - 1,)
+        last = (np.arange(self.rows)[:, None] * self.taps + self.taps - 1) * self.folds
+        return ((last + np.arange(self.folds)).reshape(-1),)
+
+
+@dataclass(frozen=True, slots=True)
+class Window(Unit):
+    """The words of every window over a map of ``[in_h, in_w]`` pixels, in the order pixel, group, tap, word.
+
+    A ring of rows is held: while the windows of one row of results are sent, the rows that the next
+    one needs are read. Words outside the map are `fill`.
+
+    Args:
+        size: rows and columns of the operand.
+        outputs: rows and columns of windows.
+        kernel, strides, dilations, before: of rows and columns.
+        groups: runs over all taps of a pixel, each over its own part of the channels.
+        words: words of a group at one tap.
+        lanes: elements of a word.
+        elem: their type.
+        fill: element outside of the map.
+    """
+
+    stem: ClassVar[str] = "window"
+
+    size: tuple[int, int]
+    outputs: tuple[int, int]
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    before: tuple[int, int]
+    groups: int
+    words: int
+    lanes: int
+    elem: IntType
+    fill: int
+
+    @property
+    def row_words(self) -> int:
+        """Words of a row of the operand."""
+        return self.size[1] * self.groups * self.words
+
+    @property
+    def reach(self) -> int:
+        """Rows that a window spans."""
+        return (self.kernel[0] - 1) * self.dilations[0] + 1
+
+    @property
+    def rows_held(self) -> int:
+        """Rows in the ring: those of a window and those that the next row of windows adds."""
+        return self.reach + self.strides[0]
+
+    @property
+    def sent(self) -> int:
+        """Words of one row of windows."""
+        return self.outputs[1] * self.groups * self.kernel[0] * self.kernel[1] * self.words
+
+    def rows_needed(self) -> IntArray:
+        """Rows that must have been read before each row of windows, and finally all of them."""
+        base = np.arange(self.outputs[0]) * self.strides[0] - self.before[0]
+        return np.append(np.clip(base + self.reach, 0, self.size[0]), self.size[0])
+
+    @property
+    def prologue(self) -> int:
+        """Iterations before the first row of windows."""
+        return int(self.rows_needed()[0]) * self.row_words
+
+    @property
+    def phase(self) -> int:
+        """Iterations of one row of windows."""
+        return max(self.sent, int(np.diff(self.rows_needed()).max()) * self.row_words)
+
+    @property
+    def iterations(self) -> int:
+        """The prologue, then one phase for each row of windows."""
+        return self.prologue + self.outputs[0] * self.phase
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """The prologue's rows at once, then each phase's from its beginning."""
+        needed = self.rows_needed()
+        parts = [np.arange(self.prologue)]
+        for index, rows in enumerate(np.diff(needed)):
+            start = self.prologue + index * self.phase
+            parts.append(start + np.arange(int(rows) * self.row_words))
+        return (np.concatenate(parts),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """From the beginning of each phase."""
+        starts = self.prologue + np.arange(self.outputs[0])[:, None] * self.phase
+        return ((starts + np.arange(self.sent)).reshape(-1),)
+
+
+@dataclass(frozen=True, slots=True)
+class Map(Unit):
+    """y = store(x) for each element; constants per channel repeat after `folds` words."""
+
+    stem: ClassVar[str] = "map"
+
+    words: int
+    folds: int
+    x: IntType
+    store: Store
+    pe: int
+
+    @property
+    def iterations(self) -> int:
+        """One a word."""
+        return self.words
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.words),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.words),)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair(Unit):
+    """y = f(a, b), element by element.
+
+    An operand that is a constant is a table, laid out like a `repeats` operand. An operand in `held`
+    has one row of `folds` words, read first and used for every row.
+
+    Args:
+        form: ``linear`` (a·ma + b·mb), ``product`` ((a − za)·(b − zb)·m), ``max`` or ``min``.
+        a, b: types of the operands.
+        total: narrowest type of the sum that is shifted; of the operands for max and min.
+        product: narrowest type of the centred product, with ``product``.
+        numbers: constants of the form by name.
+        constant: the constant operand, one row; None if both are streams.
+        constant_first: whether it is `a`.
+        held: operand, 0 or 1, that is repeated over rows; None if both are streams of full size.
+    """
+
+    stem: ClassVar[str] = "pair"
+
+    form: str
+    rows: int
+    folds: int
+    a: IntType
+    b: IntType
+    product: IntType
+    store: Store
+    pe: int
+    numbers: tuple[tuple[str, int], ...] = ()
+    constant: Constant | None = None
+    constant_first: bool = False
+    held: int | None = None
+
+    @property
+    def iterations(self) -> int:
+        """One a word."""
+        return self.rows * self.folds
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Every iteration, a repeated operand during the first row."""
+        every, row = np.arange(self.iterations), np.arange(self.folds)
+        if self.constant is not None:
+            return (every,)
+        return tuple(row if self.held == index else every for index in (0, 1))
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.iterations),)
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Unit):
+    """For every outer index, the words of each operand in turn."""
+
+    stem: ClassVar[str] = "concat"
+
+    outer: int
+    parts: tuple[int, ...]
+    elem: IntType
+    lanes: int
+
+    @property
+    def iterations(self) -> int:
+        """One a word of the result."""
+        return self.outer * sum(self.parts)
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """In runs."""
+        outer = np.arange(self.outer)[:, None] * sum(self.parts)
+        starts = np.cumsum((0, *self.parts[:-1]))
+        runs = zip(starts, self.parts, strict=True)
+        return tuple((outer + start + np.arange(count)).reshape(-1) for start, count in runs)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.iterations),)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(Unit):
+    """y[i] = x.flat[offset + Σ i_j·strides_j] in words, from a ring of the words that may still be read.
+
+    An iteration reads a word if the next result is not there yet, else it sends that result.
+    """
+
+    stem: ClassVar[str] = "copy"
+
+    words: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    elem: IntType
+    lanes: int
+
+    def indices(self) -> IntArray:
+        """Which word of the operand each word of the result is."""
+        index = np.array([self.offset], np.int64)
+        for size, stride in zip(self.sizes, self.strides, strict=True):
+            index = (index[:, None] + np.arange(size) * stride).reshape(-1)
+        return index
+
+    @property
+    def ring(self) -> int:
+        """Words held, a power of two: from the newest read to the oldest still wanted."""
+        index = self.indices()
+        newest = np.maximum.accumulate(index)
+        oldest = np.minimum.accumulate(index[::-1])[::-1]
+        return 1 << int((newest - oldest).max()).bit_length()
+
+    @property
+    def iterations(self) -> int:
+        """One for each word of operand and result."""
+        return self.words + self.indices().size
+
+    def _read_before(self) -> IntArray:
+        """Words read before each result is sent."""
+        return np.maximum.accumulate(self.indices()) + 1
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Just before the first result that needs the word; what is left over at the end."""
+        sent = np.searchsorted(self._read_before(), np.arange(self.words), side="right")
+        return (np.arange(self.words) + sent,)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """As soon as the word is there."""
+        before = self._read_before()
+        return (before + np.arange(before.size),)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame(Unit):
+    """The operand in a frame of `code`: sizes before, of and after the operand on each axis, in words."""
+
+    stem: ClassVar[str] = "frame"
+
+    before: tuple[int, ...]
+    sizes: tuple[int, ...]
+    after: tuple[int, ...]
+    code: int
+    elem: IntType
+    lanes: int
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Sizes of the result."""
+        axes = zip(self.before, self.sizes, self.after, strict=True)
+        return tuple(sum(widths) for widths in axes)
+
+    @property
+    def iterations(self) -> int:
+        """One a word of the result."""
+        return int(np.prod(self.whole))
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Inside of the frame."""
+        inside = np.zeros(self.whole, bool)
+        inside[tuple(slice(b, b + n) for b, n in zip(self.before, self.sizes, strict=True))] = True
+        return (np.flatnonzero(inside),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.iterations),)
+
+
+@dataclass(frozen=True, slots=True)
+class Fork(Unit):
+    """The same words to several readers."""
+
+    stem: ClassVar[str] = "fork"
+
+    words: int
+    count: int
+    elem: IntType
+    lanes: int
+
+    @property
+    def iterations(self) -> int:
+        """One a word."""
+        return self.words
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.words),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.words),) * self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes(Unit):
+    """The same elements in words of another width, one of which divides the other."""
+
+    stem: ClassVar[str] = "lanes"
+
+    elements: int
+    lanes_in: int
+    lanes_out: int
+    elem: IntType
+
+    @property
+    def iterations(self) -> int:
+        """One a narrow word."""
+        return self.elements // min(self.lanes_in, self.lanes_out)
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Every iteration, or a wide word with the first of its parts."""
+        step = max(1, self.lanes_in // self.lanes_out)
+        return (np.arange(self.elements // self.lanes_in) * step,)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """Every iteration, or a wide word with the last of its parts."""
+        step = max(1, self.lanes_out // self.lanes_in)
+        return (np.arange(1, self.elements // self.lanes_out + 1) * step - 1,)
+
+
+def narrowest(*ranges: Interval) -> IntType:
+    """The narrowest type that holds every one of some ranges."""
+    whole = ranges[0]
+    for other in ranges[1:]:
+        whole = whole.union(other)
+    return whole.int_type()

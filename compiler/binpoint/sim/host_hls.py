@@ -1,0 +1,245 @@
+"""The emitted HLS C++, built by the host compiler, as a witness: three ways of one source.
+
+``native``   the next larger integers of C++, under sanitizers
+``ap``       AMD's arbitrary precision integers, of the exact widths
+``bounded``  native, every process in a thread, streams that block at their depth: shows deadlock
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import util
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binpoint.emit.environment import render_template
+from binpoint.emit.fpga_hls import PortView, port_views
+from binpoint.emit.project import Project
+from binpoint.errors import ToolFailed, ToolNotFound
+from binpoint.plan.design import Design, StreamPort
+from binpoint.sim.tools import find, run_tool
+
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+SANITIZERS = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
+# What the vendor's headers do, inlined into our code: they shift negative numbers to the left and clear
+# bits of numbers that are not set yet.
+_VENDOR = ("-fno-sanitize=shift", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
+_COMPILERS = ("g++", "c++", "clang++")
+_WHEELS = {
+    "da4ml": "codegen/hls/source/ap_types/include",
+    "hls4ml": "templates/vivado/ap_types",
+}
+Values = Mapping[str, NDArray[Any]]
+
+
+class Build(StrEnum):
+    """How the source is compiled."""
+
+    NATIVE = "native"
+    AP = "ap"
+    BOUNDED = "bounded"
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Where AMD's arbitrary precision headers are."""
+
+    folder: Path
+
+
+def find_headers(given: Path | None = None) -> Headers:
+    """The folder given, else that of a vendor tool, else the copy inside an installed wheel.
+
+    Raises:
+        ToolNotFound: there is none.
+    """
+    places: list[Path] = [] if given is None else [given]
+    if given is None and "XILINX_HLS" in os.environ:
+        places.append(Path(os.environ["XILINX_HLS"]) / "include")
+    for package, inside in _WHEELS.items():
+        spec = util.find_spec(package) if given is None else None
+        if spec is not None and spec.submodule_search_locations:
+            places.append(Path(spec.submodule_search_locations[0]) / inside)
+    for place in places:
+        if (place / "ap_int.h").is_file():
+            return Headers(place)
+    raise ToolNotFound(
+        "the arbitrary precision headers are not there",
+        have=None if given is None else str(given),
+        want="a folder with ap_int.h",
+        hint="pip install 'binpoint[hls]', or name the folder",
+    )
+
+
+def run_native(
+    design: Design, project: Project, samples: Sequence[Values], *, deep: bool = False
+) -> list[dict[str, NDArray[Any]]]:
+    """Outputs (with `deep` every streamed value) by name for each sample, with native integers.
+
+    Args:
+        design: what `project` was rendered from.
+        project: the HLS project.
+        samples: for each sample the values of the design's inputs by name, as `ir.evaluate` has them.
+        deep: whether to return every value of the graph that a stream carries.
+
+    Raises:
+        ToolNotFound: no host compiler.
+        ToolFailed: a warning, or a sanitizer's finding.
+    """
+    return _run(Build.NATIVE, design, project, samples, deep=deep)
+
+
+def run_ap(
+    design: Design,
+    project: Project,
+    samples: Sequence[Values],
+    *,
+    deep: bool = False,
+    headers: Path | None = None,
+) -> list[dict[str, NDArray[Any]]]:
+    """The same with AMD's arbitrary precision integers of the exact widths.
+
+    Raises:
+        ToolNotFound: no host compiler, or no headers.
+        ToolFailed: a warning in the emitted code.
+    """
+    return _run(Build.AP, design, project, samples, deep=deep, headers=find_headers(headers))
+
+
+def run_bounded(
+    design: Design, project: Project, samples: Sequence[Values]
+) -> list[dict[str, NDArray[Any]]] | str:
+    """The same with streams that hold no more than their depth; in a deadlock, what each process waits for.
+
+    Raises:
+        ToolNotFound: no host compiler.
+        ToolFailed: anything but a deadlock.
+    """
+    try:
+        return _run(Build.BOUNDED, design, project, samples)
+    except ToolFailed as failure:
+        _, found, what = (failure.have or "").partition("deadlock:")
+        if not found:
+            raise
+        return what.strip()
+
+
+def _run(
+    build: Build,
+    design: Design,
+    project: Project,
+    samples: Sequence[Values],
+    *,
+    deep: bool = False,
+    headers: Headers | None = None,
+) -> list[dict[str, NDArray[Any]]]:
+    compiler = find(_COMPILERS, package="g++")
+    inputs, outputs = port_views(design)
+    views = {
+        "prefix": design.name,
+        "inputs": inputs,
+        "outputs": outputs,
+        "ports": [*inputs, *outputs],
+    }
+    with tempfile.TemporaryDirectory(prefix="binpoint-hls-") as scratch:
+        folder = Path(scratch)
+        project.write(folder / "hls")
+        main = folder / "hls" / "main.cpp"
+        main.write_text(render_template("harness", "host_hls.cpp.j2", **views))
+        program = folder / "main"
+        sources = (folder / "hls" / "src" / f"{design.name}.cpp", main)
+        flags = [*_flags(build, headers), *(["-DBP_TRACE"] if deep else [])]
+        command = [
+            compiler,
+            "-std=c++14",
+            *WARNINGS,
+            *flags,
+            "-I",
+            folder / "hls" / "host",
+            *sources,
+        ]
+        run_tool([*command, "-o", program], timeout=600)
+        (folder / "in.bin").write_bytes(_pack(design.inputs, inputs, samples))
+        trace = ["env", f"BP_TRACE_FILE={folder / 'trace.bin'}"] if deep else []
+        run_tool([*trace, program, folder / "in.bin", folder / "out.bin"], timeout=600)
+        found = _unpack(design.outputs, outputs, (folder / "out.bin").read_bytes(), len(samples))
+        if deep:
+            _add_streams(design, (folder / "trace.bin").read_bytes(), found)
+    return found
+
+
+def _flags(build: Build, headers: Headers | None) -> list[str | Path]:
+    match build:
+        case Build.NATIVE:
+            return ["-O1", "-g", "-DBP_NATIVE", *SANITIZERS]
+        case Build.AP:
+            assert headers is not None
+            return ["-O1", "-isystem", headers.folder, *SANITIZERS, *_VENDOR]
+        case Build.BOUNDED:
+            return ["-O1", "-DBP_NATIVE", "-DBP_BOUNDED", "-pthread"]
+        case _:
+            assert_never(build)
+
+
+def _pack(
+    ports: Sequence[StreamPort], views: Sequence[PortView], samples: Sequence[Values]
+) -> bytes:
+    """Inputs of all samples, one after the other, in the order of the streams."""
+    parts: list[bytes] = []
+    for sample in samples:
+        for port, view in zip(ports, views, strict=True):
+            array = np.ascontiguousarray(sample[port.value])
+            parts.append(array.astype(np.dtype(view.dtype).newbyteorder("<")).tobytes())
+    return b"".join(parts)
+
+
+def _unpack(
+    ports: Sequence[StreamPort], views: Sequence[PortView], data: bytes, count: int
+) -> list[dict[str, NDArray[Any]]]:
+    """Outputs of all samples, by value name."""
+    size = sum(view.size * view.slot // 8 for view in views)
+    if len(data) != size * count:
+        have, want = str(len(data)), str(size * count)
+        raise ToolFailed(
+            "the design wrote another number of bytes than it should", have=have, want=want
+        )
+    found: list[dict[str, NDArray[Any]]] = []
+    offset = 0
+    for _ in range(count):
+        values: dict[str, NDArray[Any]] = {}
+        for port, view in zip(ports, views, strict=True):
+            kind = np.dtype(view.dtype).newbyteorder("<")
+            values[port.value] = np.frombuffer(data, kind, view.size, offset).reshape(view.shape)
+            offset += view.size * kind.itemsize
+        found.append(values)
+    return found
+
+
+def _add_streams(design: Design, data: bytes, found: list[dict[str, NDArray[Any]]]) -> None:
+    """What the streams carried: records of a line with name and count, then the elements as int64."""
+    seen: dict[str, int] = {}
+    offset = 0
+    while offset < len(data):
+        end = data.index(b"\n", offset)
+        name, text = data[offset:end].decode().split(" ")
+        count = int(text)
+        elements = np.frombuffer(data, "<i8", count, end + 1)
+        offset = end + 1 + 8 * count
+        stream = design.streams[name]
+        if stream.lanes * stream.words != count:
+            raise ToolFailed(f"the stream `{name}` carried another number of elements", have=text)
+        if stream.value:
+            shape = design.graph.value(stream.value).shape
+            found[seen.get(name, 0)][stream.value] = elements.reshape(shape)
+        seen[name] = seen.get(name, 0) + 1

@@ -13,6 +13,7 @@ from binpoint.ops.labels import Label
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
+from binpoint.ops.rational import Rational
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
@@ -44,4 +45,5 @@ OPS: tuple[type[FloatOp], ...] = (
     Concat,
     Pad,
     Resize,
+    Rational,
 )

@@ -62,6 +62,8 @@ class StoreView:
     offset: str = ""
     shift: str = ""
     exact: bool = True
+    even: bool = False
+    odd_zero: int = 0
     corrections: tuple[tuple[str, int, str], ...] = ()
 
 
@@ -257,7 +259,8 @@ def _mulshift(
         arrays.append(array_view(f"{name}_{key}", rows, reshape=(2, 3), signed=True))
         corrections.append((f"{name}_{key}", constant.array.shape[1], sign))
     view = StoreView(
-        "mulshift", store.lo, store.hi, at, exact=not corrections, corrections=tuple(corrections), **words
+        "mulshift", store.lo, store.hi, at, exact=not (corrections or store.even),
+        even=store.even, odd_zero=store.zero & 1, corrections=tuple(corrections), **words
     )
     return tuple(arrays), view
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,9 @@ from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
+from binpoint.passes.samples import Samples
 from binpoint.pipelines import PIPELINES
+from binpoint.sim import verify as verification
 from binpoint.sim.convert import stored_inputs
 from binpoint.target import load_target
 from tests import models
@@ -66,6 +69,7 @@ def test_a_float_network_is_equal_on_all_witnesses_that_can_run(compiled: Result
         "interpreter": ("equal", 30),
         "onnxruntime": ("equal", 30),
         "host": ("equal", 30),
+        "host -O2": ("equal", 30),
         "emulator": ("not run", 0),
     }
     (emulator,) = [w for w in compiled.verdict.witnesses if w.name == "emulator"]
@@ -79,7 +83,7 @@ def test_the_project_holds_sources_check_graph_vectors_and_report(compiled: Resu
     manifest = json.loads(files["manifest.json"])
     listed = {path: digest(files[path]) for path in files if path not in _LAST}
     assert manifest["files"] == listed
-    onnx.checker.check_model(onnx.load_model_from_string(files["lowered.onnx"]))
+    assert onnx.load_model_from_string(files["lowered.onnx"]).graph.output[0].name == "out_y_out"
 
 
 _LAST = ("manifest.json", "report.json")
@@ -302,14 +306,10 @@ def test_the_interpreter_agrees_with_the_float_network_on_most_classes(
     x = np.load(files / "net.npz")["x"]
     expected = models.infer(x).argmax(axis=1)
     found: list[int] = []
-    for sample in stored_inputs(compiled.graph, _samples(x)):
+    for sample in stored_inputs(compiled.graph, Samples({"x": x})):
         values = evaluate(compiled.graph, sample)
         found.append(int(values[compiled.graph.outputs[0]].argmax()))
     assert (np.array(found) == expected).mean() >= 0.95
-
-
-def _samples(x: np.ndarray) -> driver.Samples:
-    return driver.Samples({"x": x})
 
 
 # ---- differences
@@ -318,11 +318,11 @@ def _samples(x: np.ndarray) -> driver.Samples:
 def test_a_difference_is_an_error_that_says_where(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(graph: Graph, inputs: list[object], **_: object) -> list[dict[str, np.ndarray]]:
+    def wrong(_: object, graph: Graph, inputs: list[object]) -> list[dict[str, np.ndarray]]:
         size = graph.value(graph.outputs[0]).shape
         return [{graph.outputs[0]: np.full(size, 3)} for _ in inputs]
 
-    monkeypatch.setattr("binpoint.sim.verify.run_onnx", lambda _, g, i: wrong(g, i))
+    monkeypatch.setattr(verification, "run_onnx", wrong)
     with pytest.raises(Mismatch, match="onnxruntime differs from the interpreter") as caught:
         compile_model(files / "net.onnx", HOST, OPTIONS, samples=files / "net.npz", verify="ort")
     assert "sample 0" in (caught.value.have or "")
@@ -369,20 +369,31 @@ def test_code_that_was_changed_to_compute_something_else_is_found(folder: Path, 
 
 
 @pytest.mark.parametrize(
-    ("damage", "error"),
+    ("name", "text", "error"),
     [
-        (lambda f: (f / "manifest.json").unlink(), InputNotFound),
-        (lambda f: (f / "net.c").unlink(), InputNotFound),
-        (lambda f: (f / "report.json").unlink(), InputNotFound),
-        (lambda f: (f / "report.json").write_text("{}"), UsageError),
-        (lambda f: (f / "manifest.json").write_text("[1]"), UsageError),
-        (lambda f: (f / "manifest.json").write_text("{"), UsageError),
+        ("manifest.json", None, InputNotFound),
+        ("net.c", None, InputNotFound),
+        ("report.json", None, InputNotFound),
+        ("report.json", "{}", UsageError),
+        ("manifest.json", "[1]", UsageError),
+        ("manifest.json", "{", UsageError),
+        ("manifest.json", '{"schema": 1}', UsageError),
     ],
 )
 def test_a_damaged_folder_is_one_error(
-    damage: object, error: type[BinpointError], folder: Path
+    name: str, text: str | None, error: type[BinpointError], folder: Path
 ) -> None:
-    assert callable(damage)
-    damage(folder)
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
     with pytest.raises(error):
         driver.verify_folder(folder, "ort")
+
+
+def test_no_call_of_a_node_may_be_optimised_away(compiled: Result) -> None:
+    # gcc 12 takes some functions on a static arena for free of effects and drops their calls.
+    source = compiled.project.files["net.c"].decode()
+    nodes = re.findall(r"^static (.*)void node_\w+\(", source, re.M)
+    assert nodes
+    assert set(nodes) == {"BP_NOINLINE "}
+    assert "__attribute__((noipa))" in compiled.project.files["net_runtime.h"].decode()

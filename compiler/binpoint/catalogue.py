@@ -8,7 +8,7 @@ from typing import Literal, assert_never
 
 from binpoint import toml
 from binpoint.errors import ToolNotFound, UsageError
-from binpoint.target import list_targets, load_target
+from binpoint.target import FpgaTarget, McuTarget, list_targets, load_target
 
 Row = dict[str, str]
 
@@ -56,6 +56,8 @@ def tools() -> list[Row]:
 
     found: list[Row] = []
     for target in map(load_target, list_targets()):
+        if not isinstance(target, McuTarget):
+            continue
         if target.extends is not None or target.toolchain.emulator is None:
             continue
         row = {"target": target.name, "state": "found", "to do": ""}
@@ -69,6 +71,9 @@ def tools() -> list[Row]:
 
 def _target_row(name: str) -> Row:
     target = load_target(name)
+    if isinstance(target, FpgaTarget):
+        part = target.fabric.part
+        return {"target": name, "core": part, "flash": "-", "sram": "-", "summary": target.summary}
     flash, sram = target.budget("code"), target.budget("arena")
     return {
         "target": name,

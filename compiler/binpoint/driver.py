@@ -89,7 +89,8 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     imported = load(model)
     sets = divide(read_samples(samples, imported, options.seed), calibrate_with)
     context = Context(target, options, sets.calibration)
-    floating, graph = _lower(imported, pipelines.choose(pipeline, target), context, dump_ir)
+    passes = pipelines.choose(pipeline, target)
+    floating, typed, graph = _lower(imported, passes, context, dump_ir)
     program = arrange(graph, options)
     budget.check(target, memory_use(program, target, None))
 
@@ -101,7 +102,7 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
 
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
     ratios = noise(floating, graph, sets.scored)
-    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(floating))
+    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(typed))
     report = summarize(program, target, verdict, found)
     project = project.with_files({"report.json": rendering.json(report).encode()})
     return Result(graph, program, project, verdict, report)
@@ -154,15 +155,15 @@ def show(
 
 def _lower(
     imported: Graph, passes: Pipeline, context: Context, trace: Path | None
-) -> tuple[Graph, Graph]:
-    """The last float graph, whose values have their final names, and the integer graph."""
+) -> tuple[Graph, Graph, Graph]:
+    """The last graph at each stage; their values have the same names."""
     if trace is not None:
         _new_folder(trace)
         (trace / "00-load.txt").write_text(dump(imported), encoding="utf-8")
-    floats = [item for item in passes if item.after is Stage.FLOAT]
-    first, rest = Pipeline(*floats), Pipeline(*passes.passes[len(floats) :])
-    floating = run(first, imported, context, trace=trace)
-    return floating, run(rest, floating, context, trace=trace)
+    parts = [Pipeline(*(item for item in passes if item.after is stage)) for stage in Stage]
+    floating = run(parts[0], imported, context, trace=trace)
+    typed = run(parts[1], floating, context, trace=trace)
+    return floating, typed, run(parts[2], typed, context, trace=trace)
 
 
 def _new_folder(folder: Path) -> None:

@@ -24,6 +24,8 @@ from binpoint.errors import InvalidModel
 ort: Any = onnxruntime  # its stubs are partial
 VERSION: str = ort.__version__
 _IR_VERSION = 10
+_QGEMM_OPERANDS = 8
+"""With a scale for the result; without it, QGemm gives real numbers."""
 _BORDERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _REAL = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _DOMAINS = (("com.microsoft", 1),)
@@ -99,18 +101,22 @@ def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
     for node in graph.node:
         if _gives_real(node, real):
             real.update(node.output)
-        if node.input and node.input[0] in real and node.op_type not in _BORDERS:
+        if node.input and node.input[0] in real and not _is_quantized(node):
             found[node.op_type] += 1
     return dict(sorted(found.items()))
 
 
 def _gives_real(node: onnx.NodeProto, real: Set[str]) -> bool:
     """Whether a node of an optimised graph gives real numbers."""
-    if node.op_type == "DequantizeLinear":
-        return True
-    if node.op_type == "QuantizeLinear":
-        return False
+    if _is_quantized(node):
+        is_open = node.op_type == "QGemm" and len(node.input) < _QGEMM_OPERANDS
+        return node.op_type == "DequantizeLinear" or is_open
     return bool(node.input) and node.input[0] in real
+
+
+def _is_quantized(node: onnx.NodeProto) -> bool:
+    """Whether a node computes on integers, or goes between them and floats."""
+    return node.op_type in _BORDERS or node.op_type.startswith(("QLinear", "QGemm"))
 
 
 def evaluate(

@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from binpoint.errors import UnknownPass
 from binpoint.frontend.affine import FoldAffine, FoldBias
-from binpoint.frontend.fold import FoldConstants, FoldPad
+from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels
+from binpoint.frontend.fold import FoldArgMax, FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
@@ -29,15 +30,20 @@ def mcu() -> Pipeline:
         MergeDuplicates(),
         FoldConstants(),
         PropagateTypes(),
-        FuseFunctions(),
         SinkTransposes(),
-        FoldBias(),
-        FoldAffine(),
         FoldPad(),
+        FoldBias(),
         PropagateTypes(),
+        FoldAffine(),
+        FuseFunctions(),
+        FoldArgMax(),
+        PropagateTypes(),
+        RemoveChannels(),
+        MergeDuplicates(),
         RemoveDead(),
         Equalize(),
         AssignTypes(),
+        RemoveTypedChannels(),
         ToIntegers(),
         MergeClamps(),
         SimplifyIntegers(),

@@ -216,7 +216,7 @@ class FpgaTarget(_Table, frozen=True):
 
     @property
     def limits(self) -> Limits:
-        """What lowering may use: a rescale multiplier fits the wide input of a multiply-add slice."""
+        """What lowering may use: a rescale multiplier fits the wide input of a slice."""
         return Limits(self.fabric.dsp_a - 1, 64)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from binpoint.frontend.channels import RemoveChannels, macs
+from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels, macs
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
@@ -29,7 +29,9 @@ from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
 from binpoint.ops.unary import Clip, Unary
 from binpoint.ops.window import Window
+from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
+from binpoint.passes.manager import Pipeline, run
 
 Apply = Callable[..., Graph]
 
@@ -160,6 +162,14 @@ def test_values_are_kept(apply: Apply, seed: int) -> None:
 def test_integer_results_are_equal(apply: Apply, context: Context, seed: int, bias: str) -> None:
     graph = network(Net(seed, typed=True, bias=bias))
     done = apply(graph, RemoveChannels())
+    assert macs(done) < macs(graph)
+    assert_equal_integers(graph, done, context)
+
+
+def test_it_runs_when_types_are_assigned(context: Context) -> None:
+    graph = network(Net(1, typed=True))
+    context = replace(context, options=CompileOptions(check=True))
+    done = run(Pipeline(RemoveTypedChannels()), graph, context)
     assert macs(done) < macs(graph)
     assert_equal_integers(graph, done, context)
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.emit.environment import comment, render_template
-from binpoint.emit.hls_views import initialiser, int_name, layer_view
+from binpoint.emit.hls_arrays import initialiser, int_name
+from binpoint.emit.hls_views import layer_view
 from binpoint.emit.project import Project
 from binpoint.ir.graph import Value
-from binpoint.options import CompileOptions
 from binpoint.plan.dataflow import slot_bits
 from binpoint.plan.design import Design, StreamPort
 from binpoint.target import FpgaTarget
@@ -61,14 +61,15 @@ class PortView:
 
 
 def render(
-    design: Design, target: FpgaTarget, options: CompileOptions, golden: Sequence[Values] = ()
+    design: Design,
+    target: FpgaTarget,
+    golden: Sequence[Values] = (),
 ) -> Project:
     """All files of the HLS project.
 
     Args:
         design: layers and streams.
         target: part, clock and interface.
-        options: the user's.
         golden: values by name, as the interpreter has them, of samples for the testbench.
     """
     inputs, outputs = port_views(design)
@@ -94,7 +95,9 @@ def render(
         "interval": design.interval,
         "samples": len(golden),
     }
-    files = {path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()}
+    files = {
+        path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()
+    }
     files["tb/vectors.hpp"] = _vectors(views, inputs, outputs, design, golden)
     folder = resources.files("binpoint.templates") / _FOLDER / "host"
     for name in _HOST:
@@ -135,8 +138,8 @@ def _templates(design: Design, stems: set[str]) -> set[str]:
 
 def _counts(design: Design, stem: str) -> list[int]:
     """Numbers of operands of the concats, of results of the forks."""
-    ends = {"concat": lambda layer: len(layer.reads), "fork": lambda layer: len(layer.writes)}
-    return sorted({ends[stem](layer) for layer in design.layers if layer.unit.stem == stem})
+    layers = [layer for layer in design.layers if layer.unit.stem == stem]
+    return sorted({max(len(layer.reads), len(layer.writes)) for layer in layers})
 
 
 def _stream(design: Design, name: str) -> StreamView:

@@ -102,7 +102,7 @@ class PortView:
 def render(program: Program, target: Target, options: CompileOptions) -> Project:
     """All files of the C project, but for vectors and report."""
     prefix = program.name
-    inline = "static inline BP_INLINE" if options.optimize == "speed" else "static"
+    inline = "static inline BP_INLINE" if options.optimize == "speed" else "static BP_NOINLINE"
     kernels = {
         step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias
     }

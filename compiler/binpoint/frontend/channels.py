@@ -41,13 +41,15 @@ class RemoveChannels(Pass):
        without it. Channels of inputs, outputs and of operands of any other op stay.
     4. Each value keeps one channel. Until nothing changes.
 
-    Integer results stay equal bit for bit: sums change by whole codes only.
+    Integer results stay equal bit for bit: sums change by whole codes only. Computed in floating
+    point without rounding to types, as the check of promises does, results may move, as constants
+    of typed values are taken as rounded.
     """
 
     name: ClassVar[str] = "remove-channels"
     before: ClassVar[Stage] = Stage.FLOAT
     after: ClassVar[Stage] = Stage.FLOAT
-    effect: ClassVar[Effect] = Effect.KEEPS_VALUES
+    effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
@@ -57,6 +59,15 @@ class RemoveChannels(Pass):
         if gone:
             _log.info("%d channels removed, %d of %d MACs", gone, before - macs(graph), before)
         return graph
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTypedChannels(RemoveChannels):
+    """The same once all types are assigned, when small weights have become zeros."""
+
+    name: ClassVar[str] = "remove-typed-channels"
+    before: ClassVar[Stage] = Stage.TYPED
+    after: ClassVar[Stage] = Stage.TYPED
 
 
 def macs(graph: Graph) -> int:

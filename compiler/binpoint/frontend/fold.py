@@ -163,8 +163,8 @@ _INCREASING = frozenset({"Elu", "Erf", "Exp", "Sigmoid", "Softplus", "Softsign",
 class FoldArgMax(Pass):
     """The place of an extreme does not change under strictly increasing functions.
 
-    1. ArgMax and ArgMin read the operand of a softmax over the same axis, of an increasing function,
-       or of a sum or a positive multiple, where the value in between has no type.
+    1. ArgMax and ArgMin read the operand of a softmax over the same axis, of an increasing
+       function, or of a sum or a positive multiple, where the value in between has no type.
     2. Where float32 rounds two different elements to the same, the result is the place of the one
        that is larger in truth.
     """

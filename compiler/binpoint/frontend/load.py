@@ -42,7 +42,8 @@ def load(path: Path) -> Graph:
     """Read an ONNX file into a float graph; quantizer nodes become annotations.
 
     Raises:
-        ModelError: the file is not valid, or uses what has no integer form here (by name, with a way out).
+        ModelError: the file is not valid, or uses what has no integer form here (by name, with a
+        way out).
         InputNotFound: the file cannot be read.
     """
     model, digest = read_model(path)
@@ -372,7 +373,8 @@ class Importer:
         self, build: GraphBuilder, node: OnnxNode, operands: list[Value], index: int
     ) -> Value:
         x, w = operands[0].fixed, operands[1].fixed
-        assert x is not None and w is not None
+        assert x is not None
+        assert w is not None
         scales = tuple(x.scale * s for s in w.scales)
         array = node.array(index).reshape(-1)
         kind = (
@@ -384,18 +386,12 @@ class Importer:
 
     def _concat(self, build: GraphBuilder, node: OnnxNode) -> Value:
         """QLinearConcat: scale and zero point of the result, then triples."""
-        operands: list[Value] = []
-        for index in range(2, len(node.inputs), 3):
-            operands.append(
-                self._typed(
-                    build,
-                    node,
-                    node.operand(index),
-                    node.array(index + 1),
-                    node.optional_array(index + 2),
-                    1,
-                )
+        operands = [
+            self._typed(
+                build, node, node.operand(i), node.array(i + 1), node.optional_array(i + 2), 1
             )
+            for i in range(2, len(node.inputs), 3)
+        ]
         result = self._call(build, node, operands)
         first = operands[0].fixed
         assert first is not None

@@ -1,7 +1,9 @@
-"""Quantizer nodes become annotations: QuantizeLinear, DequantizeLinear and onnxruntime's QLinear family.
+"""Quantizer nodes become annotations.
 
-A tensor between QuantizeLinear and DequantizeLinear holds codes; the graph has one value for the real
-number and its code, with the type as annotation.
+QuantizeLinear, DequantizeLinear and onnxruntime's QLinear family.
+
+A tensor between QuantizeLinear and DequantizeLinear holds codes; the graph has one value for the
+real number and its code, with the type as annotation.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from binpoint.numeric.fixed import FixedType, IntType
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a quantized operator has its operands: triples (data, scale, zero point), then the rest.
+    """Where a quantized operator has its operands.
 
-    `result` is (scale, zero point), or None where the result is real or an exact integer. `bias` is an
-    int32 operand on the scale of the first two operands' product.
+    Triples (data, scale, zero point), then the rest.
+
+    `result` is (scale, zero point), or None where the result is real or an exact integer. `bias`
+    is an int32 operand on the scale of the first two operands' product.
     """
 
     data: tuple[tuple[int, int, int], ...]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 from numpy.typing import NDArray
-from typing import Any
+from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
 from binpoint.errors import (
     DynamicShape,
@@ -101,7 +101,10 @@ def _bytes_of(tensor: TensorProto) -> int:
 
 
 def array_of(tensor: TensorProto, name: str) -> NDArray[Any]:
-    """The array of a tensor, checked for size and for NaN and infinity; half precision is widened."""
+    """The array of a tensor, checked for size and for NaN and infinity.
+
+    Half precision is widened.
+    """
     try:
         array = numpy_helper.to_array(tensor)
     except Exception as error:
@@ -146,7 +149,7 @@ def static_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
                 have=dim.dim_param
                 or (str(dim.dim_value) if dim.HasField("dim_value") else "unknown"),
                 want="a number",
-                hint="export with fixed shapes, or set the dimension with onnx.tools.update_model_dims",
+                hint="export with fixed shapes, or use onnx.tools.update_model_dims",
             )
     if len(kind.shape.dim) and shape[0] != 1 and not kind.shape.dim[0].HasField("dim_value"):
         shape[0] = 1

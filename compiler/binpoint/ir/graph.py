@@ -82,9 +82,9 @@ class Node:
 class Graph:
     """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands.
 
-    `output_names` are the model's own names of the outputs, `quantized` tells that the model came with
-    quantizers of its own, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself
-    takes as stored integers, with their type.
+    `output_names` are the model's own names of the outputs, `quantized` tells that the model came
+    with quantizers of its own, `digest` is the SHA-256 of its file, `coded` the inputs that the
+    model itself takes as stored integers, with their type.
     """
 
     def __init__(self, name: str) -> None:

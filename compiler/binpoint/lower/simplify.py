@@ -1,4 +1,7 @@
-"""Passes on the integer graph: merge-clamps, prove-requantizers, remove-dead and merge-duplicates."""
+"""Passes on the integer graph.
+
+Merge-clamps, prove-requantizers, remove-dead and merge-duplicates.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from binpoint.errors import BadOption
-from binpoint.ir.graph import Graph, Node
+from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
+from binpoint.target import McuTarget, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class MergeClamps(Pass):
             and operand.interval.hi <= clamp.hi
             and result.name not in graph.outputs
         ):
-            graph.bypass(node, operand.name)
+            _drop(graph, node, operand, result)
             return
         producer = graph.producer(operand.name)
         if (
@@ -66,9 +70,18 @@ class MergeClamps(Pass):
         graph.add(merged, ())
 
 
+def _drop(graph: Graph, node: Node, operand: Value, result: Value) -> None:
+    """Remove a Clamp that changes nothing; an operand that only it read stands for its result."""
+    own = graph.sole_consumer(operand.name) is not None and operand.name not in graph.inputs
+    graph.bypass(node, operand.name)
+    if own and operand.constant is None:
+        graph.rename_value(operand.name, result.name)
+        graph.set_value(replace(graph.value(result.name), source=result.source))
+
+
 @dataclass(frozen=True, slots=True)
 class ProveRequantizers(Pass):
-    """Give every ONNXRUNTIME requantizer, and op that rounds alike, the cheapest form that is proved equal.
+    """Give every op that rounds as onnxruntime does the cheapest form that is proved equal.
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
@@ -83,7 +96,7 @@ class ProveRequantizers(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         floats = context.options.fpu
-        if floats and "fpu" not in context.target.arithmetic.features:
+        if floats and not _has_fpu(context.target):
             raise BadOption(
                 "the option `fpu` needs a target with a floating-point unit",
                 have=context.target.name,
@@ -104,7 +117,10 @@ class ProveRequantizers(Pass):
 
 @dataclass(frozen=True, slots=True)
 class SimplifyIntegers(Pass):
-    """Compute equal things once, and nothing that no output needs; ranges are made anew from the operands'."""
+    """Compute equal things once, and nothing that no output needs.
+
+    Ranges are made anew from the operands'.
+    """
 
     name: ClassVar[str] = "simplify-integers"
     before: ClassVar[Stage] = Stage.INTEGER
@@ -120,3 +136,7 @@ class SimplifyIntegers(Pass):
             for value, bound in zip(graph.results(node), bounds, strict=True):
                 graph.set_value(replace(value, bounds=bound))
         return graph
+
+
+def _has_fpu(target: Target) -> bool:
+    return isinstance(target, McuTarget) and "fpu" in target.arithmetic.features

@@ -19,11 +19,12 @@ from binpoint.passes.base import Context, Effect, Pass, Stage
 class ToIntegers(Pass):
     """Replace every float op by integer ops.
 
-    1. Each op lowers itself, in topological order, knowing its operands' integer types and ranges and
-       the types assigned to its results.
-    2. Requantization is ONNXRUNTIME's for a model that came with quantizers, else DYADIC; the option
-       `semantics` decides otherwise.
-    3. Values keep their names. An output that is also an input, a constant or another output is copied.
+    1. Each op lowers itself, in topological order, knowing its operands' integer types and ranges
+       and the types assigned to its results.
+    2. Requantization is ONNXRUNTIME's for a model that came with quantizers, else DYADIC; the
+       option `semantics` decides otherwise.
+    3. Values keep their names. An output that is also an input, a constant or another output is
+       copied.
     """
 
     name: ClassVar[str] = "to-integers"

@@ -125,6 +125,9 @@ def prove_mulshift(
         acc_lo: int64 [C], least reachable accumulator.
         acc_hi: int64 [C], largest reachable accumulator.
     """
+    if table.shape[1] == 0:
+        # One output code: any multiplier does.
+        return tuple(MulShift(0, 1, lo << 1) for _ in range(table.shape[0]))
     codes = np.arange(lo + 1, lo + 1 + table.shape[1], dtype=np.int64)
     bottom = np.asarray(acc_lo, dtype=np.int64)[:, None]
     top = np.asarray(acc_hi, dtype=np.int64)[:, None]

@@ -6,8 +6,8 @@
 
 The second is emitted in the cheapest form that is proved equal over every reachable accumulator:
 `mulshift` (one long multiply), `thresholds` (results of four bits or fewer), `fpu` where the user
-allows float instructions and the target has them, else `exact`, which computes the same long multiply and resolves the neighbourhood of ties by an integer emulation of
-both float32 roundings.
+allows float instructions and the target has them, else `exact`, which computes the same long
+multiply and resolves the neighbourhood of ties by an integer emulation of both float32 roundings.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ U32 = IntType(32, signed=False)
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a requantizer is emitted: ``mulshift``, ``thresholds``, ``fpu`` or ``exact``, with its constants.
+    """How a requantizer is emitted.
+
+    ``mulshift``, ``thresholds``, ``fpu`` or ``exact``, with its constants.
 
     One entry per channel, or one for all. `offsets` is empty where half of 2^shift, plus the zero
     point, is meant; `window` is that of `numeric.exact.ExactScale`.
@@ -86,7 +88,7 @@ class Requantize(IntegerOp):
         return (TensorType(x.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
-        """Exact: the op is monotone, so the ends of the operand's range give those of the result."""
+        """Exact: the op is monotone, so the ends of the operand's range give the result's."""
         (x,) = inputs
         ends = np.array(
             [[x.interval.lo] * self.channels, [x.interval.hi] * self.channels], np.int64
@@ -210,7 +212,8 @@ class DyadicRequantize(Requantize):
     @property
     def formula(self) -> str:
         """The definition."""
-        return f"y = clamp(((x * m + 2^(s-1)) >> s) + {self.result.zero_points[0]}, {self.lo}, {self.hi})"
+        zero = self.result.zero_points[0]
+        return f"y = clamp(((x * m + 2^(s-1)) >> s) + {zero}, {self.lo}, {self.hi})"
 
     def clamped(self, lo: int, hi: int) -> DyadicRequantize:
         """The same op with its result clamped further."""
@@ -239,7 +242,9 @@ class DyadicRequantize(Requantize):
 
 @dataclass(frozen=True, slots=True)
 class OnnxruntimeRequantize(Requantize):
-    """y = rne(clamp(fl(fl(x)·scale), lo − zp, hi − zp)) + zp in float32, scale per tensor or channel.
+    """y = rne(clamp(fl(fl(x)·scale), lo − zp, hi − zp)) + zp in float32.
+
+    Scale per tensor or channel.
 
     `reach` is the range of accumulators per channel, from the actual weights; the proof covers it.
     """
@@ -325,7 +330,10 @@ class OnnxruntimeRequantize(Requantize):
         return (float32.requantize(x, scales, self.result.zero_points[0], self.lo, self.hi),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """A real-number estimate, within one of the result, moved by comparing with its thresholds."""
+        """A real-number estimate, within one of the result.
+
+        Moved by comparing with its thresholds.
+        """
         (x,) = inputs
         pairs = self._exact()
         shift = w.const(np.array([1 << p.shift for p in pairs]))

@@ -39,10 +39,12 @@ def requantize(
     scales32: Sequence[float] | None = None,
     divisor: int = 1,
 ) -> Value:
-    """Bring `acc` (its type tells its scales; divided by `divisor`) to the type of the site's result.
+    """Bring `acc` (its type tells its scales.
 
-    In ONNXRUNTIME semantics the float32 factor is `scales32`, else made as QLinearConv makes it from
-    the exact product of scales; `reach` is the range of accumulators per channel.
+    Divided by `divisor`) to the type of the site's result.
+
+    In ONNXRUNTIME semantics the float32 factor is `scales32`, else made as QLinearConv makes it
+    from the exact product of scales; `reach` is the range of accumulators per channel.
     """
     target = site.result
     if target.axis is not None:

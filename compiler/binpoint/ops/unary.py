@@ -187,7 +187,10 @@ class Clip(FloatOp):
         return (low if self.high is None else np.minimum(low, np.asarray(self.high, x.dtype)),)
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
-        """A clamp where the type stays; else by table; a wide operand is clamped after its change of type."""
+        """A clamp where the type stays; else by table.
+
+        A wide operand is clamped after its change of type.
+        """
         x = build.integer(site.inputs[0])
         target = site.results[0] or x.elem
         if target == x.elem:

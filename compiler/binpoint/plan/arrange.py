@@ -15,7 +15,10 @@ from binpoint.plan.schedule import Schedule, schedule
 
 
 def arrange(graph: Graph, options: CompileOptions) -> Program:
-    """Fuse, order and place; `arena_bound` is a lower bound of the arena over every order and placement."""
+    """Fuse, order and place.
+
+    `arena_bound` is a lower bound of the arena over every order and placement.
+    """
     steps = fuse(graph)
     owner = _owners(graph, steps)
     in_arena = options.io == "arena"
@@ -56,7 +59,10 @@ def _bytes(value: Value) -> int:
 
 
 def _owners(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
-    """The buffer of each value: its own, or the one it shares as an alias; the caller's where one is among them."""
+    """The buffer of each value: its own, or the one it shares as an alias.
+
+    The caller's where one is among them.
+    """
     owner = {name: name for name in graph.inputs}
     for step in steps:
         for name in step.writes:
@@ -85,7 +91,10 @@ def _ordered(
 def _lifetimes(
     order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph
 ) -> list[Lifetime]:
-    """Live ranges of buffers; an operand whose memory the result may take is joined with it if it dies there."""
+    """Live ranges of buffers.
+
+    An operand whose memory the result may take is joined with it if it dies there.
+    """
     first: dict[str, int] = dict.fromkeys((owner[n] for n in graph.inputs), -1)
     last: dict[str, int] = {}
     for index, step in enumerate(order.steps):
@@ -109,7 +118,10 @@ def _lifetimes(
 def _join(
     order: Schedule, sizes: dict[str, int], owner: dict[str, str], last: dict[str, int]
 ) -> None:
-    """In place: the result's buffer becomes the operand's, where both lie in the arena and the operand dies."""
+    """In place: the result's buffer becomes the operand's.
+
+    Where both lie in the arena and the operand dies.
+    """
     for index, step in enumerate(order.steps):
         for operand in step.in_place:
             source, target = owner[operand], owner[step.writes[0]]

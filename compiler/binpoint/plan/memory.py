@@ -1,4 +1,7 @@
-"""Arena offsets from lifetimes: first fit in several orders, then CP-SAT where the bound is not met."""
+"""Arena offsets from lifetimes.
+
+First fit in several orders, then CP-SAT where the bound is not met.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,10 @@ def _first_fit(lifetimes: Sequence[Lifetime]) -> Placement:
 
 
 def _solve(lifetimes: Sequence[Lifetime], bound: int, limit: int) -> Placement | None:
-    """A placement below `limit`, by CP-SAT with one worker and a deterministic limit; None without ortools."""
+    """A placement below `limit`, by CP-SAT with one worker and a deterministic limit.
+
+    None without ortools.
+    """
     try:
         from ortools.sat.python import cp_model
     except ImportError:

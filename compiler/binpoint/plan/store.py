@@ -110,7 +110,9 @@ def mulshift(found: list[MulShift], reach: tuple[tuple[int, int], ...], lo: int,
     """Constants of all channels, with one shift for all where that stays within 64 bits."""
     reduced = [_reduced(f) for f in found]
     top = max(f.shift for f in reduced)
-    common = [MulShift(f.multiplier << (top - f.shift), top, f.offset << (top - f.shift)) for f in reduced]
+    common = [
+        MulShift(f.multiplier << (top - f.shift), top, f.offset << (top - f.shift)) for f in reduced
+    ]
     if _bits(_total(common, reach)) > _WIDEST:
         common = reduced
     total = _total(common, reach)
@@ -221,8 +223,8 @@ def _differences(
 ) -> tuple[list[int], list[int]]:
     """Accumulators within reach on which the stepwise function is one above, and one below, `form`.
 
-    Both are monotone, so they differ only between a code's step in one and its step in the other. With
-    `zero` an exact tie reaches an odd number of steps from it one accumulator later.
+    Both are monotone, so they differ only between a code's step in one and its step in the other.
+    With `zero` an exact tie reaches an odd number of steps from it one accumulator later.
     """
     lo, hi = reach
     ups: list[int] = []

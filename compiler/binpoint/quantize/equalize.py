@@ -34,9 +34,9 @@ class Equalize(Pass):
     1. Pairs are linear ops with real weights, joined by a value that nobody else reads and by ops
        f with f(s·x) = s·f(x) per channel, s > 0: Relu, LeakyRelu, reshapes that keep channels.
     2. A channel is divided by s before and multiplied by it behind. With r1 the range of its
-       weights before and r2 behind, s = √(r1/r2) (Nagel et al. 2019, equation 11); or, as weights have a
-       scale per output channel already, s = (a/r2)^p with a the range of its values. Rounded to a
-       power of two, so that the float results are the same bits.
+       weights before and r2 behind, s = √(r1/r2) (Nagel et al. 2019, equation 11); or, as weights
+       have a scale per output channel already, s = (a/r2)^p with a the range of its values.
+       Rounded to a power of two, so that the float results are the same bits.
     3. Of these the one is taken that leaves the least rounding error behind (`rounding_cost`), if
        that is less by a tenth at least. Repeated until nothing changes, `rounds` times at most.
 

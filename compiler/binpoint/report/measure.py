@@ -15,6 +15,7 @@ from binpoint.ir.graph import Graph
 from binpoint.ir.op import FloatOp, Role
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.conv_transpose import ConvTranspose
+from binpoint.ops.unary import Clip
 from binpoint.passes.samples import Samples
 from binpoint.report.accuracy import Score, Task, task_of
 from binpoint.sim.convert import real, stored_inputs
@@ -98,7 +99,7 @@ def noise(floating: Graph, graph: Graph, samples: Samples | None) -> dict[str, f
     for sample, codes in zip(_real_samples(graph, few), stored_inputs(graph, few), strict=True):
         expected, found = _evaluate_real(floating, sample), evaluate(graph, codes)
         for name in _comparable(floating, graph):
-            want = np.asarray(expected[name], np.float64)
+            want = np.asarray(expected[_clamped(floating, name)], np.float64)
             have = _dequantized(graph, name, found[name])
             signals[name] = signals.get(name, 0.0) + float(np.sum(want**2))
             noises[name] = noises.get(name, 0.0) + float(np.sum((want - have) ** 2))
@@ -163,6 +164,14 @@ def _comparable(floating: Graph, graph: Graph) -> list[str]:
         and floating.value(n).constant is None
         and floating.value(n).shape == graph.value(n).shape
     ]  # fmt: skip
+
+
+def _clamped(floating: Graph, name: str) -> str:
+    """The clamp's result, where only a clamp reads a value: its type has the clamp's range."""
+    reader = floating.sole_consumer(name)
+    if reader is None or not isinstance(reader.op, Clip):
+        return name
+    return _clamped(floating, reader.outputs[0])
 
 
 def _dequantized(graph: Graph, name: str, codes: NDArray[Any]) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from rich import box
@@ -35,8 +37,21 @@ def read(path: Path) -> Report:
 
 def schema() -> str:
     """The JSON schema of the report."""
-    text = msgspec.json.encode(msgspec.json.schema(Report), order="sorted")
+    text = msgspec.json.encode(_tidy(msgspec.json.schema(Report)), order="sorted")
     return msgspec.json.format(text, indent=2).decode() + "\n"
+
+
+def _tidy(part: object) -> object:
+    """The schema without the indentation of docstrings."""
+    match part:
+        case str():
+            return cleandoc(part)
+        case list():
+            return [_tidy(item) for item in cast("list[object]", part)]
+        case dict():
+            return {key: _tidy(item) for key, item in cast("dict[str, object]", part).items()}
+        case _:
+            return part
 
 
 def console(report: Report, console: Console) -> None:
@@ -71,7 +86,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("requantizers", _requantizers(report)),
     ]  # fmt: skip
     rows += [
-        (row.memory, _memory(row.used_bytes, row.available_bytes, row.unmeasured))
+        (f"{row.memory} budget", _memory(row.used_bytes, row.available_bytes, row.unmeasured))
         for row in report.budget
     ]
     for what, found in (("float", report.float_linked), ("heap", report.heap_linked)):
@@ -134,7 +149,10 @@ def _layers(report: Report) -> Table:
     heads = ("layer", "op", "shape", "type", "MACs", "bytes", "requantizer", "SNR dB")
     table = Table(box=box.SIMPLE_HEAD, title="layers", title_justify="left")
     for head in heads:
-        table.add_column(head, justify="right" if head in ("MACs", "bytes", "SNR dB") else "left")
+        number_like = head in ("MACs", "bytes", "SNR dB")
+        table.add_column(
+            head, justify="right" if number_like else "left", no_wrap=head == "requantizer"
+        )
     for row in report.layers:
         proved = ", proved" if row.proved else ""
         table.add_row(

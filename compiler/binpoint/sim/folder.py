@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,6 @@ from binpoint.numeric.fixed import FixedType, TensorType
 from binpoint.plan.program import Port
 from binpoint.sim.check_graph import VALUES
 from binpoint.sim.compare import Place, first_of
-from binpoint.sim.host_c import run_project
 from binpoint.sim.interface import Codes, Interface, unpack
 from binpoint.sim.verify import (
     EMULATED_SAMPLES,
@@ -30,6 +30,7 @@ from binpoint.sim.verify import (
     WitnessResult,
     ask,
     emulated,
+    host_builds,
 )
 from binpoint.target import Target, load_target
 
@@ -142,15 +143,14 @@ def verify_written(written: Written, witnesses: Sequence[Witness], *, deep: bool
     if deep:
         values = _run_lowered(written, interface, inputs, deep=True)
         expected = [{**more, **known} for more, known in zip(values, expected, strict=True)]
-    asked: dict[Witness, Callable[[], Sequence[Codes]]] = {
+    asked = {
         Witness.ORT: lambda: _run_lowered(written, interface, inputs, deep=False),
-        Witness.HOST: lambda: run_project(interface, written.files, inputs, deep=deep),
+        **host_builds(interface, written.files, inputs, deep=deep),
     }
-    for witness, compute in asked.items():
-        wanted = witness in witnesses
-        results.append(
-            ask(witness, compute, lambda found: first_of(places, expected, found), wanted=wanted)
-        )
+    results += [
+        ask(witness, compute, partial(first_of, places, expected), witnesses)
+        for witness, compute in asked.items()
+    ]
     target = _target(manifest.target)
     if target is None:
         reason = f"no target is named `{manifest.target}`"
@@ -162,7 +162,7 @@ def verify_written(written: Written, witnesses: Sequence[Witness], *, deep: bool
         written.files,
         target,
         few,
-        lambda found: first_of(places, expected[: len(few)], found),
+        partial(first_of, places, expected[: len(few)]),
         asked=Witness.EMULATOR in witnesses,
     )
     return Verdict((*results, answer), figures, unmeasured)

@@ -27,9 +27,13 @@ from binpoint.plan.design import Design, StreamPort
 from binpoint.sim.tools import find, run_tool
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-# What the vendor's headers do, inlined into our code: they shift negative numbers to the left and clear
-# bits of numbers that are not set yet.
+SANITIZERS = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
+# What the vendor's headers do, inlined into our code: they shift negative numbers to the left and
+# clear bits of numbers that are not set yet.
 _VENDOR = ("-fno-sanitize=shift", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
 _COMPILERS = ("g++", "c++", "clang++")
 _WHEELS = {
@@ -86,7 +90,7 @@ def run_native(
     Args:
         design: what `project` was rendered from.
         project: the HLS project.
-        samples: for each sample the values of the design's inputs by name, as `ir.evaluate` has them.
+        samples: for each the values of the design's inputs by name, as `ir.evaluate` has them.
         deep: whether to return every value of the graph that a stream carries.
 
     Raises:
@@ -116,7 +120,7 @@ def run_ap(
 def run_bounded(
     design: Design, project: Project, samples: Sequence[Values]
 ) -> list[dict[str, NDArray[Any]]] | str:
-    """The same with streams that hold no more than their depth; in a deadlock, what each process waits for.
+    """The same with streams that hold no more than their depth; in a deadlock, who waits for what.
 
     Raises:
         ToolNotFound: no host compiler.
@@ -142,7 +146,12 @@ def _run(
 ) -> list[dict[str, NDArray[Any]]]:
     compiler = find(_COMPILERS, package="g++")
     inputs, outputs = port_views(design)
-    views = {"prefix": design.name, "inputs": inputs, "outputs": outputs, "ports": [*inputs, *outputs]}
+    views = {
+        "prefix": design.name,
+        "inputs": inputs,
+        "outputs": outputs,
+        "ports": [*inputs, *outputs],
+    }
     with tempfile.TemporaryDirectory(prefix="binpoint-hls-") as scratch:
         folder = Path(scratch)
         project.write(folder / "hls")
@@ -151,7 +160,15 @@ def _run(
         program = folder / "main"
         sources = (folder / "hls" / "src" / f"{design.name}.cpp", main)
         flags = [*_flags(build, headers), *(["-DBP_TRACE"] if deep else [])]
-        command = [compiler, "-std=c++14", *WARNINGS, *flags, "-I", folder / "hls" / "host", *sources]
+        command = [
+            compiler,
+            "-std=c++14",
+            *WARNINGS,
+            *flags,
+            "-I",
+            folder / "hls" / "host",
+            *sources,
+        ]
         run_tool([*command, "-o", program], timeout=600)
         (folder / "in.bin").write_bytes(_pack(design.inputs, inputs, samples))
         trace = ["env", f"BP_TRACE_FILE={folder / 'trace.bin'}"] if deep else []
@@ -175,7 +192,9 @@ def _flags(build: Build, headers: Headers | None) -> list[str | Path]:
             assert_never(build)
 
 
-def _pack(ports: Sequence[StreamPort], views: Sequence[PortView], samples: Sequence[Values]) -> bytes:
+def _pack(
+    ports: Sequence[StreamPort], views: Sequence[PortView], samples: Sequence[Values]
+) -> bytes:
     """Inputs of all samples, one after the other, in the order of the streams."""
     parts: list[bytes] = []
     for sample in samples:
@@ -192,7 +211,9 @@ def _unpack(
     size = sum(view.size * view.slot // 8 for view in views)
     if len(data) != size * count:
         have, want = str(len(data)), str(size * count)
-        raise ToolFailed("the design wrote another number of bytes than it should", have=have, want=want)
+        raise ToolFailed(
+            "the design wrote another number of bytes than it should", have=have, want=want
+        )
     found: list[dict[str, NDArray[Any]]] = []
     offset = 0
     for _ in range(count):
@@ -206,7 +227,7 @@ def _unpack(
 
 
 def _add_streams(design: Design, data: bytes, found: list[dict[str, NDArray[Any]]]) -> None:
-    """What the streams carried: records of a line with name and count, then the elements as int64."""
+    """What the streams carried: records of a line with name and count, then elements as int64."""
     seen: dict[str, int] = {}
     offset = 0
     while offset < len(data):

@@ -21,7 +21,7 @@ from binpoint.plan.program import Program
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import Difference, first_difference
 from binpoint.sim.convert import stored_inputs
-from binpoint.sim.host_c import run_project
+from binpoint.sim.host_c import HostBuild, run_project
 from binpoint.sim.interface import Codes, Interface
 from binpoint.sim.measure import Measurement, emulate
 from binpoint.sim.source import compare_source
@@ -43,6 +43,7 @@ class Witness(StrEnum):
 
     ORT = "ort"
     HOST = "host"
+    OPTIMISED = "host -O2"
     EMULATOR = "emulator"
 
     @property
@@ -54,23 +55,24 @@ class Witness(StrEnum):
 def witnesses_of(text: str) -> tuple[Witness, ...]:
     """The witnesses of `none`, `all`, or of a list such as `ort,host`.
 
+    The host's C counts twice: under sanitizers, and optimised.
+
     Raises:
         UsageError: no witness has the name.
     """
-    match text:
-        case "none":
-            return ()
-        case "all":
-            return tuple(Witness)
-        case _:
-            return tuple(dict.fromkeys(_witness(word.strip()) for word in text.split(",")))
-
-
-def _witness(word: str) -> Witness:
-    known = [w.value for w in Witness]
-    if word not in known:
-        raise UsageError(f"there is no witness `{word}`", want=f"none, all, {', '.join(known)}")
-    return Witness(word)
+    known: Mapping[str, tuple[Witness, ...]] = {
+        "none": (),
+        "ort": (Witness.ORT,),
+        "host": (Witness.HOST, Witness.OPTIMISED),
+        "emulator": (Witness.EMULATOR,),
+        "all": tuple(Witness),
+    }
+    found: list[Witness] = []
+    for word in (word.strip() for word in text.split(",")):
+        if word not in known:
+            raise UsageError(f"there is no witness `{word}`", want=", ".join(known))
+        found += known[word]
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +144,15 @@ def verify(
     inputs = list(stored_inputs(graph, samples))
     expected = reference(graph, inputs, deep=deep)
     few = inputs[:EMULATED_SAMPLES]
-    asked: dict[Witness, Callable[[], Sequence[Codes]]] = {
+    asked = {
         Witness.ORT: lambda: run_onnx(write_onnx(graph, deep=deep), graph, inputs),
-        Witness.HOST: lambda: run_project(interface, files, inputs, deep=deep),
+        **host_builds(interface, files, inputs, deep=deep),
     }
     results = [WitnessResult("interpreter", Answer.EQUAL, len(inputs), "the reference")]
-    for witness, compute in asked.items():
-        wanted = witness in witnesses
-        results.append(
-            ask(witness, compute, partial(first_difference, graph, expected), wanted=wanted)
-        )
+    results += [
+        ask(witness, compute, partial(first_difference, graph, expected), witnesses)
+        for witness, compute in asked.items()
+    ]
     on_target, measurement, unmeasured = emulated(
         interface,
         files,
@@ -167,6 +168,7 @@ def verify(
 
 
 _NOT_ASKED = "not asked for"
+Compute = Callable[[], Sequence[Codes]]
 Compare = Callable[[Sequence[Codes]], Difference | None]
 
 
@@ -182,15 +184,22 @@ def reference(
     return found
 
 
+def host_builds(
+    interface: Interface, files: Mapping[str, bytes], inputs: Sequence[Codes], *, deep: bool
+) -> dict[Witness, Compute]:
+    """The C under sanitizers, and as an application builds it: compilers err in other ways."""
+    fast = HostBuild(sanitize=False)
+    return {
+        Witness.HOST: lambda: run_project(interface, files, inputs, deep=deep),
+        Witness.OPTIMISED: lambda: run_project(interface, files, inputs, deep=deep, build=fast),
+    }
+
+
 def ask(
-    witness: Witness,
-    compute: Callable[[], Sequence[Codes]],
-    compare: Compare,
-    *,
-    wanted: bool,
+    witness: Witness, compute: Compute, compare: Compare, asked: Sequence[Witness]
 ) -> WitnessResult:
     """One witness; a missing tool is a reason, never an answer."""
-    if not wanted:
+    if witness not in asked:
         return WitnessResult(witness.label, Answer.NOT_RUN, reason=_NOT_ASKED)
     try:
         found = compute()

@@ -25,10 +25,9 @@ class CutWeights(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """Return the graph with other constants."""
         for value in tuple(graph.values()):
-            if value.constant is not None and value.fixed is None:
-                limit = self.deviations * value.constant.array.std()
-                cut = Constant(value.constant.array.clip(-limit, limit))
-                graph.set_value(replace(value, constant=cut))
+            if (real := value.constant) is not None and value.fixed is None:
+                limit = self.deviations * real.array.std()
+                graph.set_value(replace(value, constant=Constant(real.array.clip(-limit, limit))))
         return graph
 
 

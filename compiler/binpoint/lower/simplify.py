@@ -13,6 +13,7 @@ from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
+from binpoint.ops.thresholds import IntThresholds
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
 
@@ -106,7 +107,7 @@ class ProveRequantizers(Pass):
                 case OnnxruntimeRequantize():
                     op = node.op.proved()
                     op = op.in_float() if floats and op.form.name in ("exact", "mixed") else op
-                case OnnxruntimePair():
+                case OnnxruntimePair() | IntThresholds():
                     op = node.op.proved()
                 case _:
                     continue

@@ -82,6 +82,7 @@ class Requantizers(_Table, frozen=True):
     """Channels by the form of their requantizer."""
 
     mulshift: int = 0
+    even: int = 0
     thresholds: int = 0
     exact: int = 0
     fpu: int = 0

@@ -162,7 +162,7 @@ def verify(
         asked=Witness.EMULATOR in witnesses,
     )
     results.append(on_target)
-    if graph.quantized:
+    if graph.quantized and not graph.rational:
         results.append(_source(subject, samples, expected, asked=Witness.ORT in witnesses))
     return Verdict(tuple(results), measurement, unmeasured)
 

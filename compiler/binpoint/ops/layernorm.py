@@ -3,7 +3,7 @@
 Of a row of n codes x (the zero point cancels out; sx is their scale):
 
     S = Σ x,  Q = n·Σ x² − S²              exact: n² times the variance, in 64 bits where needed
-    D = Q·2^e + E                          E is the integer nearest to epsilon·n²/sx²·2^e, at least 1
+    D = Q·2^e + E                          E = epsilon·n²/sx²·2^e, nearest integer, at least 1
     4^h·D in [2^60, 2^62),  r = ⌊√(4^h·D)⌋ the root is exact
     i = ⌊(2^61 − 1) / r⌋                   31 bits: nearly 2^61 / r
     d = n·x − S                            n times the distance from the mean, exact
@@ -168,7 +168,7 @@ def _largest(x: Interval, count: int) -> int:
 
 
 def _epsilon(epsilon: float, x: Value, count: int, where: str) -> tuple[int, int]:
-    """e and E: the largest even e for which every D stays below 2^62, and the integer epsilon."""
+    """Return e and E: the largest even e for which every D stays below 2^62, and epsilon."""
     real = Fraction(epsilon) * count**2 / x.elem.scale.as_fraction() ** 2
     for spare in range(2 * (_MOST_FRACTION - _fraction(count)), _TOP, 2)[::-1]:
         whole = max(1, round(real * 2**spare))
@@ -183,10 +183,8 @@ def _epsilon(epsilon: float, x: Value, count: int, where: str) -> tuple[int, int
     )
 
 
-def _parameters(
-    gamma: FloatArray, beta: FloatArray, site: Site
-) -> tuple[int, IntArray, IntArray]:
-    """s, m and k: the largest s for which all of them fit their 32 bits."""
+def _parameters(gamma: FloatArray, beta: FloatArray, site: Site) -> tuple[int, IntArray, IntArray]:
+    """Return s, m and k: the largest s for which all of them fit their 32 bits."""
     target, count = site.result, gamma.size
     fraction = _fraction(count)
     step = target.scale.as_fraction()
@@ -235,7 +233,7 @@ class IntLayerNorm(IntegerOp):
 
     @property
     def least_up(self) -> int:
-        """u without h."""
+        """The exponent u without h."""
         return self.spare // 2 + _fraction(self.block.n) - _MOST_FRACTION
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -269,12 +267,10 @@ class IntLayerNorm(IntegerOp):
         total = x.sum(axis=1, keepdims=True)
         spread = n * np.square(x).sum(axis=1, keepdims=True) - total**2
         whole = (spread << self.spare) + self.epsilon
-        up = np.full_like(whole, self.least_up)
-        for half in (16, 8, 4, 2, 1):
-            small = whole < 1 << (_TOP - 2 * half)
-            whole, up = np.where(small, whole << 2 * half, whole), up + half * small
-        inverse = (2**61 - 1) // _root(whole)
-        t = ((n * x - total) << np.minimum(up, 30)) * inverse >> _WORD
+        half = _half_shift(whole)
+        inverse = (2**61 - 1) // _root(whole << 2 * half)
+        up = np.minimum(half + self.least_up, 30)
+        t = ((n * x - total) << up) * inverse >> _WORD
         y = ((t * m >> _WORD) + k) >> self.shift
         return (np.clip(y, self.lo, self.hi).reshape(self.block.shape),)
 
@@ -330,6 +326,13 @@ class IntLayerNorm(IntegerOp):
         return (0,)
 
 
+def _half_shift(x: IntArray) -> IntArray:
+    """The h with 4^h·x in [2^60, 2^62): the float64 exponent may be one too large near 2^60."""
+    bits = np.frexp(x.astype(np.float64))[1].astype(np.int64)
+    half = np.maximum(_TOP - bits, 0) // 2
+    return half + (x << 2 * half < 1 << (_TOP - 2))
+
+
 def _root(x: IntArray) -> IntArray:
     """⌊√x⌋ for x below 2^62: the float64 root is off by less than one."""
     root = np.sqrt(x.astype(np.float64)).astype(np.int64)
@@ -352,7 +355,8 @@ def _newton(w: OnnxWriter, x: Tensor) -> Tensor:
     """⌊√x⌋ for x in [2^60, 2^62).
 
     From 2^31, at most 2^30 too large, steps g ← ⌊(g + ⌊x/g⌋)/2⌋ never fall below the result, and
-    their error above √x is at most e²/2g: 2^28, 2^25, 2^19, 2^7, below 1. Then one too large at most.
+    exceed √x by at most e²/2g, e the excess before: 2^28, 2^25, 2^19, 2^7, below 1. Then they are
+    too large by at most one.
     """
     bounds = Interval(2**30, 2**31)
     root = w.const(2**31)

@@ -10,6 +10,7 @@ from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.labels import Label
+from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
@@ -38,6 +39,7 @@ OPS: tuple[type[FloatOp], ...] = (
     ReduceExtreme,
     ArgExtreme,
     Softmax,
+    LayerNorm,
     Label,
     Transpose,
     Reshape,

@@ -125,9 +125,10 @@ def _files(design: Design) -> dict[str, str]:
 
 def _templates(design: Design, stems: set[str]) -> set[str]:
     """The kernel templates in use: a stem's own, or the variant that a unit asks for."""
-    found = stems - {"reduce", "pair"}
+    variants = {"reduce", "pair", "softmax"}
+    found = stems - variants
     for layer in design.layers:
-        if layer.unit.stem in ("reduce", "pair"):
+        if layer.unit.stem in variants:
             found.add(layer_view(design, layer).parts.kernel)
     return found
 

@@ -22,6 +22,8 @@ Unit = (
     units.Dense
     | units.Depthwise
     | units.Reduce
+    | units.Arg
+    | units.Softmax
     | units.Window
     | units.Map
     | units.Pair
@@ -60,6 +62,8 @@ class StoreView:
     offset: str = ""
     shift: str = ""
     exact: bool = True
+    even: bool = False
+    odd_zero: int = 0
     corrections: tuple[tuple[str, int, str], ...] = ()
 
 
@@ -159,7 +163,7 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
 
 def _called(layer: Layer, parts: Parts) -> set[str]:
     """Arrays that the kernel gets as arguments; those of the store are named in its body."""
-    own = ("weights", "bias", "needed", "constant", "sizes", "strides", "first", "whole")
+    own = ("weights", "bias", "needed", "constant", "sizes", "strides", "first", "whole", "steps", "entries")
     return {a.name for a in parts.arrays if a.name in {f"{layer.name}_{n}" for n in own}}
 
 
@@ -171,6 +175,13 @@ def _parts(layer: Layer) -> Parts:
             return _products(layer.name, unit)
         case units.Reduce():
             return _reduce(layer.name, unit)
+        case units.Arg():
+            sizes = {"iterations": unit.iterations, "taps": unit.taps, "folds": unit.folds, "pe": unit.pe}
+            body = f"a {unit.relation} b"
+            pair = f"const {wide(unit.x)} &a, const {wide(unit.x)} &b"
+            return Parts("arg", sizes, (("acc_t", wide(unit.x)),), functions=(("bool beats", pair, body),))
+        case units.Softmax():
+            return _softmax(layer.name, unit)
         case units.Window():
             return _window(layer.name, unit)
         case units.Map():
@@ -248,7 +259,8 @@ def _mulshift(
         arrays.append(array_view(f"{name}_{key}", rows, reshape=(2, 3), signed=True))
         corrections.append((f"{name}_{key}", constant.array.shape[1], sign))
     view = StoreView(
-        "mulshift", store.lo, store.hi, at, exact=not corrections, corrections=tuple(corrections), **words
+        "mulshift", store.lo, store.hi, at, exact=not (corrections or store.even),
+        even=store.even, odd_zero=store.zero & 1, corrections=tuple(corrections), **words
     )
     return tuple(arrays), view
 
@@ -304,13 +316,35 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
 
 
 def _reduce(name: str, unit: units.Reduce) -> Parts:
-    constants = {"iterations": unit.iterations, "taps": unit.taps, "folds": unit.folds, "pe": unit.pe}
+    constants = {
+        "iterations": unit.iterations,
+        "taps": unit.taps,
+        "folds": unit.folds,
+        "pe": unit.pe,
+        "start": unit.start,
+    }
     arrays, store = _store(name, unit.store, unit.folds, unit.pe)
     types = (("acc_t", wide(unit.acc)), *_totals(unit.store))
     joins = {"sum": "acc_t(a + b)", "max": "bp_max<acc_t>(a, b)", "min": "bp_min<acc_t>(a, b)"}
     functions = (("acc_t join", "const acc_t &a, const acc_t &b", joins[unit.kind]),)
     kernel = "reduce_held" if unit.held else "reduce"
     return Parts(kernel, constants, types, arrays, store, "acc_t", functions)
+
+
+def _softmax(name: str, unit: units.Softmax) -> Parts:
+    constants = {
+        "rows": unit.rows,
+        "count": unit.count,
+        "factor": unit.factor,
+        "quotient_bits": unit.quotient_bits,
+        "zero": unit.zero,
+        "lo": unit.lo,
+        "hi": unit.hi,
+        "top": unit.table.array.size - 1,
+    }
+    table = array_view(f"{name}_entries", unit.table.array)
+    entries = ArrayView(table.name, "uint32_t", table.dims, table.text, table.pragmas)
+    return Parts(f"softmax_{unit.form}", constants, arrays=(entries,))
 
 
 def _window(name: str, unit: units.Window) -> Parts:
@@ -381,7 +415,8 @@ def _frame(name: str, unit: units.Frame) -> Parts:
     constants = {
         "iterations": unit.iterations, "rank": len(unit.sizes), "lanes": unit.lanes, "code": unit.code
     }  # fmt: skip
-    groups = (("first", unit.before), ("sizes", unit.sizes), ("whole", unit.whole))
+    ends = tuple(n * s for n, s in zip(unit.sizes, unit.steps, strict=True))
+    groups = (("first", unit.before), ("sizes", ends), ("whole", unit.whole), ("steps", unit.steps))
     arrays = tuple(_few(f"{name}_{key}", numbers) for key, numbers in groups)
     return Parts("frame", constants, arrays=arrays)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -14,18 +14,24 @@ from binpoint.errors import BadOption, NoIntegerForm
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import IntArray, IntegerOp
+from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
+from binpoint.numeric.mulshift import MulShift
+from binpoint.ops.blocks import IntArgExtreme, IntExtreme, IntSum
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.conv import IntConv
+from binpoint.ops.conv_transpose import IntConvTranspose
 from binpoint.ops.copy import IntCopy, row_major
 from binpoint.ops.pad import IntPad
 from binpoint.ops.pairwise import Pairwise
+from binpoint.ops.pooling import IntAverage, IntMaxPool, counts_of
 from binpoint.ops.requantize import Clamp, Requantize
+from binpoint.ops.softmax import IntSoftmax, OnnxruntimeSoftmax
 from binpoint.ops.window import Window as Slide
 from binpoint.plan import units
 from binpoint.plan.design import Folding
 from binpoint.plan.fuse import Step
-from binpoint.plan.store import Store, as_it_is, clamped, looked_up, requantized
+from binpoint.plan.store import Store, as_it_is, clamped, looked_up, mulshift, requantized
 from binpoint.plan.units import Unit, narrowest
 
 _NARROW = 8
@@ -129,6 +135,8 @@ def drafts(place: Place) -> list[Draft]:
             return [_dense(place)]
         case "conv" | "depthwise":
             return _conv(place, cast("IntConv", op))
+        case "conv_transpose":
+            return _conv_transpose(place, cast("IntConvTranspose", op))
         case "requantize":
             assert isinstance(op, Requantize)
             return [_map(place, requantized(op, place.inputs[0].interval))]
@@ -139,6 +147,14 @@ def drafts(place: Place) -> list[Draft]:
             return [_map(place, _tabulated(place))]
         case "add" | "mul" | "chain" | "minmax":
             return [_pair(place, cast("Pairwise", op))]
+        case "maxpool":
+            return _maxpool(place, cast("IntMaxPool", op))
+        case "average":
+            return _average(place)
+        case "sum" | "extreme" | "arg":
+            return [_block(place)]
+        case "softmax":
+            return [_softmax(place)]
         case "concat":
             return [_concat(place, cast("IntConcat", op))]
         case "copy":
@@ -223,9 +239,22 @@ def window_unit(
     place: Place, slide: Slide, x: Value, *, groups: int, words: int, lanes: int, fill: int
 ) -> Draft:
     """The unit that sends every window over `x`; padding is `fill`."""
-    window, size = rows_first(slide, x.shape[1:-1])
-    rows, columns = window.outputs(size)
     bounds = x.interval.union(Interval(fill, fill)) if slide.padded else x.interval
+    return _slide(place, slide, x.shape[1:-1], bounds, place.end(x, lanes), (groups, words, fill))
+
+
+def _slide(
+    place: Place,
+    slide: Slide,
+    spatial: Sequence[int],
+    bounds: Interval,
+    operand: End,
+    rest: tuple[int, int, int],
+) -> Draft:
+    """The same over a map of `spatial` elements that `operand` brings; `rest` is groups, words, fill."""
+    window, size = rows_first(slide, spatial)
+    rows, columns = window.outputs(size)
+    groups, words, fill = rest
     unit = units.Window(
         size=size,
         outputs=(rows, columns),
@@ -235,13 +264,13 @@ def window_unit(
         before=(window.before[0], window.before[1]),
         groups=groups,
         words=words,
-        lanes=lanes,
+        lanes=operand.lanes,
         elem=bounds.int_type(),
         fill=fill,
     )
     name = f"{place.name}_window"
-    elements = rows * columns * groups * window.taps * words * lanes
-    return Draft(name, unit, (place.end(x, lanes),), (End(name, lanes, bounds, elements, between=True),))
+    elements = rows * columns * groups * window.taps * words * operand.lanes
+    return Draft(name, unit, (operand,), (End(name, operand.lanes, bounds, elements, between=True),))
 
 
 def _conv(place: Place, op: IntConv) -> list[Draft]:
@@ -271,6 +300,155 @@ def _conv(place: Place, op: IntConv) -> list[Draft]:
             rows=positions, groups=op.groups, store=store, pe=fold.pe, simd=fold.simd, **products.fields()
         )  # pyright: ignore[reportArgumentType]
     return [window, Draft(place.name, unit, window.writes, (place.end(place.result, fold.pe),))]
+
+
+def _conv_transpose(place: Place, op: IntConvTranspose) -> list[Draft]:
+    """Zeros between the elements, then a convolution with the taps reversed."""
+    x, w, bias = place.inputs
+    codes = _array(w)
+    window, before, after = op.spread.as_convolution(x.shape[1:-1])
+    if x.shape[0] != 1 or min(before + after) < 0:
+        raise place.refuse(
+            "a transposed convolution of a batch, or that cuts its border, has no form",
+            "export it for a batch of one, with paddings below the size of the kernel",
+        )
+    lanes = math.gcd(place.lanes[0], x.shape[-1] // op.groups)
+    spread = _spread(place, op, before, after, lanes)
+    for axis in range(1, codes.ndim - 1):
+        codes = np.flip(codes, axis)
+    rows = np.ascontiguousarray(codes).reshape(codes.shape[0], -1)
+    bounds = x.interval.union(Interval(op.zero, op.zero))
+    products = _Products(rows, _array(bias) - op.zero * rows.sum(axis=1), bounds)
+    depth = x.shape[-1] // op.groups
+    fold = place.fold(pe=rows.shape[0] // op.groups, simd=depth)
+    wide = tuple(n * s for n, s in zip(x.shape[1:-1], op.spread.window.strides, strict=True))
+    wide = tuple(n + b + a for n, b, a in zip(wide, before, after, strict=True))
+    end = replace(spread.writes[0], lanes=fold.simd)
+    slide = _slide(place, window, wide, bounds, end, (op.groups, depth // fold.simd, op.zero))
+    acc = place.graph.value(place.step.nodes[0].outputs[0])
+    unit = units.Dense(
+        rows=math.prod(place.result.shape[:-1]),
+        groups=op.groups,
+        store=_store(place, acc),
+        pe=fold.pe,
+        simd=fold.simd,
+        **products.fields(),
+    )  # pyright: ignore[reportArgumentType]
+    return [spread, slide, Draft(place.name, unit, slide.writes, (place.end(place.result, fold.pe),))]
+
+
+def _spread(
+    place: Place, op: IntConvTranspose, before: Sequence[int], after: Sequence[int], lanes: int
+) -> Draft:
+    """The operand with its zero point between its elements and around them."""
+    x = place.inputs[0]
+    strides = op.spread.window.strides
+    words = x.shape[-1] // lanes
+    axes = zip(x.shape[1:-1], strides, before, after, strict=True)
+    whole = (*(n * s + b + a for n, s, b, a in axes), words)
+    bounds = x.interval.union(Interval(op.zero, op.zero))
+    sizes = (*x.shape[1:-1], words)
+    unit = units.Frame((*before, 0), sizes, whole, (*strides, 1), op.zero, bounds.int_type(), lanes)
+    name = f"{place.name}_spread"
+    return Draft(name, unit, (place.end(x, lanes),), (End(name, lanes, bounds, math.prod(whole) * lanes, between=True),))
+
+
+# ---- windows without weights
+
+
+def _maxpool(place: Place, op: IntMaxPool) -> list[Draft]:
+    """The largest of each window; padding is the least element there is."""
+    x = place.inputs[0]
+    pe = place.fold(pe=x.shape[-1], default=place.lanes[0]).pe
+    words = x.shape[-1] // pe
+    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=x.interval.lo)
+    rows = math.prod(place.result.shape[:-1])
+    store, kind = as_it_is(x.interval), x.interval.int_type()
+    unit = units.Reduce("max", rows, words, op.window.taps, kind, kind, store, pe)
+    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, pe),))]
+
+
+def _average(place: Place) -> list[Draft]:
+    """The sum of each window, rounded once."""
+    x, op = place.inputs[0], place.op
+    if not isinstance(op, IntAverage):
+        raise place.refuse(
+            "an average that onnxruntime adds in float32 has no form",
+            "use a global average, or set the option semantics to dyadic",
+        )
+    counts = np.unique(counts_of(op.window, op.edge, x.shape[1:-1]))
+    if counts.size != 1:
+        raise place.refuse(
+            "an average whose windows count different numbers of elements has no form",
+            "count the padding, or choose one that does not reach beyond the edge",
+        )
+    pe = place.fold(pe=x.shape[-1], default=place.lanes[0]).pe
+    words = x.shape[-1] // pe
+    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=op.zero)
+    taps = op.window.taps
+    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
+    start, total = -op.zero * taps, (bounds - op.zero) * taps
+    offset = (op.result.zero_point << op.shift) + (1 << (op.shift - 1))
+    form = MulShift(op.multipliers[int(counts[0]) - op.least], op.shift, offset)
+    store = mulshift([form], ((total.lo, total.hi),), op.lo, op.hi)
+    rows = math.prod(place.result.shape[:-1])
+    acc = _partial_sums(bounds, taps, start)
+    unit = units.Reduce("sum", rows, words, taps, bounds.int_type(), acc, store, pe, start=start)
+    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, pe),))]
+
+
+def _partial_sums(x: Interval, count: int, start: int) -> IntType:
+    whole = x.union(Interval(0, 0)) * count + start
+    return whole.union(Interval(start, start)).int_type()
+
+
+def _block(place: Place) -> Draft:
+    """The middle of ``[outer, n, inner]``: the results of all inner elements are held."""
+    x, op = place.inputs[0], place.op
+    assert isinstance(op, IntSum | IntExtreme | IntArgExtreme)
+    outer, n, inner = op.block.outer, op.block.n, op.block.inner
+    pe = place.fold(pe=inner, default=place.lanes[0]).pe
+    ends = (place.end(x, pe),), (place.end(place.result, pe),)
+    folds, kind = inner // pe, x.interval.int_type()
+    match op:
+        case IntSum():
+            start = -op.zero * n
+            acc = place.graph.value(place.step.nodes[0].outputs[0])
+            sums = _partial_sums(x.interval, n, start)
+            unit: Unit = units.Reduce(
+                "sum", outer, folds, n, kind, sums, _store(place, acc), pe, held=True, start=start
+            )
+        case IntExtreme():
+            name = "max" if op.largest else "min"
+            unit = units.Reduce(name, outer, folds, n, kind, kind, as_it_is(x.interval), pe, held=True)
+        case IntArgExtreme():
+            relation = (">" if op.largest else "<") + ("=" if op.last else "")
+            unit = units.Arg(relation, outer, folds, n, kind, pe)
+    return Draft(place.name, unit, *ends)
+
+
+def _softmax(place: Place) -> Draft:
+    x, table = place.inputs
+    op = place.op
+    assert isinstance(op, IntSoftmax | OnnxruntimeSoftmax)
+    if op.block.inner != 1:
+        raise place.refuse("a softmax along another than the last axis has no form", "transpose it before export")
+    n = place.numbers()
+    entries = _array(table)
+    storage = op.result.storage
+    exact = isinstance(op, OnnxruntimeSoftmax)
+    unit = units.Softmax(
+        rows=op.block.outer,
+        count=op.block.n,
+        x=x.interval.int_type(),
+        table=Constant(entries if exact else entries[::-1]),
+        form="float" if exact else "table",
+        factor=n["factor"] if exact else 1 << 8,
+        zero=n["zero"],
+        lo=n.get("lo", storage.min),
+        hi=n["hi"],
+    )
+    return Draft(place.name, unit, (place.end(x, 1),), (place.end(place.result, 1),))
 
 
 # ---- element by element
@@ -428,6 +606,7 @@ def _frame(place: Place, op: IntPad) -> Draft:
     (x,) = place.inputs
     whole = math.gcd(op.before[-1], x.shape[-1], op.after[-1])
     lanes = place.fold(pe=whole, default=math.gcd(place.lanes[0], whole)).pe
-    before, sizes, after = ((*w[:-1], w[-1] // lanes) for w in (op.before, x.shape, op.after))
-    unit = units.Frame(before, sizes, after, op.code, place.result.interval.int_type(), lanes)
+    before, sizes, wide = ((*w[:-1], w[-1] // lanes) for w in (op.before, x.shape, place.result.shape))
+    one = (1,) * len(sizes)
+    unit = units.Frame(before, sizes, wide, one, op.code, place.result.interval.int_type(), lanes)
     return Draft(place.name, unit, (place.end(x, lanes),), (place.end(place.result, lanes),))

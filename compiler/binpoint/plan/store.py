@@ -2,7 +2,7 @@
 
 ``pass``        as it is
 ``clamp``       clamp(x, lo, hi)
-``mulshift``    clamp((x·m + k) >> s, lo, hi), and one up or down on listed x: see `corrections`
+``mulshift``    clamp((x·m + k) >> s, lo, hi), and one more or less on a few listed x
 ``thresholds``  lo + the number of thresholds that x reaches
 ``lookup``      table[x − low]
 """
@@ -41,6 +41,8 @@ class Store:
         offset: ``[C]``, zero point and one half inside.
         shift: ``[C]``, or one for all channels.
         total: type of ``x·m + k`` over everything reachable.
+        even: whether exact ties go to the even number of steps from `zero`, not up.
+        zero: zero point of the result.
         ups: ``[C, U]``, operands whose result is one more; unused places hold an unreachable one.
         downs: ``[C, D]``, operands whose result is one less.
         thresholds: ``[C, T]``.
@@ -55,6 +57,8 @@ class Store:
     offset: Constant | None = None
     shift: Constant | None = None
     total: IntType | None = None
+    even: bool = False
+    zero: int = 0
     ups: Constant | None = None
     downs: Constant | None = None
     thresholds: Constant | None = None
@@ -107,7 +111,7 @@ def mulshift(found: list[MulShift], reach: tuple[tuple[int, int], ...], lo: int,
     reduced = [_reduced(f) for f in found]
     top = max(f.shift for f in reduced)
     common = [MulShift(f.multiplier << (top - f.shift), top, f.offset << (top - f.shift)) for f in reduced]
-    if _total(common, reach).width > _WIDEST:
+    if _bits(_total(common, reach)) > _WIDEST:
         common = reduced
     total = _total(common, reach)
     ends = np.array([[f.apply(np.array(r), lo, hi)] for f, r in zip(common, reach, strict=True)])
@@ -120,7 +124,7 @@ def mulshift(found: list[MulShift], reach: tuple[tuple[int, int], ...], lo: int,
         multiplier=_column([f.multiplier for f in common]),
         offset=_column([f.offset for f in common]),
         shift=_column(shifts if len(shifts) == 1 else [f.shift for f in common]),
-        total=total,
+        total=total.int_type(),
     )
 
 
@@ -136,10 +140,15 @@ def _reduced(form: MulShift) -> MulShift:
     return MulShift(m, s, k)
 
 
-def _total(found: list[MulShift], reach: tuple[tuple[int, int], ...]) -> IntType:
+def _bits(x: Interval) -> int:
+    return max(abs(x.lo), abs(x.hi)).bit_length() + 1
+
+
+def _total(found: list[MulShift], reach: tuple[tuple[int, int], ...]) -> Interval:
+    """The range of products, and of sums with the offset."""
     ends = [f.multiplier * x + f.offset for f, r in zip(found, reach, strict=True) for x in r]
     products = [f.multiplier * x for f, r in zip(found, reach, strict=True) for x in r]
-    return Interval(min(ends + products), max(ends + products)).int_type()
+    return Interval(min(ends + products), max(ends + products))
 
 
 def _proved(op: OnnxruntimeRequantize) -> Store:
@@ -171,26 +180,20 @@ def _distinct(rows: IntArray) -> IntArray:
 def _corrected(op: OnnxruntimeRequantize, scales: NDArray[np.float32], steps: IntArray) -> Store:
     mantissa, point = decompose(scales)
     zero = op.result.zero_points[0]
-    found: list[MulShift] = []
-    ups: list[list[int]] = []
-    downs: list[list[int]] = []
-    for channel, (lo, hi) in enumerate(op.reach):
-        form = _nearest(int(mantissa[channel]), int(point[channel]), zero)
-        found.append(form)
-        up, down = _differences(form, steps[channel], op.lo, lo, hi)
-        ups.append(up)
-        downs.append(down)
-    most = max(len(row) for row in ups + downs)
-    if most > _MOST_CORRECTIONS:
+    found = [_nearest(int(m), int(p), zero) for m, p in zip(mantissa, point, strict=True)]
+    lists = [_lists(op, found, steps, even=even) for even in (False, True)]
+    sizes = [max(len(row) for row in ups + downs) for ups, downs in lists]
+    even = sizes[1] < sizes[0]
+    if min(sizes) > _MOST_CORRECTIONS:
         raise NoIntegerForm(
             "a requantizer whose float32 roundings matter too often",
-            have=f"{most} accumulators of a channel",
-            want=f"at most {_MOST_CORRECTIONS}",
+            have=f"more than {_MOST_CORRECTIONS} accumulators of a channel",
             hint="set the option semantics to dyadic",
         )
     unreachable = max(hi for _, hi in op.reach) + 1
     base = mulshift(found, op.reach, op.lo, op.hi)
-    return replace(base, ups=_listed(ups, unreachable), downs=_listed(downs, unreachable))
+    ups, downs = (_listed(rows, unreachable) for rows in lists[even])
+    return replace(base, even=even, zero=zero, ups=ups, downs=downs)
 
 
 def _nearest(mantissa: int, point: int, zero: int) -> MulShift:
@@ -201,18 +204,36 @@ def _nearest(mantissa: int, point: int, zero: int) -> MulShift:
     return MulShift(mantissa, shift, (zero << shift) + (1 << (shift - 1)))
 
 
-def _differences(
-    form: MulShift, steps: IntArray, least: int, lo: int, hi: int
-) -> tuple[list[int], list[int]]:
-    """Accumulators in lo..hi on which the stepwise function is one above, and one below, `form`.
+def _lists(
+    op: OnnxruntimeRequantize, found: list[MulShift], steps: IntArray, *, even: bool
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Per channel, accumulators on which the op is one above, and one below, `found`."""
+    zero = op.result.zero_points[0]
+    pairs = [
+        _differences(form, row, op.lo, reach, zero if even else None)
+        for form, row, reach in zip(found, steps, op.reach, strict=True)
+    ]
+    return [up for up, _ in pairs], [down for _, down in pairs]
 
-    Both are monotone, so they differ only between a code's step in one and its step in the other.
+
+def _differences(
+    form: MulShift, steps: IntArray, least: int, reach: tuple[int, int], zero: int | None
+) -> tuple[list[int], list[int]]:
+    """Accumulators within reach on which the stepwise function is one above, and one below, `form`.
+
+    Both are monotone, so they differ only between a code's step in one and its step in the other. With
+    `zero` an exact tie reaches an odd number of steps from it one accumulator later.
     """
+    lo, hi = reach
     ups: list[int] = []
     downs: list[int] = []
     for index, step in enumerate(steps.tolist()):
-        goal = ((least + 1 + index) << form.shift) - form.offset
-        own = hi + 1 if not form.multiplier else min(max(-(-goal // form.multiplier), lo), hi + 1)
+        code = least + 1 + index
+        goal = (code << form.shift) - form.offset
+        own = hi + 1 if not form.multiplier else -(-goal // form.multiplier)
+        if zero is not None and own * form.multiplier == goal and (code - zero) & 1:
+            own += 1
+        own = min(max(own, lo), hi + 1)
         if abs(own - step) > _MOST_CORRECTIONS:
             return list(range(_MOST_CORRECTIONS + 1)), []
         ups.extend(range(step, own))

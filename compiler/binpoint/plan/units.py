@@ -161,10 +161,10 @@ class Depthwise(Unit):
 
 @dataclass(frozen=True, slots=True)
 class Reduce(Unit):
-    """y[r, c] = store(fold of x[r, t, c] over t): the largest, the smallest, or the sum; lanes side by side.
+    """y[r, c] = store(fold of x[r, t, c] over t): ``max``, ``min``, or ``sum`` from `start` on.
 
-    The operand has the order row, channel word, tap. With `held` taps are outermost and all channel
-    words are accumulated side by side: order tap, channel word, as a plain tensor has.
+    The operand has the order row, channel word, tap. With `held` taps are outermost and the results of
+    all channel words are held: order row, tap, channel word, as a plain tensor has.
     """
 
     stem: ClassVar[str] = "reduce"
@@ -178,6 +178,7 @@ class Reduce(Unit):
     store: Store
     pe: int
     held: bool = False
+    start: int = 0
 
     @property
     def iterations(self) -> int:
@@ -194,6 +195,92 @@ class Reduce(Unit):
             return (np.arange(1, self.rows * self.folds + 1) * self.taps - 1,)
         last = (np.arange(self.rows)[:, None] * self.taps + self.taps - 1) * self.folds
         return ((last + np.arange(self.folds)).reshape(-1),)
+
+
+@dataclass(frozen=True, slots=True)
+class Arg(Unit):
+    """y[r, c] = the first, or last, t at which x[r, t, c] is largest, or smallest; order row, t, channel word.
+
+    Args:
+        relation: ``>``, ``>=``, ``<`` or ``<=``: when a later element takes the place.
+    """
+
+    stem: ClassVar[str] = "arg"
+
+    relation: str
+    rows: int
+    folds: int
+    taps: int
+    x: IntType
+    pe: int
+
+    @property
+    def iterations(self) -> int:
+        """Rows by taps by channel words."""
+        return self.rows * self.folds * self.taps
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """Every iteration."""
+        return (np.arange(self.iterations),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """With the last tap."""
+        last = (np.arange(self.rows)[:, None] * self.taps + self.taps - 1) * self.folds
+        return ((last + np.arange(self.folds)).reshape(-1),)
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(Unit):
+    """Shares of rows of `count` elements: largest, sum of table entries, then a division each.
+
+    Args:
+        table: an entry for each distance from the largest element, nearest last.
+        form: ``table``, with integer entries, or ``float``, with bit patterns of float32.
+        factor: numerator of a share; 256 with ``table``.
+        zero, lo, hi: of the result.
+    """
+
+    stem: ClassVar[str] = "softmax"
+
+    rows: int
+    count: int
+    x: IntType
+    table: Constant
+    form: str
+    factor: int
+    zero: int
+    lo: int
+    hi: int
+
+    @property
+    def sum_cycles(self) -> int:
+        """Of one addition."""
+        return 8 if self.form == "float" else 1
+
+    @property
+    def quotient_bits(self) -> int:
+        """Steps of one division."""
+        return 52 if self.form == "float" else 34
+
+    @property
+    def row_cycles(self) -> int:
+        """Reading, adding, dividing."""
+        return self.count * (1 + self.sum_cycles + self.quotient_bits + 4)
+
+    @property
+    def iterations(self) -> int:
+        """Cycles of all rows."""
+        return self.rows * self.row_cycles
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """At the beginning of each row."""
+        first = np.arange(self.rows)[:, None] * self.row_cycles
+        return ((first + np.arange(self.count)).reshape(-1),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """After each division."""
+        first = np.arange(self.rows)[:, None] * self.row_cycles + self.count * (1 + self.sum_cycles)
+        return ((first + np.arange(1, self.count + 1) * (self.quotient_bits + 4) - 1).reshape(-1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,22 +527,24 @@ class Copy(Unit):
 
 @dataclass(frozen=True, slots=True)
 class Frame(Unit):
-    """The operand in a frame of `code`: sizes before, of and after the operand on each axis, in words."""
+    """The operand in a frame of `code`, its words `steps` apart with `code` in between; by axes of words.
+
+    Args:
+        before: words of the frame before the operand, on each axis.
+        sizes: words of the operand.
+        whole: words of the result.
+        steps: distance of the operand's words in the result.
+    """
 
     stem: ClassVar[str] = "frame"
 
     before: tuple[int, ...]
     sizes: tuple[int, ...]
-    after: tuple[int, ...]
+    whole: tuple[int, ...]
+    steps: tuple[int, ...]
     code: int
     elem: IntType
     lanes: int
-
-    @property
-    def whole(self) -> tuple[int, ...]:
-        """Sizes of the result."""
-        axes = zip(self.before, self.sizes, self.after, strict=True)
-        return tuple(sum(widths) for widths in axes)
 
     @property
     def iterations(self) -> int:
@@ -465,7 +554,8 @@ class Frame(Unit):
     def reads(self) -> tuple[IntArray, ...]:
         """Inside of the frame."""
         inside = np.zeros(self.whole, bool)
-        inside[tuple(slice(b, b + n) for b, n in zip(self.before, self.sizes, strict=True))] = True
+        axes = zip(self.before, self.sizes, self.steps, strict=True)
+        inside[tuple(slice(b, b + n * s, s) for b, n, s in axes)] = True
         return (np.flatnonzero(inside),)
 
     def writes(self) -> tuple[IntArray, ...]:

@@ -242,7 +242,7 @@ def argmax(w: Weave, x: str) -> str | None:
     rank = len(w.shape(x))
     if rank < 2:
         return None
-    return w.apply("ArgMax", x, axis=w.pick([-1, w.number(1, rank - 1)]), keepdims=w.number(0, 1))
+    return w.apply(w.pick(["ArgMax", "ArgMin"]), x, axis=w.pick([-1, w.number(1, rank - 1)]), keepdims=w.number(0, 1))
 
 
 def concat(w: Weave, x: str) -> str | None:

@@ -228,6 +228,21 @@ _MCU_TABLES: tuple[type[_Table], ...] = (
 _FPGA_TABLES: tuple[type[_Table], ...] = (Clock, Fabric, FpgaTarget, Interface, Synthesis)
 
 
+def microcontroller(target: Target) -> McuTarget:
+    """Return the target, if it runs C.
+
+    Raises:
+        InvalidTarget: it is an FPGA.
+    """
+    if isinstance(target, McuTarget):
+        return target
+    raise InvalidTarget(
+        f"`{target.name}` does not run C",
+        have=f"family {target.family}",
+        want="family mcu: `binpoint list targets`",
+    )
+
+
 def list_targets() -> tuple[str, ...]:
     """Return the names of the targets that come with binpoint, sorted."""
     files = resources.files("binpoint.targets").iterdir()

@@ -251,7 +251,8 @@ def test_a_witness_that_gives_too_little_is_no_witness(folder: Path) -> None:
     result = compile_model(folder / "qnet.onnx", load_target("host"), OPTIONS, verify="none")
     (name,) = result.graph.outputs
     value = {name: np.zeros((1, models.CLASSES), np.int64)}
-    for found in ([], [value, value], [{}], [{"other": value[name]}]):
+    given: list[list[dict[str, np.ndarray]]] = [[], [value, value], [{}], [{"other": value[name]}]]
+    for found in given:
         with pytest.raises(VerificationError, match="other values"):
             first_difference(result.graph, [value], found)
 

@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 
 from binpoint import ort
 from binpoint.errors import BinpointError, InvalidConstant, InvalidModel, UnsupportedOperator
+from binpoint.frontend.between import read_function
+from binpoint.frontend.qonnx import (
+    clip_codes,
+    is_quantizer,
+    is_rational,
+    quantize_linear,
+    read_quantizer,
+)
 from binpoint.frontend.quantizers import QUANTIZED, Layout, make_type, storage_of
 from binpoint.frontend.read import array_of, opsets_of, ordered_nodes, read_model, static_shape
 from binpoint.ir.build import GraphBuilder
@@ -59,6 +67,7 @@ class Importer:
         self.opsets = opsets_of(model)
         self.graph = Graph(identifier(name))
         self.graph.digest = digest
+        self.graph.rational = is_rational(self.proto)
         self.values: dict[str, Value] = {}
         self.codes: set[str] = set()
         self.stored: dict[str, IntType] = {}
@@ -155,6 +164,8 @@ class Importer:
     def _import(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
         """Results, and whether they are codes."""
         kind = node.op
+        if self.graph.rational and (found := self._rational(build, node)) is not None:
+            return found
         if kind == "QuantizeLinear" or kind == "com.microsoft.QuantizeLinear":
             return (self._quantize(build, node),), True
         if kind == "DequantizeLinear" or kind == "com.microsoft.DequantizeLinear":
@@ -181,6 +192,18 @@ class Importer:
             )
             node = replace(node, inputs=real)
         return self.ops[kind].from_onnx(node, build), coded
+
+    def _rational(
+        self, build: GraphBuilder, node: OnnxNode
+    ) -> tuple[tuple[Value, ...], bool] | None:
+        """A quantizer, codes clipped, or an exact function of one operand; None if it is neither."""
+        if is_quantizer(node.proto):
+            return (read_quantizer(node, build),), False
+        if node.op == "Clip" and node.codes[0]:
+            alone = self.readers[node.proto.input[0]] == 1
+            return (clip_codes(node, build, alone=alone),), True
+        function = read_function(node, build)
+        return None if function is None else ((function,), False)
 
     def _known(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
         """Shape of a static value; Identity, Dropout and Cast as their operand."""
@@ -253,6 +276,8 @@ class Importer:
                 codes.astype(kind.storage.dtype), fixed=kind, hint=node.outputs[0]
             )
         self.graph.quantized = True
+        if self.graph.rational:
+            return quantize_linear(node, build, kind)
         if x.fixed == kind:
             return x
         if x.fixed is None and self.readers[node.proto.input[0]] == 1 and kind.axis is None:

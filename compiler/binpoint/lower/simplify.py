@@ -13,6 +13,7 @@ from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
+from binpoint.ops.thresholds import IntThresholds
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
 
@@ -105,8 +106,8 @@ class ProveRequantizers(Pass):
             match node.op:
                 case OnnxruntimeRequantize():
                     op = node.op.proved()
-                    op = op.in_float() if op.proof is None and floats else op
-                case OnnxruntimePair():
+                    op = op.in_float() if floats and op.form.name in ("exact", "mixed") else op
+                case OnnxruntimePair() | IntThresholds():
                     op = node.op.proved()
                 case _:
                     continue

@@ -21,8 +21,8 @@ class ToIntegers(Pass):
 
     1. Each op lowers itself, in topological order, knowing its operands' integer types and ranges
        and the types assigned to its results.
-    2. Requantization is ONNXRUNTIME's for a model that came with quantizers, else DYADIC; the
-       option `semantics` decides otherwise.
+    2. Requantization is RATIONAL for a model with QONNX's quantizers, ONNXRUNTIME's for one that
+       came with others, else DYADIC; the option `semantics` decides otherwise.
     3. Values keep their names. An output that is also an input, a constant or another output is
        copied.
     """
@@ -40,6 +40,7 @@ class ToIntegers(Pass):
             graph.digest,
             graph.output_names,
         )
+        result.rational = graph.rational
         build = GraphBuilder(result)
         values: dict[str, Value] = {}
         for name in graph.inputs:
@@ -51,7 +52,9 @@ class ToIntegers(Pass):
         for node in graph.nodes():
             self._lower(graph, node, build, values, context)
         for name in graph.outputs:
-            result.outputs += (self._output(build, values, graph.value(name)).name,)
+            output = self._output(build, values, graph.value(name))
+            result.set_value(replace(output, reading=graph.value(name).reading))
+            result.outputs += (output.name,)
         return result
 
     def _lower(
@@ -129,8 +132,12 @@ def semantics_of(graph: Graph, context: Context) -> Semantics:
     """How rounding between ops is defined for this model."""
     match context.options.semantics:
         case "auto":
+            if graph.rational:
+                return Semantics.RATIONAL
             return Semantics.ONNXRUNTIME if graph.quantized else Semantics.DYADIC
         case "onnxruntime":
             return Semantics.ONNXRUNTIME
         case "dyadic":
             return Semantics.DYADIC
+        case "rational":
+            return Semantics.RATIONAL

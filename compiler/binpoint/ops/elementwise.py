@@ -110,7 +110,7 @@ class Scalar(FloatOp):
         """A table of all codes."""
         x = build.integer(site.inputs[0])
         function = self.runtime
-        if site.semantics is Semantics.DYADIC:
+        if site.semantics is not Semantics.ONNXRUNTIME:
             function = self._wide
         return (tabulate(build, x, site.result, site.semantics, function, site.name),)
 
@@ -262,7 +262,7 @@ class MinMax(FloatOp):
         if v.constant is None:
             return convert(build, v, target, site.semantics)
         real = constant_array(v)
-        if site.semantics is Semantics.DYADIC:
+        if site.semantics is not Semantics.ONNXRUNTIME:
             return build.constant(target.quantize(real), target)
         low, high = target.storage.min, target.storage.max
         scale, zero = float(target.scale), target.zero_point

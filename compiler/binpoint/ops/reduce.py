@@ -129,7 +129,7 @@ def sum_of(
     notes: tuple[str, ...] = (),
 ) -> Value:
     """The sum or mean over a block, rounded to the type of the site's result."""
-    exact = site.semantics is Semantics.DYADIC
+    exact = site.semantics is not Semantics.ONNXRUNTIME
     op = IntSum(block, x.elem.zero_point, accumulator([x.elem.scale], 1), () if exact else notes)
     acc = build.one(op, x)
     divisor = block.n if mean else 1

@@ -14,6 +14,13 @@ from binpoint.plan.program import ConstantArray, Place, Port, Program, Storage
 from binpoint.plan.schedule import Schedule, schedule
 
 
+_RESERVED = (
+    "arena", "constant", "context", "hook", "quantize", "run", "size_t",
+    *(f"{sign}int{width}_t" for sign in ("", "u") for width in (8, 16, 32, 64, "ptr")),
+)  # fmt: skip
+"""Names, after the model's prefix or without, that the generated code has for other things."""
+
+
 def arrange(graph: Graph, options: CompileOptions) -> Program:
     """Fuse, order and place.
 
@@ -33,14 +40,18 @@ def arrange(graph: Graph, options: CompileOptions) -> Program:
             sizes[_scratch(step)] = aligned(step.call.scratch)
     order = _ordered(steps, sizes, owner, graph)
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
-    constants, found = _constants(graph, order.steps)
+    taken = set(_RESERVED)
+    sources = tuple(graph.value(name).source or name for name in graph.inputs)
+    inputs = _ports(graph, graph.inputs, sources, taken)
+    outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
+    constants, found = _constants(graph, order.steps, taken)
     storage = _storage(graph, owner, placement.offsets) | found
     return Program(
         name=options.name or identifier(graph.name).lower(),
         graph=graph,
         steps=order.steps,
-        inputs=_ports(graph, graph.inputs, tuple(graph.value(n).source or n for n in graph.inputs)),
-        outputs=_ports(graph, graph.outputs, graph.output_names or graph.outputs),
+        inputs=inputs,
+        outputs=outputs,
         storage=storage,
         constants=constants,
         arena_bytes=placement.total,
@@ -140,13 +151,12 @@ def _join(
 
 
 def _constants(
-    graph: Graph, steps: tuple[Step, ...]
+    graph: Graph, steps: tuple[Step, ...], taken: set[str]
 ) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
     """All arrays, equal ones once, in order of use; and where each constant value is."""
     arrays: dict[tuple[object, ...], ConstantArray] = {}
     order: list[ConstantArray] = []
     storage: dict[str, Storage] = {}
-    taken: set[str] = set()
     for step in steps:
         if step.alias:
             continue
@@ -182,11 +192,13 @@ def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int]) -> di
     return storage
 
 
-def _ports(graph: Graph, values: tuple[str, ...], sources: tuple[str, ...]) -> tuple[Port, ...]:
+def _ports(
+    graph: Graph, values: tuple[str, ...], sources: tuple[str, ...], taken: set[str]
+) -> tuple[Port, ...]:
+    """Ports with names that are new, in lower case, as macros have them in upper case."""
     ports: list[Port] = []
-    taken: set[str] = set()
     for value, source in zip(values, sources, strict=True):
-        name = unique(source, taken)
+        name = unique(identifier(source).lower(), taken)
         taken.add(name)
         ports.append(Port(name, source, graph.value(value)))
     return tuple(ports)

@@ -61,7 +61,8 @@ class AssignTypes(Pass):
         for node in graph.nodes():
             _free_bias(real, graph, node)
             _weights(graph, graph.node(node.name), context.options)
-        if context.options.bias_correction and context.samples is not None:
+        correct = context.options.bias_correction and not graph.rational
+        if correct and context.samples is not None:
             correct_biases(real, graph, context.samples.spread(self.corrections))
         return remove_dead(graph)
 

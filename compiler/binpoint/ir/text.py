@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
@@ -48,7 +48,7 @@ def _short(item: Any) -> str:
     if isinstance(item, Constant):
         return repr(item)
     if isinstance(item, tuple):
-        parts: tuple[Any, ...] = item
+        parts = cast("tuple[Any, ...]", item)
         rest = f", … {len(parts)} in all" if len(parts) > _LONG else ""
         return f"({', '.join(_short(part) for part in parts[:_LONG])}{rest})"
     if (

@@ -19,7 +19,7 @@ from binpoint import pipelines
 from binpoint.errors import UnsupportedOperator
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
-from binpoint.ir.evaluate import constant_array, evaluate
+from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.ops import OPS
 from binpoint.options import CompileOptions
@@ -74,10 +74,16 @@ def node_tests() -> tuple[NodeTest, ...]:
     for case in cases:
         if not {n.op_type for n in case.model.graph.node} <= known:
             continue
+        names = [i.name for i in case.model.graph.input]
         for inputs, outputs in case.data_sets:
-            names = [i.name for i in case.model.graph.input]
-            found.append(NodeTest(case.name, case.model, dict(zip(names, inputs, strict=False)), outputs))
+            given = {n: _array(a) for n, a in zip(names, inputs, strict=False)}
+            found.append(NodeTest(case.name, case.model, given, [_array(a) for a in outputs]))
     return tuple(found)
+
+
+def _array(data: Any) -> Any:
+    """Tensors of types that numpy does not know come as messages; sequences stay what they are."""
+    return numpy_helper.to_array(data) if isinstance(data, onnx.TensorProto) else data
 
 
 def with_constants(test: NodeTest, names: Sequence[str]) -> NodeTest:
@@ -144,7 +150,3 @@ def run_integer(test: NodeTest) -> list[Array]:
         wide = np.asarray(expected).dtype.kind == "f"
         found.append(real(graph.value(name), codes) if wide else codes)
     return found
-
-
-def _unused(graph: Graph) -> object:
-    return constant_array

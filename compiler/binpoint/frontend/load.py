@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from binpoint import ort
 from binpoint.errors import BinpointError, InvalidConstant, InvalidModel, UnsupportedOperator
 from binpoint.frontend.between import read_function
+from binpoint.frontend.nodes import check_node, check_sizes
 from binpoint.frontend.qonnx import (
     clip_codes,
     is_quantizer,
@@ -23,7 +24,14 @@ from binpoint.frontend.qonnx import (
     read_quantizer,
 )
 from binpoint.frontend.quantizers import QUANTIZED, Layout, make_type, storage_of
-from binpoint.frontend.read import array_of, opsets_of, ordered_nodes, read_model, static_shape
+from binpoint.frontend.read import (
+    check_size,
+    opsets_of,
+    ordered_nodes,
+    read_model,
+    static_shape,
+)
+from binpoint.frontend.tensors import array_of, type_name
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Origin, Value
@@ -44,6 +52,18 @@ _REAL = (
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.DOUBLE,
     onnx.TensorProto.BFLOAT16,
+)
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial"}
+    | {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")}
+)
+_MISFITS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
 )
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
@@ -80,14 +100,17 @@ class Importer:
     def run(self) -> Graph:
         """Import inputs, constants, nodes, outputs."""
         build = GraphBuilder(self.graph)
-        arrays = {t.name: array_of(t, t.name) for t in self.proto.initializer}
-        for info in self.proto.input:
-            if info.name not in arrays:
-                self._input(build, info)
-        for name in sorted(arrays):
-            self.values[name] = self._constant(build, arrays[name], name)
-        for index, node in enumerate(ordered_nodes(self.proto, tuple(self.values))):
+        stored = {t.name: t for t in self.proto.initializer}
+        free = [info for info in self.proto.input if info.name not in stored]
+        nodes = ordered_nodes(self.proto, [*stored, *(info.name for info in free)])
+        for info in free:
+            self._input(build, info)
+        for name in sorted(stored):
+            self.values[name] = self._constant(build, array_of(stored[name], name), name)
+        for index, node in enumerate(nodes):
             self._node(build, node, index)
+        if not self.proto.output:
+            raise InvalidModel("the graph has no outputs")
         for info in self.proto.output:
             self._output(info.name)
         return self.graph
@@ -97,13 +120,9 @@ class Importer:
     def _input(self, build: GraphBuilder, info: onnx.ValueInfoProto) -> None:
         kind = info.type.tensor_type.elem_type
         if kind not in (*_REAL, *_CODES):
-            name = (
-                onnx.TensorProto.DataType.Name(kind)
-                if kind in onnx.TensorProto.DataType.values()
-                else str(kind)
-            )
             raise UnsupportedOperator(
-                f"the input `{info.name}` is of type {name}", want="float, int8 or uint8"
+                f"the input `{info.name}` is of type {type_name(kind)}",
+                want="float, int8 or uint8",
             )
         value = build.input(
             info.name, TensorType(static_shape(info), FloatType()), source=info.name
@@ -146,19 +165,26 @@ class Importer:
             proto, inputs, self.opsets.get(domain, 1), index, tuple(proto.output), flags
         )
         here = build.at(
-            proto.output[0] if proto.output else proto.op_type,
-            Origin((proto.name or proto.output[0],)),
+            (*(name for name in proto.output if name), proto.op_type)[0],
+            Origin((_name(proto, index),)),
         )
         try:
-            results, coded = self._import(here, node)
+            check_node(proto, self.opsets, node.place)
+            check_sizes(node)
+            results, coded = self._rational(here, node) or self._import(here, node)
         except BinpointError:
             raise
-        except AssertionError as error:
-            node.refuse(f"its operands do not fit: {error}")
-        for index, name in enumerate(proto.output[len(results) :], len(results)):
+        except _MISFITS as error:
+            # Operands and attributes of a hostile file may be anything; ops state what they need
+            # by using it.
+            node.refuse(
+                "its operands or attributes do not fit", have=f"{type(error).__name__}: {error}"
+            )
+        for name in proto.output[len(results) :]:
             if name and self.readers[name]:
-                node.refuse(f"its result {index} (`{name}`)", hint="cut the model before its readers")
+                node.refuse(f"its result `{name}` is not computed here")
         for name, value in zip(proto.output, results, strict=False):
+            check_size(value.shape, name)
             self.values[name] = value
             if coded:
                 self.codes.add(name)
@@ -169,8 +195,6 @@ class Importer:
     def _import(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
         """Results, and whether they are codes."""
         kind = node.op
-        if self.graph.rational and (found := self._rational(build, node)) is not None:
-            return found
         if kind == "QuantizeLinear" or kind == "com.microsoft.QuantizeLinear":
             return (self._quantize(build, node),), True
         if kind == "DequantizeLinear" or kind == "com.microsoft.DequantizeLinear":
@@ -183,9 +207,10 @@ class Importer:
             return (self._exact(build, node),), False
         if kind == "Shape" or (kind != "Constant" and kind in _ALIASES):
             return self._known(build, node)
-        if all(
-            v is None or (v.constant is not None and v.fixed is None) for v in node.inputs
-        ) and kind not in ("RandomNormal", "RandomUniform"):
+        if (
+            all(v is None or (v.constant is not None and v.fixed is None) for v in node.inputs)
+            and kind not in _RANDOM
+        ):
             return self._fold(build, node), False
         if kind not in self.ops:
             node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
@@ -203,7 +228,9 @@ class Importer:
     def _rational(
         self, build: GraphBuilder, node: OnnxNode
     ) -> tuple[tuple[Value, ...], bool] | None:
-        """A quantizer, codes clipped, or an exact function of one operand; None if it is neither."""
+        """A quantizer, codes clipped, or an exact function of one operand; None if none of them."""
+        if not self.graph.rational:
+            return None
         if is_quantizer(node.proto):
             return (read_quantizer(node, build),), False
         if node.op == "Clip" and node.codes[0]:
@@ -466,6 +493,11 @@ class Importer:
             node.refuse("is not supported", hint=HINTS.get(node.op, _HINT))
         (result,) = self.ops[node.op].from_onnx(replace(node, inputs=tuple(operands)), build)
         return result
+
+
+def _name(node: onnx.NodeProto, index: int) -> str:
+    """The node's name, else that of its first result, else its place in the file."""
+    return (*filter(None, (node.name, *node.output)), f"node {index}")[0]
 
 
 def _nowhere(name: str) -> OnnxNode:

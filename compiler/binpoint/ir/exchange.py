@@ -49,7 +49,8 @@ class OnnxNode:
     @property
     def place(self) -> str:
         """Where the node is, for messages."""
-        return f"{self.proto.name or self.proto.output[0]} (node {self.index})"
+        name = (*filter(None, (self.proto.name, *self.proto.output)), self.proto.op_type)[0]
+        return f"{name} (node {self.index})"
 
     def attribute(self, name: str) -> Any:
         """The value of an attribute, or None."""

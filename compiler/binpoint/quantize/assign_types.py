@@ -42,6 +42,9 @@ class AssignTypes(Pass):
        become so again where they were stored for a scale that is no longer that of the sums; with
        the option `bias_correction` the mean error of each channel is taken out of them.
 
+    5. A model of which only constants came quantized no longer counts as quantized: its rounding is
+       binpoint's own.
+
     `samples` and `corrections` are how many samples are used at most for ranges and for biases,
     evenly spread.
     """
@@ -57,6 +60,7 @@ class AssignTypes(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         real = graph.copy()
+        graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
         pass_types(graph)
         self._activations(graph, context)
         for node in graph.nodes():

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from binpoint.emit.mcu_c import render
-from binpoint.errors import BinpointError
+from binpoint.errors import BadOption, BinpointError
 from binpoint.frontend.load import load
 from binpoint.frontend.qonnx import is_rational
 from binpoint.frontend.samples import read_samples
@@ -240,6 +240,26 @@ def test_branches_of_scales_without_common_unit(
     assert [type(n.op).__name__ for n in graph.nodes()][-2:] == ["IntAdd", "IntThresholds"]
 
 
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "Abs"])
+def test_function_without_exact_steps_is_a_table(
+    tmp_path: Path, rng: np.random.Generator, op: str
+) -> None:
+    net = Net((1, 8))
+    y = net.add("Mul", net.add(op, net.quant("x", STEP, 8)), 3.0)
+    graph = close(net.model(net.quant(y, 0.25, 5)), tmp_path, samples(rng, (1, 8), 40))
+    assert [type(n.op).__name__ for n in graph.nodes()] == ["IntLookup"]
+
+
+def test_scale_outside_of_its_quantizer(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Quant on unit scale, the scale multiplied afterwards: of weights and of activations."""
+    net = Net((1, 8))
+    x = net.add("Mul", net.quant(net.add("Div", "x", STEP), 1.0, 8), STEP)
+    scales = 2.0 ** rng.integers(-3, 0, (1, 5))
+    weights = net.add("Mul", net.quant(rng.normal(0, 4, (8, 5)), 1.0, 4), scales)
+    out = net.quant(net.add("MatMul", x, weights), 0.5, 4)
+    exact(net.model(out), tmp_path, samples(rng, (1, 8)))
+
+
 def test_mean_before_a_product_needs_no_quantizer(tmp_path: Path, rng: np.random.Generator) -> None:
     net = Net((1, 3, 5, 5))
     mean = net.add("GlobalAveragePool", net.quant("x", STEP, 5))
@@ -392,6 +412,15 @@ def test_activations_with_a_scale_per_channel_are_refused(
     y = net.add("MatMul", x, net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
     error = refused(net, net.quant(y, 1.0, 4), tmp_path)
     assert "scale per channel" in error.message
+
+
+def test_other_semantics_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    net = Net((1, 6))
+    y = net.add("MatMul", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
+    (tmp_path / "net.onnx").write_bytes(net.model(net.quant(y, 1.0, 4)).SerializeToString())
+    context = Context(load_target("host"), CompileOptions(semantics="onnxruntime"))
+    with pytest.raises(BadOption, match="exact"):
+        run(mcu(), load(tmp_path / "net.onnx"), context)
 
 
 def test_input_without_quantizer_asks_for_samples(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -260,6 +260,37 @@ def test_scale_outside_of_its_quantizer(tmp_path: Path, rng: np.random.Generator
     exact(net.model(out), tmp_path, samples(rng, (1, 8)))
 
 
+def test_scales_per_channel_move_into_depthwise_weights(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    net = Net((1, 2, 6, 6))
+    y = net.add("Conv", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (4, 2, 3, 3)), 0.25, 3))
+    y = net.quant(y, rng.uniform(0.3, 0.9, (1, 4, 1, 1)), 4)
+    y = net.add("Conv", y, net.quant(rng.normal(0, 1, (8, 1, 2, 2)), 0.25, 3), group=4)
+    close(net.model(net.quant(y, 0.7, 4)), tmp_path, samples(rng, (1, 2, 6, 6)))
+
+
+def test_scales_per_channel_that_are_multiples_move_into_weights(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    net = Net((1, 8))
+    y = net.add("MatMul", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (8, 6)), 0.25, 3))
+    y = net.quant(y, 2.0 ** -rng.permutation(6).reshape(1, 6) / 2, 4)
+    y = net.add("MatMul", y, net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
+    exact(net.model(net.quant(y, 0.5, 5)), tmp_path, samples(rng, (1, 8)))
+
+
+def test_scales_per_channel_without_a_unit_are_refused(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    net = Net((1, 8))
+    y = net.add("MatMul", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (8, 6)), 0.25, 3))
+    y = net.quant(y, rng.uniform(0.3, 0.9, (1, 6)), 4)
+    y = net.add("MatMul", y, net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
+    error = refused(net, net.quant(y, 1.0, 4), tmp_path)
+    assert "scale per channel" in error.message
+
+
 def test_mean_before_a_product_needs_no_quantizer(tmp_path: Path, rng: np.random.Generator) -> None:
     net = Net((1, 3, 5, 5))
     mean = net.add("GlobalAveragePool", net.quant("x", STEP, 5))

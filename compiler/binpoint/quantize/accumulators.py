@@ -24,6 +24,7 @@ from binpoint.ops.reduce import Reduce
 from binpoint.ops.rescale import accumulator
 from binpoint.ops.unary import Unary
 from binpoint.passes.base import Context, Effect, Pass, Stage
+from binpoint.quantize.channel_scales import fold_channel_scales
 from binpoint.quantize.groups import activations
 from binpoint.quantize.inputs import absorbed
 from binpoint.quantize.observe import observe
@@ -45,9 +46,10 @@ class TypeAccumulators(Pass):
     2. A sum of products, of quantized values or over axes has 32 bits and the exact scale.
     3. A sum of two scales without common unit in 32 bits, and a function without exact steps, are
        one op with the quantizer that reads them.
-    4. An output without quantizer is the integer sum, with the bias in it; its exact meaning
+    4. Scales per channel of activations move into the weights that read them.
+    5. An output without quantizer is the integer sum, with the bias in it; its exact meaning
        is in `Value.reading` where the type does not tell it.
-    5. A value without type that is multiplied or summed is an error.
+    6. A value without type that is multiplied or summed is an error.
     """
 
     name: ClassVar[str] = "type-accumulators"
@@ -59,6 +61,7 @@ class TypeAccumulators(Pass):
         """See the class."""
         if not graph.rational:
             return graph
+        fold_channel_scales(graph)
         for name in graph.outputs:
             _part(graph, name)
         for name in graph.inputs:

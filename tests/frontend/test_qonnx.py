@@ -143,13 +143,13 @@ def test_first_trunc_drops_low_bits(tmp_path: Path, rng: np.random.Generator, ru
 
 
 def test_second_trunc_states_its_scale(tmp_path: Path, rng: np.random.Generator) -> None:
-    net = Net((1, 2, 4, 4))
+    net = Net((1, 3, 4, 8))
     pooled = net.add("AveragePool", net.quant("x", STEP, 6), kernel_shape=[2, 2], strides=[2, 2])
     flags = {"rounding_mode": "FLOOR", "signed": 1, "narrow": 0}
     out = net.add("Trunc", pooled, STEP / 4, 0.0, 8.0, STEP, 6.0, domain=net.domain, **flags)
     model = net.model(out)
     model.opset_import[1].version = 2
-    exact(model, tmp_path, samples(rng, (1, 2, 4, 4)))
+    exact(model, tmp_path, samples(rng, (1, 3, 4, 8)))
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ class StoreView:
     table: str = ""
     paren_low: str = ""
     thresholds: str = ""
+    sign: str = ""
     levels: int = 0
     multiplier: str = ""
     offset: str = ""
@@ -123,7 +124,12 @@ def store_view(
         rows = spread(store.thresholds.array, folds, pe)
         array = array_view(f"{name}_thresholds", rows, reshape=(2, 3), signed=True)
         at = "[f][p]" if len(rows) > 1 else "[0][p]"
-        return (array,), StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels)
+        if store.sign is None:
+            view = StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels)
+            return (array,), view
+        signs, sign = _column(f"{name}_sign", store.sign, folds, pe)
+        view = StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels, sign=sign)
+        return (array, *([] if signs is None else [signs])), view
     if store.multiplier is None:
         return (), StoreView(store.form, lo, hi)
     return _mulshift(name, store, folds, pe)

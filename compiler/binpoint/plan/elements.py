@@ -17,7 +17,8 @@ from binpoint.ops.pairwise import Pairwise
 from binpoint.ops.requantize import Clamp, Requantize
 from binpoint.plan import units
 from binpoint.plan.place import Draft, Place, array_of
-from binpoint.plan.store import Store, as_it_is, clamped, looked_up, requantized
+from binpoint.plan.staircase import requantized
+from binpoint.plan.store import Store, as_it_is, clamped, looked_up
 
 _NARROW = 8
 

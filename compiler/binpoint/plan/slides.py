@@ -16,7 +16,8 @@ from binpoint.ops.pooling import IntAverage, IntMaxPool, counts_of
 from binpoint.ops.window import Window as Slide
 from binpoint.plan import units
 from binpoint.plan.place import Draft, End, Place
-from binpoint.plan.store import as_it_is, mulshift
+from binpoint.plan.staircase import mulshift
+from binpoint.plan.store import as_it_is
 
 
 def rows_first(window: Slide, spatial: Sequence[int]) -> tuple[Slide, tuple[int, int]]:

@@ -20,7 +20,8 @@ from binpoint.ops.requantize import Requantize
 from binpoint.plan import units
 from binpoint.plan.place import Draft, End, Place, array_of
 from binpoint.plan.slides import slide_over, window_unit
-from binpoint.plan.store import Store, as_it_is, requantized
+from binpoint.plan.staircase import requantized
+from binpoint.plan.store import Store, as_it_is
 from binpoint.plan.units import Unit, narrowest
 
 

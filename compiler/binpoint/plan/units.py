@@ -19,7 +19,7 @@ from binpoint.plan.movers import Concat, Copy, Fork, Frame, Lanes
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit
 
-__all__ = [
+__all__ = (
     "Arg",
     "Concat",
     "Copy",
@@ -35,7 +35,7 @@ __all__ = [
     "Unit",
     "Window",
     "narrowest",
-]
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,10 @@ The ONNX operators that are read, with their domain if it is not the default one
 and `DequantizeLinear` become types; `Identity`, `Dropout` and `Cast` between real types vanish.
 What is missing is refused by name.
 
+The quantizers of QONNX are read from `qonnx.custom_op.general`, `finn.custom_op.general`,
+`onnx.brevitas` and the default domain; in a model with any of them (`../decisions/0001-qonnx.md`),
+operators between quantizers that are straight or bent lines stay exact.
+
 {operators}
 """
 

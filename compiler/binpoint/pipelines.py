@@ -11,6 +11,7 @@ from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels
 from binpoint.frontend.fold import FoldArgMax, FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
+from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
@@ -31,6 +32,7 @@ def mcu() -> Pipeline:
         RemoveDead(),
         MergeDuplicates(),
         FoldConstants(),
+        RecogniseLayerNorm(),
         PropagateTypes(),
         SinkTransposes(),
         FoldRationals(),

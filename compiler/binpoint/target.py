@@ -216,8 +216,8 @@ class FpgaTarget(_Table, frozen=True):
 
     @property
     def limits(self) -> Limits:
-        """What lowering may use: a rescale multiplier fits a slice's narrow input."""
-        return Limits(self.fabric.dsp_b - 1, 64)
+        """What lowering may use: a rescale multiplier fits the wide input of a slice."""
+        return Limits(self.fabric.dsp_a - 1, 64)
 
 
 Target = McuTarget | FpgaTarget

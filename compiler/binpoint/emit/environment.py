@@ -50,11 +50,6 @@ def c_int(value: int, kind: str = "int32_t") -> str:
     return str(value)
 
 
-def c_double(value: float) -> str:
-    """A double as hexadecimal literal, exact."""
-    return value.hex()
-
-
 def c_array(array: NDArray[Any], elem: IntType) -> str:
     """The elements of an array as initialiser text, a number of them a line."""
     kind = ctype(elem)
@@ -95,14 +90,8 @@ def environment(folder: str) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    found.filters.update(
-        ctype=ctype,
-        c_int=c_int,
-        c_double=c_double,
-        c_array=c_array,
-        comment=comment,
-        c_string=c_string,
-    )
+    filters: dict[str, Any] = found.filters
+    filters.update(ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string)
     return found
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.emit.environment import comment, render_template
-from binpoint.emit.hls_views import initialiser, int_name, layer_view
+from binpoint.emit.hls_arrays import initialiser, int_name
+from binpoint.emit.hls_views import layer_view
 from binpoint.emit.project import Project
 from binpoint.ir.graph import Value
-from binpoint.options import CompileOptions
 from binpoint.plan.dataflow import slot_bits
 from binpoint.plan.design import Design, StreamPort
 from binpoint.target import FpgaTarget
@@ -61,14 +61,15 @@ class PortView:
 
 
 def render(
-    design: Design, target: FpgaTarget, options: CompileOptions, golden: Sequence[Values] = ()
+    design: Design,
+    target: FpgaTarget,
+    golden: Sequence[Values] = (),
 ) -> Project:
     """All files of the HLS project.
 
     Args:
         design: layers and streams.
         target: part, clock and interface.
-        options: the user's.
         golden: values by name, as the interpreter has them, of samples for the testbench.
     """
     inputs, outputs = port_views(design)
@@ -127,17 +128,18 @@ def _files(design: Design) -> dict[str, str]:
 
 def _templates(design: Design, stems: set[str]) -> set[str]:
     """The kernel templates in use: a stem's own, or the variant that a unit asks for."""
-    found = stems - {"reduce", "pair"}
+    variants = {"reduce", "pair", "softmax"}
+    found = stems - variants
     for layer in design.layers:
-        if layer.unit.stem in ("reduce", "pair"):
+        if layer.unit.stem in variants:
             found.add(layer_view(design, layer).parts.kernel)
     return found
 
 
 def _counts(design: Design, stem: str) -> list[int]:
     """Numbers of operands of the concats, of results of the forks."""
-    ends = {"concat": lambda layer: len(layer.reads), "fork": lambda layer: len(layer.writes)}
-    return sorted({ends[stem](layer) for layer in design.layers if layer.unit.stem == stem})
+    layers = [layer for layer in design.layers if layer.unit.stem == stem]
+    return sorted({max(len(layer.reads), len(layer.writes)) for layer in layers})
 
 
 def _stream(design: Design, name: str) -> StreamView:

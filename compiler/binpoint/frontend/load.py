@@ -169,7 +169,7 @@ class Importer:
         try:
             check_node(proto, self.opsets, node.place)
             check_sizes(node)
-            results, coded = self._import(here, node)
+            results, coded = self._rational(here, node) or self._import(here, node)
         except BinpointError:
             raise
         except _MISFITS as error:
@@ -193,8 +193,6 @@ class Importer:
     def _import(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
         """Results, and whether they are codes."""
         kind = node.op
-        if self.graph.rational and (found := self._rational(build, node)) is not None:
-            return found
         if kind == "QuantizeLinear" or kind == "com.microsoft.QuantizeLinear":
             return (self._quantize(build, node),), True
         if kind == "DequantizeLinear" or kind == "com.microsoft.DequantizeLinear":
@@ -226,7 +224,9 @@ class Importer:
     def _rational(
         self, build: GraphBuilder, node: OnnxNode
     ) -> tuple[tuple[Value, ...], bool] | None:
-        """A quantizer, codes clipped, or an exact function of one operand; None if it is neither."""
+        """A quantizer, codes clipped, or an exact function of one operand; None if none of them."""
+        if not self.graph.rational:
+            return None
         if is_quantizer(node.proto):
             return (read_quantizer(node, build),), False
         if node.op == "Clip" and node.codes[0]:

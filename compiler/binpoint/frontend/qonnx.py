@@ -33,9 +33,6 @@ from binpoint.ops.rational import Quantizer, Rational, rounding
 DOMAINS = frozenset(("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas", ""))
 """Where exporters put the quantizers; some write none at all."""
 
-_QUANTIZERS = frozenset(
-    ("Quant", "IntQuant", "BipolarQuant", "Trunc", "MultiThreshold", "FloatQuant")
-)
 _RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "ROUND": Rule.HALF_EVEN,
@@ -63,7 +60,7 @@ def is_rational(graph: onnx.GraphProto) -> bool:
 
 def is_quantizer(node: onnx.NodeProto) -> bool:
     """Whether a node is one of QONNX's quantizers."""
-    return node.op_type in _QUANTIZERS and node.domain in DOMAINS
+    return node.op_type in _READERS and node.domain in DOMAINS
 
 
 def read_quantizer(node: OnnxNode, build: GraphBuilder) -> Value:

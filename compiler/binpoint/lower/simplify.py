@@ -16,6 +16,7 @@ from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
 from binpoint.ops.thresholds import IntThresholds
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
+from binpoint.target import McuTarget, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class ProveRequantizers(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         floats = context.options.fpu
-        if floats and "fpu" not in context.target.arithmetic.features:
+        if floats and not _has_fpu(context.target):
             raise BadOption(
                 "the option `fpu` needs a target with a floating-point unit",
                 have=context.target.name,
@@ -136,3 +137,7 @@ class SimplifyIntegers(Pass):
             for value, bound in zip(graph.results(node), bounds, strict=True):
                 graph.set_value(replace(value, bounds=bound))
         return graph
+
+
+def _has_fpu(target: Target) -> bool:
+    return isinstance(target, McuTarget) and "fpu" in target.arithmetic.features

@@ -125,9 +125,6 @@ def prove_mulshift(
         acc_lo: int64 [C], least reachable accumulator.
         acc_hi: int64 [C], largest reachable accumulator.
     """
-    if table.shape[1] == 0:
-        # One output code: any multiplier does.
-        return tuple(MulShift(0, 1, lo << 1) for _ in range(table.shape[0]))
     codes = np.arange(lo + 1, lo + 1 + table.shape[1], dtype=np.int64)
     bottom = np.asarray(acc_lo, dtype=np.int64)[:, None]
     top = np.asarray(acc_hi, dtype=np.int64)[:, None]
@@ -148,6 +145,9 @@ def fit(
         scale: float32 [C], the slope of the steps.
         bits: of the multiplier, at most 31.
     """
+    if steps.codes.size == 0:
+        # No step: there is one output code, to which the clamp brings anything.
+        return (MulShift(0, 1, 0),) * len(steps.first)
     mantissa, binary_point = decompose(scale)
     shift = np.clip(binary_point + bits - FLOAT_BITS, 0, _MAX_SHIFT)
     nearest = _scaled(mantissa, shift - binary_point)

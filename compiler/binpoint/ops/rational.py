@@ -25,6 +25,9 @@ from binpoint.ops.lookup import codes_of, lookup
 from binpoint.ops.requantize import Clamp
 from binpoint.ops.thresholds import IntThresholds, thresholds
 
+QUANTIZERS = ("BipolarQuant", "IntQuant", "MultiThreshold", "Quant", "Trunc")
+"""The quantizers of QONNX; `frontend.qonnx` reads them, from every domain they are found in."""
+
 _NARROW = 8
 _COMPARED = 4
 _WIDEST = 16
@@ -46,7 +49,9 @@ class Rational(FloatOp):
     steps: Steps
     quantizer: Quantizer | None = None
 
-    onnx: ClassVar[tuple[str, ...]] = ()
+    onnx: ClassVar[tuple[str, ...]] = tuple(
+        f"qonnx.custom_op.general.{name}" for name in QUANTIZERS
+    )
 
     @property
     def channels(self) -> int:

@@ -13,7 +13,6 @@ from binpoint.plan.memory import Lifetime, aligned, place
 from binpoint.plan.program import ConstantArray, Place, Port, Program, Storage
 from binpoint.plan.schedule import Schedule, schedule
 
-
 _RESERVED = (
     "arena", "constant", "context", "hook", "quantize", "run", "size_t",
     *(f"{sign}int{width}_t" for sign in ("", "u") for width in (8, 16, 32, 64, "ptr")),

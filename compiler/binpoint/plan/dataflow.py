@@ -16,7 +16,8 @@ from binpoint.options import CompileOptions
 from binpoint.plan import units
 from binpoint.plan.design import Design, Folding, Layer, Stream, StreamPort
 from binpoint.plan.fuse import Step, fuse
-from binpoint.plan.layers import Draft, End, Place, drafts
+from binpoint.plan.layers import drafts
+from binpoint.plan.place import Draft, End, Place
 from binpoint.plan.store import as_it_is
 from binpoint.target import FpgaTarget
 
@@ -44,7 +45,7 @@ def design(
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a value's words come from: the index of a draft and of its result; None for an input."""
+    """Where a value's words come from: the index of a draft; None for an input."""
 
     draft: int | None
     end: End
@@ -122,7 +123,7 @@ class _Builder:
         return plain and self._root(node.inputs[0]) not in self.graph.inputs
 
     def _border(self, step: Step) -> tuple[int, ...] | None:
-        """The order of a transposition right behind an input or before an output: left to the host."""
+        """The order of a transposition right at an input or output, which is left to the host."""
         (x,), (y,) = self.graph.arguments(step.nodes[0]), self.graph.results(step.nodes[0])
         alone = self.graph.sole_consumer(x.name) is not None
         first = x.name in self.graph.inputs and y.name not in self.graph.outputs
@@ -144,7 +145,7 @@ class _Builder:
     # ---- connecting
 
     def _readers(self) -> dict[str, list[tuple[int, int]]]:
-        """For each value with words: the drafts that read it, by index and operand, then outputs as -1."""
+        """For each value: the drafts that read it, by index and operand; outputs as -1."""
         readers: dict[str, list[tuple[int, int]]] = {name: [] for name in self.sources}
         for index, draft in enumerate(self.drafts):
             for position, end in enumerate(draft.reads):
@@ -156,7 +157,7 @@ class _Builder:
         return readers
 
     def _connect(self, readers: Mapping[str, list[tuple[int, int]]]) -> dict[tuple[int, int], str]:
-        """Make all streams; returns the one that each reader reads, and for inputs (-2, index) theirs."""
+        """Make all streams; returns the one of each reader, and for inputs (-2, index) theirs."""
         ends: dict[tuple[int, int], str] = {}
         writes: dict[int, list[str]] = {}
         for value, source in self.sources.items():
@@ -255,8 +256,7 @@ class _Builder:
                 for layer in rest.values()
                 if not any(written.get(s) in rest for s in layer.reads)
             ]
-            for layer in ready:
-                order.append(rest.pop(layer.name))
+            order.extend(rest.pop(layer.name) for layer in ready)
         return order
 
     # ---- ports

@@ -32,8 +32,8 @@ SANITIZERS = (
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
 )
-# What the vendor's headers do, inlined into our code: they shift negative numbers to the left and clear
-# bits of numbers that are not set yet.
+# What the vendor's headers do, inlined into our code: they shift negative numbers to the left and
+# clear bits of numbers that are not set yet.
 _VENDOR = ("-fno-sanitize=shift", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
 _COMPILERS = ("g++", "c++", "clang++")
 _WHEELS = {
@@ -90,7 +90,7 @@ def run_native(
     Args:
         design: what `project` was rendered from.
         project: the HLS project.
-        samples: for each sample the values of the design's inputs by name, as `ir.evaluate` has them.
+        samples: for each the values of the design's inputs by name, as `ir.evaluate` has them.
         deep: whether to return every value of the graph that a stream carries.
 
     Raises:
@@ -120,7 +120,7 @@ def run_ap(
 def run_bounded(
     design: Design, project: Project, samples: Sequence[Values]
 ) -> list[dict[str, NDArray[Any]]] | str:
-    """The same with streams that hold no more than their depth; in a deadlock, what each process waits for.
+    """The same with streams that hold no more than their depth; in a deadlock, who waits for what.
 
     Raises:
         ToolNotFound: no host compiler.
@@ -227,7 +227,7 @@ def _unpack(
 
 
 def _add_streams(design: Design, data: bytes, found: list[dict[str, NDArray[Any]]]) -> None:
-    """What the streams carried: records of a line with name and count, then the elements as int64."""
+    """What the streams carried: records of a line with name and count, then elements as int64."""
     seen: dict[str, int] = {}
     offset = 0
     while offset < len(data):

@@ -252,6 +252,14 @@ def _softmax(s: Sketch, semantics: Semantics) -> Made:
     return op, [x], op.result_type(x.elem)
 
 
+def _layer_norm(s: Sketch, semantics: Semantics) -> Made:
+    x = _data(s, semantics, *s.shape())
+    axis = s.number(0, len(x.shape) - 1)
+    gamma, beta = (real(s.rng.normal(1 - i, 0.5, x.shape[axis]).astype(np.float32)) for i in range(2))
+    op = LayerNorm(axis, s.pick(1e-5, 1e-12, 0.1))
+    return _finished(s, semantics, op, x, gamma, beta)
+
+
 def _label(s: Sketch, _: Semantics) -> Made:
     count = s.number(2, 9)
     places = s.input((s.number(1, 3),), _PLACES, Interval(0, count - 1))
@@ -360,6 +368,7 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(ReduceExtreme, _reduce_extreme, 0.0, 0.0),
     FloatCase(ArgExtreme, _arg_extreme, 0.0, 0.0),
     FloatCase(Softmax, _softmax, 0.502, 1.0),
+    FloatCase(LayerNorm, _layer_norm, 0.51, 0.51),
     FloatCase(Label, _label, 0.0, 0.0),
     FloatCase(Transpose, _transpose, 0.0, 0.0),
     FloatCase(Reshape, _reshape, 0.0, 0.0),

@@ -147,6 +147,8 @@ def _stream(design: Design, name: str) -> StreamView:
     note = f"range {stream.bounds}"
     if stream.value:
         note = f"{stream.value} {design.graph.value(stream.value).type}, {note}"
+    if stream.bipolar:
+        note += ", 1 for 1 and 0 for -1"
     return StreamView(
         name, int_name(stream.elem), stream.lanes, stream.depth, stream.words, comment(note)
     )

@@ -179,9 +179,10 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         kernel = "depthwise"
     constants["words"] = laid_out.shape[0]
     weight, product = unit.weight, "bp_mul<product_t>(a, w)"
-    if unit.arithmetic == "signs":
+    if unit.arithmetic in ("signs", "count"):
         laid_out, weight = (laid_out > 0).astype(np.int64), IntType(1, signed=False)
-        product = "bp_signed<product_t>(a, w)"
+        counted = unit.arithmetic == "count"
+        product = "bp_equal<product_t>(a, w)" if counted else "bp_signed<product_t>(a, w)"
     elif unit.arithmetic == "planes":
         first, second = (
             (-1, 0)

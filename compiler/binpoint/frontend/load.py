@@ -23,7 +23,7 @@ from binpoint.frontend.qonnx import (
     quantize_linear,
     read_quantizer,
 )
-from binpoint.frontend.quantizers import QUANTIZED, Layout, make_type, storage_of
+from binpoint.frontend.quantizers import QUANTIZED, Layout, check_channels, make_type, storage_of
 from binpoint.frontend.read import (
     check_size,
     opsets_of,
@@ -302,6 +302,7 @@ class Importer:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
         axis = self._axis(node, x)
         kind = make_type(storage_of(dtype, node), scale, zero, axis, node)
+        check_channels(kind, x.shape, node)
         if x.constant is not None:
             codes = kind.quantize(x.constant.array) if x.fixed is None else None
             if codes is None:
@@ -357,6 +358,7 @@ class Importer:
         if x.constant is not None:
             if x.fixed is None:
                 kind = make_type(storage_of(x.constant.array.dtype, node), scale, zero, axis, node)
+                check_channels(kind, x.shape, node)
                 return build.constant(x.constant.array, fixed=kind, hint=x.source or x.name)
             storage = x.fixed.storage
         elif x.fixed is not None:

@@ -14,6 +14,7 @@ from binpoint.ir.names import identifier, unique
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.options import CompileOptions
 from binpoint.plan import units
+from binpoint.plan.bipolar import bipolar_values
 from binpoint.plan.design import Design, Folding, Layer, Stream, StreamPort
 from binpoint.plan.fuse import Step, fuse
 from binpoint.plan.layers import drafts
@@ -64,12 +65,15 @@ class _Builder:
     layers: list[Layer] = field(default_factory=list[Layer])
     streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     taken: set[str] = field(default_factory=set[str])
+    bipolar: frozenset[str] = frozenset()
 
     def build(self, name: str) -> Design:
         """Draft every step, then connect."""
         for value in self.graph.inputs:
             self._input(value)
-        for step in fuse(self.graph):
+        steps = fuse(self.graph)
+        self.bipolar = bipolar_values(self.graph, steps)
+        for step in steps:
             self._step(step)
         self._check_names()
         readers = self._readers()
@@ -100,7 +104,7 @@ class _Builder:
             self.roots[result], self.orders[result] = root, order
             return
         lanes = tuple(self.sources[self._root(n)].end.lanes for n in step.reads)
-        place = Place(self.graph, step, lanes, self.folding.get(step.name))
+        place = Place(self.graph, step, lanes, self.folding.get(step.name), self.bipolar)
         for draft in drafts(place):
             for end in draft.writes:
                 self.sources[end.value] = _Source(len(self.drafts), end)
@@ -202,7 +206,8 @@ class _Builder:
         words = end.elements // width
         value = "" if end.between else end.value
         elem = end.bounds.int_type()
-        self.streams[name] = Stream(name, value, elem, end.bounds, width, words, max(words, _SLACK))
+        bits, depth = value in self.bipolar, max(words, _SLACK)
+        self.streams[name] = Stream(name, value, elem, end.bounds, width, words, depth, bits)
         return name
 
     def _forked(self, value: str, end: End, stream: str, count: int) -> list[str]:

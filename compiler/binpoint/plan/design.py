@@ -36,6 +36,7 @@ class Stream:
         lanes: elements of a word.
         words: words of one inference.
         depth: words that it holds; a writer waits while it is full.
+        bipolar: whether a bit is carried in place of each element: 1 for 1, 0 for -1.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stream:
     lanes: int
     words: int
     depth: int
+    bipolar: bool = False
 
 
 @dataclass(frozen=True, slots=True)

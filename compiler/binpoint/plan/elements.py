@@ -25,8 +25,8 @@ _NARROW = 8
 
 def requantize(place: Place) -> list[Draft]:
     """A change of scale on its own."""
-    op = cast("Requantize", place.op)
-    return [_map(place, requantized(op, place.inputs[0].interval))]
+    op, x = cast("Requantize", place.op), place.inputs[0].interval
+    return [_map(place, requantized(op, x, bit=place.result.name in place.bipolar))]
 
 
 def clamp(place: Place) -> list[Draft]:

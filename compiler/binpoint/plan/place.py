@@ -44,13 +44,15 @@ class Draft:
 class Place:
     """A step to be turned into units: where it stands and how it is folded.
 
-    `lanes` are those of the operands as their producers write them; `folding` is None unless given.
+    `lanes` are those of the operands as their producers write them; `folding` is None unless given;
+    values in `bipolar` are carried as one bit, which is 1 for 1 and 0 for -1.
     """
 
     graph: Graph
     step: Step
     lanes: tuple[int, ...]
     folding: Folding | None
+    bipolar: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -98,7 +100,11 @@ class Place:
 
     def end(self, value: Value, lanes: int) -> End:
         """A value of the graph as an end."""
-        return End(value.name, lanes, value.interval, value.type.size)
+        return End(value.name, lanes, self.range(value), value.type.size)
+
+    def range(self, value: Value) -> Interval:
+        """The range of a value's elements as a stream carries them."""
+        return Interval(0, 1) if value.name in self.bipolar else value.interval
 
 
 def array_of(value: Value) -> IntArray:

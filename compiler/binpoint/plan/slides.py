@@ -39,7 +39,7 @@ def window_unit(
     place: Place, slide: Slide, x: Value, *, groups: int, words: int, lanes: int, fill: int
 ) -> Draft:
     """The unit that sends every window over `x`; padding is `fill`."""
-    bounds = x.interval.union(Interval(fill, fill)) if slide.padded else x.interval
+    bounds = x.interval.union(Interval(fill, fill)) if slide.padded else place.range(x)
     return slide_over(
         place, slide, x.shape[1:-1], bounds, place.end(x, lanes), (groups, words, fill)
     )

@@ -34,8 +34,10 @@ _WIDEST = 62
 Reach = tuple[tuple[int, int], ...]
 
 
-def requantized(op: Requantize, x: Interval) -> Store:
+def requantized(op: Requantize, x: Interval, *, bit: bool = False) -> Store:
     """The store that a Requantize is, over operands in `x`.
+
+    With `bit` the result takes two values only, and is whether it is the larger one.
 
     Raises:
         NoIntegerForm: no form is proved equal.
@@ -44,7 +46,11 @@ def requantized(op: Requantize, x: Interval) -> Store:
         case OnnxruntimeRequantize():
             return _stored(_of_runtime(op))
         case IntThresholds():
-            return _stored(_of_thresholds(op))
+            stairs = _of_thresholds(op)
+            if bit:
+                assert op.bipolar, "more than two values"
+                stairs = replace(stairs, steps=stairs.steps[:, :1], lo=0, hi=1)
+            return _stored(stairs)
         case DyadicRequantize() if op.hi - op.lo < _MOST_CODES:
             return _stored(_of_dyadic(op, x))
         case _:

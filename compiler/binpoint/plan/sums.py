@@ -29,7 +29,8 @@ def store_of(place: Place, acc: Value) -> Store:
     """What a step does with its sums."""
     if len(place.step.nodes) == 1:
         return as_it_is(acc.interval)
-    return requantized(cast("Requantize", place.step.nodes[1].op), acc.interval)
+    op = cast("Requantize", place.step.nodes[1].op)
+    return requantized(op, acc.interval, bit=place.result.name in place.bipolar)
 
 
 class ProductFields(TypedDict):
@@ -51,9 +52,12 @@ class _Products:
     weights: IntArray
     bias: IntArray
     x: Interval
+    bits: bool = False
 
     def fields(self) -> ProductFields:
         """The fields that all units with sums have."""
+        if self.bits:
+            return self._counted()
         codes = Interval.of(self.weights)
         lo, hi = min(self.x.lo, 0), max(self.x.hi, 0)
         positive = np.maximum(self.weights, 0).sum(axis=1)
@@ -72,6 +76,20 @@ class _Products:
             "arithmetic": _arithmetic(self.weights),
         }
 
+    def _counted(self) -> ProductFields:
+        """Of bits that stand for -1 and 1: twice the number of equal ones, less the depth."""
+        depth = self.weights.shape[1]
+        start = self.bias - depth
+        return {
+            "weights": Constant(self.weights),
+            "bias": Constant(start),
+            "x": IntType(1, signed=False),
+            "weight": Interval.of(self.weights).int_type(),
+            "acc": Interval(int(start.min()), int(start.max()) + 2 * depth).int_type(),
+            "product": Interval(0, 2).int_type(),
+            "arithmetic": "count",
+        }
+
 
 def _arithmetic(weights: IntArray) -> str:
     if set(np.unique(weights).tolist()) <= {-1, 1}:
@@ -85,7 +103,7 @@ def dense(place: Place) -> list[Draft]:
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     rows = math.prod(x.shape[:-1])
     fold = place.fold(pe=w.shape[0], simd=w.shape[1])
-    products = _Products(array_of(w), array_of(bias), x.interval)
+    products = _Products(array_of(w), array_of(bias), x.interval, x.name in place.bipolar)
     unit = units.Dense(
         rows=rows,
         groups=1,
@@ -112,7 +130,8 @@ def conv(place: Place) -> list[Draft]:
         codes = np.moveaxis(codes, -1, 0)
     rows = codes.reshape(codes.shape[0], -1)
     bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
-    products = _Products(rows, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
+    start = array_of(bias) - op.zero * rows.sum(axis=1)
+    products = _Products(rows, start, bounds, x.name in place.bipolar)
     depth = x.shape[-1] // op.groups
     alone = depth == 1 and rows.shape[0] == op.groups
     fold = place.fold(

@@ -54,7 +54,9 @@ class Dense(Unit):
         pe: channels summed side by side; divides the channels of a group.
         simd: products added side by side; divides the depth.
         arithmetic: ``multiply``; ``planes`` adds shifted operands, for weights of one or two bits;
-            ``signs`` adds or subtracts, for weights of -1 and 1 only, held as one bit.
+            ``signs`` adds or subtracts, for weights of -1 and 1 only, held as one bit; ``count``
+            counts equal bits, where the operand is carried as one bit as well, and doubles: `bias`
+            has the depth taken off then.
     """
 
     stem: ClassVar[str] = "dense"

@@ -241,5 +241,7 @@ def _add_streams(design: Design, data: bytes, found: list[dict[str, NDArray[Any]
             raise ToolFailed(f"the stream `{name}` carried another number of elements", have=text)
         if stream.value:
             shape = design.graph.value(stream.value).shape
+            if stream.bipolar:
+                elements = 2 * elements - 1
             found[seen.get(name, 0)][stream.value] = elements.reshape(shape)
         seen[name] = seen.get(name, 0) + 1

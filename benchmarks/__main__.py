@@ -88,7 +88,7 @@ def text(value: object) -> str:
 
 @click.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--calibrate-with", default=100, show_default=True, help="For float models.")
+@click.option("--calibrate-with", default=50, show_default=True, help="For float models.")
 @click.option("--verify", default="all", show_default=True)
 def main(models: tuple[Path, ...], calibrate_with: int, verify: str) -> None:
     """Print a table of MODELS, by default of all in the folder of real models."""

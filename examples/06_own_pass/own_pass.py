@@ -4,10 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from binpoint import CompileOptions, Graph, compile_model, load_target
+import binpoint
+from binpoint import PIPELINES, Context, Effect, Graph, Pass, Stage
 from binpoint.ir.constant import Constant
-from binpoint.passes.base import Context, Effect, Pass, Stage
-from binpoint.pipelines import PIPELINES
 
 DIGITS = Path(__file__).resolve().parent.parent / "02_digits_mcu"
 
@@ -32,8 +31,9 @@ class CutWeights(Pass):
 
 
 for own in (CutWeights(9.0), CutWeights(), CutWeights(1.0)):
-    result = compile_model(
-        DIGITS / "digits.onnx", load_target("host"), CompileOptions(), verify="ort",
-        samples=DIGITS / "digits.npz", pipeline=PIPELINES["mcu"].insert_after("fold-affine", own),
+    result = binpoint.compile_model(
+        DIGITS / "digits.onnx", binpoint.load_target("host"), binpoint.CompileOptions(),
+        samples=DIGITS / "digits.npz", verify="ort",
+        pipeline=PIPELINES["mcu"].insert_after("fold-affine", own),
     )  # fmt: skip
     print(f"{own}: {result.verdict.answer}, accuracy {result.report.accuracy.integer:.4f}")

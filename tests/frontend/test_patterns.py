@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from binpoint import ort
+from binpoint.frontend.load import load
 from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
@@ -148,3 +152,35 @@ def test_values_with_a_type_stay(apply: Apply, caplog: pytest.LogCaptureFixture)
 def test_a_variance_over_another_axis_is_none(apply: Apply) -> None:
     done = apply(Written(over=1).graph(), RecogniseLayerNorm())
     assert LayerNorm(2, 1e-3) not in ops(done)
+
+
+def test_an_exported_layer_norm_is_imported_as_one(apply: Apply, tmp_path: Path) -> None:
+    names = ["mean", "apart", "square", "variance", "raised", "root", "ratio", "scaled", "y"]
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[-1]),
+        helper.make_node("Sub", ["x", "mean"], ["apart"]),
+        helper.make_node("Pow", ["apart", "two"], ["square"]),
+        helper.make_node("ReduceMean", ["square"], ["variance"], axes=[-1]),
+        helper.make_node("Add", ["variance", "epsilon"], ["raised"]),
+        helper.make_node("Sqrt", ["raised"], ["root"]),
+        helper.make_node("Div", ["apart", "root"], ["ratio"]),
+        helper.make_node("Mul", ["ratio", "gamma"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "beta"], ["y"]),
+    ]
+    assert [node.output[0] for node in nodes] == names
+    constants = {"two": 2.0, "epsilon": 1e-3, "gamma": GAMMA, "beta": BETA}
+    graph = helper.make_graph(
+        nodes,
+        "written",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, SHAPE)],
+        [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    (op,) = ops(apply(load(tmp_path / "m.onnx"), RecogniseLayerNorm()))
+    assert isinstance(op, LayerNorm)
+    assert (op.axis, op.epsilon) == (2, float(np.float32(1e-3)))
+    x = np.random.default_rng(3).normal(size=SHAPE).astype(np.float32)
+    wanted = ort.plain(model).run({"x": x})["y"]
+    np.testing.assert_allclose(op.reference(x, GAMMA, BETA)[0], wanted, rtol=1e-4, atol=1e-5)

@@ -28,6 +28,7 @@ from binpoint.ops.conv_transpose import ConvTranspose, Spread
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, Kind, MinMax
 from binpoint.ops.labels import Label
+from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
@@ -240,6 +241,14 @@ def _softmax(s: Sketch, semantics: Semantics) -> Made:
     return op, [x], op.result_type(x.elem)
 
 
+def _layer_norm(s: Sketch, semantics: Semantics) -> Made:
+    x = _data(s, semantics, *s.shape())
+    axis = s.number(0, len(x.shape) - 1)
+    gamma, beta = (real(s.rng.normal(1 - i, 0.5, x.shape[axis]).astype(np.float32)) for i in range(2))
+    op = LayerNorm(axis, s.pick(1e-5, 1e-12, 0.1))
+    return _finished(s, semantics, op, x, gamma, beta)
+
+
 def _label(s: Sketch, _: Semantics) -> Made:
     count = s.number(2, 9)
     places = s.input((s.number(1, 3),), _PLACES, Interval(0, count - 1))
@@ -314,6 +323,7 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(ReduceExtreme, _reduce_extreme, 0.0, 0.0),
     FloatCase(ArgExtreme, _arg_extreme, 0.0, 0.0),
     FloatCase(Softmax, _softmax, 0.502, 1.0),
+    FloatCase(LayerNorm, _layer_norm, 0.51, 0.51),
     FloatCase(Label, _label, 0.0, 0.0),
     FloatCase(Transpose, _transpose, 0.0, 0.0),
     FloatCase(Reshape, _reshape, 0.0, 0.0),

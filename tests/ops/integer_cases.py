@@ -21,6 +21,7 @@ from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.conv_transpose import IntConvTranspose, Spread
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.ops.dense import IntDense, IntMatMul
+from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pad import IntPad
 from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul, OnnxruntimeAdd, OnnxruntimeChain, OnnxruntimeMul
@@ -31,6 +32,7 @@ from binpoint.ops.requantize import Clamp, DyadicRequantize, OnnxruntimeRequanti
 from binpoint.ops.resize import IntResizeLinear, Weights
 from binpoint.ops.slices import IntGather
 from binpoint.ops.softmax import Softmax
+from tests.ops.float_cases import real
 from tests.ops.sketch import Sketch
 
 Case = Callable[[Sketch], Value]
@@ -258,6 +260,17 @@ def softmax(s: Sketch) -> Value:
     return s.lower(op, [x], op.result_type(x.elem), semantics)
 
 
+def layer_norm(s: Sketch) -> Value:
+    """Over any axis, of 8 and 16 bits on either side, now and then clamped."""
+    shape = s.shape(s.number(1, 3))
+    axis = s.number(0, len(shape) - 1)
+    x = s.input(shape)
+    parameters = [real(s.rng.normal(size=shape[axis]).astype(np.float32)) for _ in range(2)]
+    op = LayerNorm(axis, s.pick(0.0, 1e-5, 1.0))
+    y = s.lower(op, [x, *parameters], s.type(size=4.0), s.pick(*Semantics))
+    return s.add(Clamp(-5, 100), y) if s.pick(True, False) else y
+
+
 def copy(s: Sketch) -> Value:
     """A transposition, or a strided selection backwards."""
     shape = s.shape(s.number(2, 4))
@@ -329,5 +342,5 @@ def in_place(s: Sketch) -> Value:
 CASES: tuple[Case, ...] = (
     conv, depthwise, dense, matmul, conv_transpose, requantized, requantized, fused, fused, clamp, lookup,
     channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax, summed, extreme, arg_extreme,
-    max_pool, average, average, softmax, softmax, copy, reshape, pad, concat, gather, resize_linear, in_place,
+    max_pool, average, average, softmax, softmax, layer_norm, copy, reshape, pad, concat, gather, resize_linear, in_place,
 )  # fmt: skip

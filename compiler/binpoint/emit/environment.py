@@ -90,9 +90,8 @@ def environment(folder: str) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    found.filters.update(
-        ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string
-    )
+    filters: dict[str, Any] = found.filters
+    filters.update(ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string)
     return found
 
 

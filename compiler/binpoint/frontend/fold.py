@@ -29,9 +29,9 @@ Windowed = Conv | AveragePool | MaxPool
 
 @dataclass(frozen=True, slots=True)
 class FoldConstants(Pass):
-    """Compute nodes whose operands are all real constants.
+    """Compute nodes whose operands are all constant.
 
-    1. The results are computed by the op's reference, in float32; a result with a type is stored
+    1. Integers that an op passes on as they are stay what they are. Else the results are computed by the op's reference, in float32; a result with a type is stored
        in it. Outputs stay computed.
     2. NaN or infinity as result is an error of the model.
     """
@@ -49,9 +49,11 @@ class FoldConstants(Pass):
 
 def _compute(graph: Graph, node: Node) -> bool:
     operands = graph.arguments(node)
-    if not operands or any(v.constant is None or v.fixed is not None for v in operands):
+    if not operands or any(v.constant is None for v in operands):
         return False
     if not isinstance(node.op, FloatOp) or any(name in graph.outputs for name in node.outputs):
+        return False
+    if node.op.keeps_type and any(v.fixed is not None for v in operands):
         return False
     arrays = node.op.reference(*(constant_array(v) for v in operands))
     results = graph.results(node)

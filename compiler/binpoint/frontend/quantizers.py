@@ -82,6 +82,8 @@ def make_type(
         raise InvalidConstant(
             f"`{node.op}` has a scale that is not positive and finite", at=node.place, have=str(bad)
         )
+    if np.ndim(scale) > 1:
+        node.refuse(f"scales of shape {list(np.shape(scale))}", want="a scalar or a vector")
     if len(zeros) not in (1, len(scales)):
         node.refuse(f"{len(scales)} scales and {len(zeros)} zero points")
     if zeros.min() < storage.min or zeros.max() > storage.max:
@@ -94,4 +96,15 @@ def make_type(
     dyadics = tuple(Dyadic.from_float(float(s)) for s in scales)
     if len(dyadics) == 1:
         return FixedType.per_tensor(storage, dyadics[0], int(zeros[0]))
+    if axis is None or axis < 0:
+        node.refuse(f"{len(dyadics)} scales", want="one, or one for each channel of an axis")
     return FixedType(storage, dyadics, tuple(int(z) for z in zeros), axis)
+
+
+def check_channels(kind: FixedType, shape: tuple[int, ...], node: OnnxNode) -> None:
+    """Refuse a scale per channel where the tensor has another number of channels."""
+    if kind.axis is None or shape[kind.axis : kind.axis + 1] == (kind.channels,):
+        return
+    node.refuse(
+        f"{kind.channels} scales along axis {kind.axis} of a tensor of shape {list(shape)}"
+    )

@@ -89,7 +89,7 @@ def static_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
         if size < 0 and index > 0:
             raise DynamicShape(
                 f"axis {index} of the input `{info.name}` is dynamic",
-                have=dim.dim_param or (str(size) if dim.HasField("dim_value") else "unknown"),
+                have=f"{dim.dim_param or (size if dim.HasField('dim_value') else 'unknown')}",
                 want="a number",
                 hint="export with fixed shapes, or use onnx.tools.update_model_dims",
             )
@@ -134,6 +134,7 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
     _distinct(graph)
     producers: dict[str, int] = {}
     for index, node in enumerate(graph.node):
+        _check_text(node.name, node.op_type, node.domain, *node.input, *node.output)
         if node.op_type in _CONTROL_FLOW and node.domain in ("", "ai.onnx"):
             raise UnsupportedOperator(
                 f"`{node.op_type}`: control flow has no place in firmware of fixed shape",
@@ -158,14 +159,25 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
 
 def _distinct(graph: onnx.GraphProto) -> None:
     """Refuse inputs or initializers without a name, or with one that is taken."""
-    for kind, items in (("input", graph.input), ("initializer", graph.initializer)):
+    for kind, items in (
+        ("input", graph.input),
+        ("initializer", graph.initializer),
+    ):
         taken: set[str] = set()
         for item in items:
+            _check_text(item.name)
             if not item.name:
                 raise InvalidModel(f"an {kind} has no name")
             if item.name in taken:
                 raise InvalidModel(f"the {kind} `{item.name}` is there twice")
             taken.add(item.name)
+
+
+def _check_text(*words: object) -> None:
+    """Refuse names that are no UTF-8: the parser gives their bytes."""
+    for word in words:
+        if isinstance(word, bytes):
+            raise InvalidModel("a name is no text", have=repr(word))
 
 
 def _sorted(nodes: list[onnx.NodeProto], available: set[str]) -> list[onnx.NodeProto]:

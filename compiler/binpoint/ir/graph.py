@@ -93,6 +93,10 @@ class Node:
     origin: Origin = field(default_factory=Origin)
 
 
+def _name_of(key: Key) -> str:
+    return key[1]
+
+
 class Graph:
     """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands.
 
@@ -140,7 +144,7 @@ class Graph:
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes in a topological order that depends on names alone."""
-        order = nx.lexicographical_topological_sort(self._graph, key=lambda key: key[1])
+        order = nx.lexicographical_topological_sort(self._graph, key=_name_of)
         return tuple(self._nodes[name] for kind, name in order if kind == "node")
 
     def producer(self, value: str) -> Node | None:

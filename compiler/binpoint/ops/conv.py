@@ -24,7 +24,7 @@ from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.dense import IntDense
-from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
+from binpoint.ops.linear import Weights, channel_reach, finish, imported_bias, read_weights
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
 
@@ -100,7 +100,7 @@ class Conv(FloatOp):
         window = Window.from_onnx(node, kernel, x.shape[2:])
         operands = [to_channel_last(build, x), to_channel_last(build, w)]
         if node.has(2):
-            operands.append(node.operand(2))
+            operands.append(imported_bias(node, w.shape[0]))
         return (to_channel_first(build, build.one(cls(window, groups), *operands)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from binpoint.ir.constant import Constant
 from binpoint.ir.kernel import Argument, Epilogue, Number, Table
 from binpoint.numeric.exact import ExactScale
-from binpoint.numeric.fixed import I32, I64, U8, IntType
+from binpoint.numeric.fixed import I8, I32, I64, U8, IntType
 from binpoint.numeric.mulshift import MulShift
 
 U16 = IntType(16, signed=False)
@@ -27,7 +27,8 @@ class Form:
     ``mulshift``: multipliers, shifts, and offsets; no offsets where half of 2^shift plus the zero
     point is meant. ``exact``: mantissas, shifts, and the window of `numeric.exact.ExactScale`.
     ``mixed``: each channel one of the two; a window of zero marks the first. ``thresholds``: a row
-    of them a channel. ``fpu``: the bits of float32 scales.
+    of them a channel, and signs where the result falls as the sum rises. ``even``: as mulshift,
+    ties to even. ``fpu``: the bits of float32 scales.
     """
 
     name: str
@@ -37,9 +38,10 @@ class Form:
     thresholds: tuple[tuple[int, ...], ...] = ()
     window: int = 0
     windows: tuple[int, ...] = ()
+    signs: tuple[int, ...] = ()
 
     def counts(self, channels: int) -> dict[str, int]:
-        """How many of `channels` channels take which of the four forms."""
+        """How many of `channels` channels take which form."""
         if self.name != "mixed":
             return {self.name: channels}
         proved = self.windows.count(0)
@@ -85,7 +87,13 @@ def epilogue(form: Form, zero: int, result: IntType, lo: int, hi: int) -> Epilog
             table = Constant(np.array(form.thresholds, np.int64).astype(np.int32))
             levels = Number("levels", len(form.thresholds[0]))
             arguments = (Table("thresholds", table, I32), levels, Number("lo", lo))
-            return Epilogue("thresholds", many, arguments, result)
+            if not form.signs:
+                return Epilogue("thresholds", many, arguments, result)
+            sign = _column("sign", form.signs, many, I8, "int32_t")
+            return Epilogue("thresholds_signed", many, (sign, *arguments), result)
+        case "even":
+            offset = _column("offset", form.offsets, many, I64, "int64_t")
+            return Epilogue("even", many, (*_scale(form, many), offset, *last), result)
         case "fpu":
             scale = _column("multiplier", form.multipliers, many, U32, "uint32_t")
             return Epilogue("fpu", many, (scale, Number("zero", zero), *last), result)

@@ -267,8 +267,8 @@ class IntLayerNorm(IntegerOp):
         total = x.sum(axis=1, keepdims=True)
         spread = n * np.square(x).sum(axis=1, keepdims=True) - total**2
         whole = (spread << self.spare) + self.epsilon
-        half = _half_shift(whole)
-        inverse = (2**61 - 1) // _root(whole << 2 * half)
+        half = half_shift(whole)
+        inverse = (2**61 - 1) // floor_root(whole << 2 * half)
         up = np.minimum(half + self.least_up, 30)
         t = ((n * x - total) << up) * inverse >> _WORD
         y = ((t * m >> _WORD) + k) >> self.shift
@@ -285,7 +285,7 @@ class IntLayerNorm(IntegerOp):
         spread = Tensor(spread.name, spread.shape, Interval(0, _largest(x.range, self.block.n)))
         whole = w.add(w.mul(spread, w.const(1 << self.spare)), w.const(self.epsilon))
         whole, power = _normalized(w, whole)
-        inverse = w.floor_divide(w.const(2**61 - 1), _newton(w, whole))
+        inverse = w.floor_divide(w.const(2**61 - 1), newton_root(w, whole))
         factor = w.minimum(w.mul(power, w.const(1 << self.least_up)), w.const(1 << 30))
         apart = w.sub(w.mul(x, n), total)
         bounds = Interval(-(2**31), 2**31)
@@ -304,9 +304,9 @@ class IntLayerNorm(IntegerOp):
             *self.block.arguments(x, outputs[0]),
             Buffer("m", m.name, m.elem.storage),
             Buffer("k", k.name, k.elem.storage),
-            Number("spare", self.spare),
+            Number("spare", self.spare, "uint32_t"),
             Number("epsilon", self.epsilon, "uint64_t"),
-            Number("up", self.least_up),
+            Number("up", self.least_up, "uint32_t"),
             Number("shift", self.shift),
             Number("lo", self.lo),
             Number("hi", self.hi),
@@ -326,14 +326,14 @@ class IntLayerNorm(IntegerOp):
         return (0,)
 
 
-def _half_shift(x: IntArray) -> IntArray:
+def half_shift(x: IntArray) -> IntArray:
     """The h with 4^h·x in [2^60, 2^62): the float64 exponent may be one too large near 2^60."""
     bits = np.frexp(x.astype(np.float64))[1].astype(np.int64)
     half = np.maximum(_TOP - bits, 0) // 2
     return half + (x << 2 * half < 1 << (_TOP - 2))
 
 
-def _root(x: IntArray) -> IntArray:
+def floor_root(x: IntArray) -> IntArray:
     """⌊√x⌋ for x below 2^62: the float64 root is off by less than one."""
     root = np.sqrt(x.astype(np.float64)).astype(np.int64)
     root -= root * root > x
@@ -351,7 +351,7 @@ def _normalized(w: OnnxWriter, x: Tensor) -> tuple[Tensor, Tensor]:
     return Tensor(x.name, x.shape, Interval(2**60, 2**_TOP - 1)), power
 
 
-def _newton(w: OnnxWriter, x: Tensor) -> Tensor:
+def newton_root(w: OnnxWriter, x: Tensor) -> Tensor:
     """⌊√x⌋ for x in [2^60, 2^62).
 
     From 2^31, at most 2^30 too large, steps g ← ⌊(g + ⌊x/g⌋)/2⌋ never fall below the result, and

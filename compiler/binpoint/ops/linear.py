@@ -11,6 +11,7 @@ import numpy as np
 
 from binpoint.errors import AccumulatorOverflow, NoIntegerForm
 from binpoint.ir.build import GraphBuilder
+from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
 from binpoint.ir.op import IntArray, Semantics, Site
 from binpoint.numeric.dyadic import Dyadic
@@ -82,6 +83,16 @@ def read_weights(site: Site, *, bias: int) -> Weights:
     given = site.inputs[bias] if bias < len(site.inputs) else None
     scales = [x.elem.scale * s for s in kind.scales]
     return Weights(codes, bias_codes(site, given, scales, count), kind)
+
+
+def imported_bias(node: OnnxNode, count: int) -> Value:
+    """Operand 2 of a convolution: one constant for each of `count` output channels, or refused."""
+    bias = node.operand(2)
+    if bias.shape != (count,):
+        node.refuse(f"a bias of shape {list(bias.shape)}", want=f"[{count}]")
+    if bias.constant is None:
+        node.refuse("the bias must be constant", hint="add it by an Add after the convolution")
+    return bias
 
 
 def bias_codes(site: Site, given: Value | None, scales: list[Dyadic], count: int) -> IntArray:

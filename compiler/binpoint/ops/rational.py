@@ -49,7 +49,9 @@ class Rational(FloatOp):
     steps: Steps
     quantizer: Quantizer | None = None
 
-    onnx: ClassVar[tuple[str, ...]] = tuple(f"qonnx.custom_op.general.{name}" for name in QUANTIZERS)
+    onnx: ClassVar[tuple[str, ...]] = tuple(
+        f"qonnx.custom_op.general.{name}" for name in QUANTIZERS
+    )
 
     @property
     def channels(self) -> int:

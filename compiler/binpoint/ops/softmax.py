@@ -105,13 +105,13 @@ class Softmax(FloatOp):
             )
         block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
         target = site.results[0] or share_type(x.elem.storage)
-        exact = site.semantics is Semantics.DYADIC
-        if not exact and _is_quantized(x.elem, target):
+        runtime = site.semantics is Semantics.ONNXRUNTIME
+        if runtime and _is_quantized(x.elem, target):
             return (_quantized(site, build, x, block, target),)
         table = _table(float(x.elem.scale), block.n, site.name)
         kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
         entries = build.constant(table, kind, hint=f"{site.name}_table")
-        op = IntSoftmax(block, share_type(target.storage), () if exact else (_NOTE,))
+        op = IntSoftmax(block, share_type(target.storage), (_NOTE,) if runtime else ())
         y = build.one(op, x, entries)
         return (convert(build, y, target, site.semantics),)
 

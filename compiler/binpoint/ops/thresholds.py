@@ -21,14 +21,14 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Epilogue, Number, Table
 from binpoint.ir.op import IntArray
 from binpoint.numeric import monotone
-from binpoint.numeric.fixed import I8, I32, FixedType
+from binpoint.numeric.fixed import I32, FixedType
 from binpoint.numeric.interval import Interval
 from binpoint.numeric.monotone import Steps as Chain
 from binpoint.numeric.mulshift import Steps, fit
-from binpoint.ops.requantize import Form, Ranges, Requantize
+from binpoint.ops.forms import Form
+from binpoint.ops.requantize import Ranges, Requantize
 
 _COMPARED_BITS = 4
 _MOST_COMPARED = 255
@@ -78,7 +78,7 @@ class IntThresholds(Requantize):
         if self.proof is not None:
             return self.proof
         rows = tuple(tuple(int(t) for t in row) for row in self.table.array)
-        return Form("thresholds", thresholds=rows)
+        return Form("thresholds", thresholds=rows, signs=self.signs if -1 in self.signs else ())
 
     @property
     def bipolar(self) -> bool:
@@ -136,25 +136,6 @@ class IntThresholds(Requantize):
             chosen = w.select(x, "Less", found, count, place)
             count = Tensor(chosen.name, chosen.shape, Interval(0, size))
         return count
-
-    def epilogue(self) -> Epilogue:
-        """Comparisons, with a sign per channel where the function falls; else as its base class."""
-        if self.form.name != "thresholds":
-            return Requantize.epilogue(self)
-        table = self.table.array
-        name, extra = "thresholds", ()
-        if -1 in self.signs:
-            name = "thresholds_signed"
-            signs = np.array(self.signs, np.int8)
-            many = self.channels > 1
-            extra = (Table("sign", Constant(signs), I8) if many else Number("sign", int(signs[0])),)
-        arguments = (
-            Table("thresholds", Constant(table.astype(np.int32)), I32),
-            Number("levels", table.shape[1], "int32_t"),
-            *extra,
-            Number("lo", self.lo),
-        )
-        return Epilogue(name, self.channels > 1, arguments, self.result.storage)
 
     # ---- proof
 

@@ -95,7 +95,8 @@ def _solve(lifetimes: Sequence[Lifetime], bound: int, limit: int) -> Placement |
     starts = {
         b.name: model.new_int_var(0, (limit - b.size) // ALIGNMENT, b.name) for b in lifetimes
     }
-    times, places = [], []
+    times: list[cp_model.IntervalVar] = []
+    places: list[cp_model.IntervalVar] = []
     for life in lifetimes:
         size = life.size // ALIGNMENT
         times.append(

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from binpoint.errors import MissingSamples, RangeOverflow
+from binpoint.errors import MissingSamples, NoIntegerForm, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Role
 from binpoint.numeric.fixed import FixedType
+from binpoint.ops.elementwise import Binary
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
@@ -71,6 +72,8 @@ class AssignTypes(Pass):
         return remove_dead(graph)
 
     def _activations(self, graph: Graph, context: Context) -> None:
+        if graph.quantized and not graph.rational and context.options.semantics != "dyadic":
+            _refuse_real_operands(graph)
         groups = find_groups(graph)
         ranges = self._ranges(graph, frozenset(n for g in groups for n in g.observed), context)
         options = context.options
@@ -106,6 +109,27 @@ class AssignTypes(Pass):
         return {
             n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()
         }
+
+
+def _refuse_real_operands(graph: Graph) -> None:
+    """Refuse real constants beside quantized tensors: onnxruntime computes with them in float32.
+
+    Stored in 8 bits they would give other bytes than the model's own.
+
+    Raises:
+        NoIntegerForm: naming the node.
+    """
+    for node in graph.nodes():
+        values = (*graph.arguments(node), *graph.results(node))
+        held = [v for v in values if v.constant is not None and v.fixed is None]
+        stated = [v for v in values if v.constant is None and v.fixed is not None]
+        if isinstance(node.op, Binary) and held and len(stated) == len(values) - 1:
+            raise NoIntegerForm(
+                "a real constant with more than one element beside quantized values",
+                at=", ".join(node.origin.names) or node.name,
+                have=f"shape {list(held[0].shape)}",
+                hint="quantize the constant too, or fold it into the layer before",
+            )
 
 
 def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:

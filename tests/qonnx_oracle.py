@@ -100,9 +100,11 @@ def _compare_node(
     (name,) = node.outputs
     kind = graph.value(name).elem
     mine = ours[name]
-    if theirs.ndim > 2 and theirs.shape != mine.shape:
+    if theirs.ndim > 2 and np.moveaxis(theirs, 1, -1).shape == mine.shape:
         theirs = np.moveaxis(theirs, 1, -1)
-    steps = theirs.reshape(mine.shape).astype(np.float64) / float(kind.scale) + kind.zero_point
+    assert kind.axis in (None, mine.ndim - 1)
+    scales = np.array([float(s) for s in kind.scales])
+    steps = theirs.reshape(mine.shape).astype(np.float64) / scales + kind.zero_points[0]
     assert np.abs(steps - np.rint(steps)).max() < 1e-3, f"{name}: no codes of its type"
     wrong = np.rint(steps).astype(np.int64) != mine
     counts.quantizers.add(name)

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from binpoint.emit.mcu_c import render
-from binpoint.errors import BinpointError
+from binpoint.errors import BadOption, BinpointError
 from binpoint.frontend.load import load
 from binpoint.frontend.qonnx import is_rational
 from binpoint.frontend.samples import read_samples
@@ -143,13 +143,13 @@ def test_first_trunc_drops_low_bits(tmp_path: Path, rng: np.random.Generator, ru
 
 
 def test_second_trunc_states_its_scale(tmp_path: Path, rng: np.random.Generator) -> None:
-    net = Net((1, 2, 4, 4))
+    net = Net((1, 3, 4, 8))
     pooled = net.add("AveragePool", net.quant("x", STEP, 6), kernel_shape=[2, 2], strides=[2, 2])
     flags = {"rounding_mode": "FLOOR", "signed": 1, "narrow": 0}
     out = net.add("Trunc", pooled, STEP / 4, 0.0, 8.0, STEP, 6.0, domain=net.domain, **flags)
     model = net.model(out)
     model.opset_import[1].version = 2
-    exact(model, tmp_path, samples(rng, (1, 2, 4, 4)))
+    exact(model, tmp_path, samples(rng, (1, 3, 4, 8)))
 
 
 @pytest.mark.parametrize(
@@ -238,6 +238,57 @@ def test_branches_of_scales_without_common_unit(
     y = net.normalization(net.add(op, a, b), rng, 9)
     graph = close(net.model(net.quant(y, 0.31, bits)), tmp_path, samples(rng, (1, 8), 30))
     assert [type(n.op).__name__ for n in graph.nodes()][-2:] == ["IntAdd", "IntThresholds"]
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "Abs"])
+def test_function_without_exact_steps_is_a_table(
+    tmp_path: Path, rng: np.random.Generator, op: str
+) -> None:
+    net = Net((1, 8))
+    y = net.add("Mul", net.add(op, net.quant("x", STEP, 8)), 3.0)
+    graph = close(net.model(net.quant(y, 0.25, 5)), tmp_path, samples(rng, (1, 8), 40))
+    assert [type(n.op).__name__ for n in graph.nodes()] == ["IntLookup"]
+
+
+def test_scale_outside_of_its_quantizer(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Quant on unit scale, the scale multiplied afterwards: of weights and of activations."""
+    net = Net((1, 8))
+    x = net.add("Mul", net.quant(net.add("Div", "x", STEP), 1.0, 8), STEP)
+    scales = 2.0 ** rng.integers(-3, 0, (1, 5))
+    weights = net.add("Mul", net.quant(rng.normal(0, 4, (8, 5)), 1.0, 4), scales)
+    out = net.quant(net.add("MatMul", x, weights), 0.5, 4)
+    exact(net.model(out), tmp_path, samples(rng, (1, 8)))
+
+
+def test_scales_per_channel_move_into_depthwise_weights(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    net = Net((1, 2, 6, 6))
+    y = net.add("Conv", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (4, 2, 3, 3)), 0.25, 3))
+    y = net.quant(y, rng.uniform(0.3, 0.9, (1, 4, 1, 1)), 4)
+    y = net.add("Conv", y, net.quant(rng.normal(0, 1, (8, 1, 2, 2)), 0.25, 3), group=4)
+    close(net.model(net.quant(y, 0.7, 4)), tmp_path, samples(rng, (1, 2, 6, 6)))
+
+
+def test_scales_per_channel_that_are_multiples_move_into_weights(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    net = Net((1, 8))
+    y = net.add("MatMul", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (8, 6)), 0.25, 3))
+    y = net.quant(y, 2.0 ** -rng.permutation(6).reshape(1, 6) / 2, 4)
+    y = net.add("MatMul", y, net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
+    exact(net.model(net.quant(y, 0.5, 5)), tmp_path, samples(rng, (1, 8)))
+
+
+def test_scales_per_channel_without_a_unit_are_refused(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    net = Net((1, 8))
+    y = net.add("MatMul", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (8, 6)), 0.25, 3))
+    y = net.quant(y, rng.uniform(0.3, 0.9, (1, 6)), 4)
+    y = net.add("MatMul", y, net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
+    error = refused(net, net.quant(y, 1.0, 4), tmp_path)
+    assert "scale per channel" in error.message
 
 
 def test_mean_before_a_product_needs_no_quantizer(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -392,6 +443,15 @@ def test_activations_with_a_scale_per_channel_are_refused(
     y = net.add("MatMul", x, net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
     error = refused(net, net.quant(y, 1.0, 4), tmp_path)
     assert "scale per channel" in error.message
+
+
+def test_other_semantics_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    net = Net((1, 6))
+    y = net.add("MatMul", net.quant("x", STEP, 8), net.quant(rng.normal(0, 1, (6, 5)), 0.25, 3))
+    (tmp_path / "net.onnx").write_bytes(net.model(net.quant(y, 1.0, 4)).SerializeToString())
+    context = Context(load_target("host"), CompileOptions(semantics="onnxruntime"))
+    with pytest.raises(BadOption, match="exact"):
+        run(mcu(), load(tmp_path / "net.onnx"), context)
 
 
 def test_input_without_quantizer_asks_for_samples(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -13,6 +13,8 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
 from binpoint.numeric import monotone
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import FixedType
 from binpoint.numeric.monotone import Clip, Shift, Step
 from binpoint.ops.rational import Rational
 
@@ -78,13 +80,34 @@ def _arithmetic(node: OnnxNode, build: GraphBuilder) -> Value | None:
     """Add, Sub, Mul, Div of a computed and a constant operand."""
     a, b = node.operand(0), node.operand(1)
     x, constant, first = (b, a, True) if a.constant is not None else (a, b, False)
-    if x.constant is not None or constant.constant is None:
+    if x.constant is not None:
+        return _scaled(node, build, a, b)
+    if constant.constant is None:
         return None
     if np.broadcast_shapes(x.shape, constant.shape) != x.shape:
         return None
     numbers, axis = along(node, exact(constant), x.shape)
     steps = _arithmetic_steps(node, tuple(numbers), first=first)
     return None if steps is None else apply(build, x, Rational(steps), axis)
+
+
+def _scaled(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> Value | None:
+    """Stored integers times real numbers: another scale; None for other constants."""
+    codes, factor = (a, b) if a.fixed is not None else (b, a)
+    kind = codes.fixed
+    if node.proto.op_type != "Mul" or kind is None or factor.fixed is not None:
+        return None
+    assert codes.constant is not None
+    numbers, axis = along(node, exact(factor), codes.shape)
+    if min(numbers) <= 0 or (axis is not None and kind.axis not in (None, axis)):
+        node.refuse("quantized constants times numbers that are no scale", have=str(min(numbers)))
+    axis = kind.axis if axis is None else axis
+    count = max(len(numbers), kind.channels)
+    factors = [Dyadic.from_fraction(n) for n in numbers] * (count // len(numbers))
+    scales = [*kind.scales] * (count // kind.channels)
+    products = tuple(s * f for s, f in zip(scales, factors, strict=True))
+    stated = FixedType(kind.storage, products, kind.zero_points, axis)
+    return build.constant(codes.constant.array, fixed=stated, hint=codes.name)
 
 
 def _arithmetic_steps(

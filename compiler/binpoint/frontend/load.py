@@ -44,6 +44,8 @@ from binpoint.ops.refused import HINTS
 from binpoint.ops.rescaled import Quantize
 
 _HINT = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
+_ORDERED = frozenset({"ArgMax", "ArgMin"})
+"""Operators that tell the same of stored integers as of what they stand for."""
 _ALIASES = frozenset({"Identity", "Dropout", "Cast"})
 _REAL = (
     onnx.TensorProto.FLOAT,
@@ -180,7 +182,7 @@ class Importer:
                 "its operands or attributes do not fit", have=f"{type(error).__name__}: {error}"
             )
         for name in proto.output[len(results) :]:
-            if self.readers[name]:
+            if name and self.readers[name]:
                 node.refuse(f"its result `{name}` is not computed here")
         for name, value in zip(proto.output, results, strict=False):
             check_size(value.shape, name)
@@ -215,6 +217,8 @@ class Importer:
             node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
         if any(node.codes) and not coded:
+            if kind not in _ORDERED:
+                node.refuse("computes on stored integers", hint="dequantize them first")
             real = tuple(
                 self._as_integers(v) if v is not None and c else v
                 for v, c in zip(node.inputs, node.codes, strict=True)
@@ -472,7 +476,6 @@ class Importer:
 
     def _exact(self, build: GraphBuilder, node: OnnxNode) -> Value:
         """MatMulInteger and ConvInteger: codes minus zero point, exact in int32."""
-        one = np.ones(1, np.float32)
         axis = 0 if node.op == "ConvInteger" else 1
         operands: list[Value] = []
         for index in (0, 1):
@@ -490,9 +493,9 @@ class Importer:
                 node.refuse(
                     "on codes with a scale", hint="use QLinearMatMul or QLinearConv, or QDQ"
                 )
-            operands.append(
-                self._typed(build, node, value, one, node.optional_array(index + 2), axis)
-            )
+            zero = node.optional_array(index + 2)
+            ones = np.ones(1 if zero is None else zero.size, np.float32)
+            operands.append(self._typed(build, node, value, ones, zero, axis))
         result = self._call(build, node, operands)
         result = replace(
             self.graph.value(result.name), fixed=FixedType.per_tensor(I32, Dyadic.one())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from binpoint.errors import BinpointError, InvariantBroken
+from binpoint.errors import BadOption, BinpointError, InvariantBroken
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Semantics, Site
@@ -129,11 +129,22 @@ class ToIntegers(Pass):
 
 
 def semantics_of(graph: Graph, context: Context) -> Semantics:
-    """How rounding between ops is defined for this model."""
+    """How rounding between ops is defined for this model.
+
+    Raises:
+        BadOption: other than exact semantics for a model whose quantizers are exact.
+    """
+    if graph.rational and context.options.semantics not in ("auto", "rational"):
+        raise BadOption(
+            "a model with quantizers of any width is exact between them",
+            at="semantics",
+            have=context.options.semantics,
+            want="auto or rational",
+        )
+    if graph.rational:
+        return Semantics.RATIONAL
     match context.options.semantics:
         case "auto":
-            if graph.rational:
-                return Semantics.RATIONAL
             return Semantics.ONNXRUNTIME if graph.quantized else Semantics.DYADIC
         case "onnxruntime":
             return Semantics.ONNXRUNTIME

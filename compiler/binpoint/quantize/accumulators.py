@@ -12,15 +12,19 @@ from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I16, I32, FixedType
+from binpoint.ops.composite import Composite
 from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, Kind
 from binpoint.ops.rational import Rational
 from binpoint.ops.rational_sum import RationalSum
+from binpoint.ops.rational_table import RationalTable
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.rescale import accumulator
+from binpoint.ops.unary import Unary
 from binpoint.passes.base import Context, Effect, Pass, Stage
+from binpoint.quantize.channel_scales import fold_channel_scales
 from binpoint.quantize.groups import activations
 from binpoint.quantize.inputs import absorbed
 from binpoint.quantize.observe import observe
@@ -40,10 +44,12 @@ class TypeAccumulators(Pass):
        keeps their grid; then nothing is computed. Any other input, and one that several quantizers
        read, is a 16-bit number with a binary point, from samples.
     2. A sum of products, of quantized values or over axes has 32 bits and the exact scale.
-    3. Where two scales have no common unit in 32 bits, the sum and its quantizer are one op.
-    4. An output without quantizer is the integer sum, with the bias in it; its exact meaning
+    3. A sum of two scales without common unit in 32 bits, and a function without exact steps, are
+       one op with the quantizer that reads them.
+    4. Scales per channel of activations move into the weights that read them.
+    5. An output without quantizer is the integer sum, with the bias in it; its exact meaning
        is in `Value.reading` where the type does not tell it.
-    5. A value without type that is multiplied or summed is an error.
+    6. A value without type that is multiplied or summed is an error.
     """
 
     name: ClassVar[str] = "type-accumulators"
@@ -55,13 +61,15 @@ class TypeAccumulators(Pass):
         """See the class."""
         if not graph.rational:
             return graph
+        fold_channel_scales(graph)
         for name in graph.outputs:
             _part(graph, name)
         for name in graph.inputs:
             if graph.value(name).fixed is None:
                 _type_input(graph, graph.value(name), context)
         for node in graph.nodes():
-            if graph.has_node(node.name) and not _join_sum(graph, node):
+            joined = graph.has_node(node.name) and _join(graph, node)
+            if graph.has_node(node.name) and not joined:
                 _type_results(graph, graph.node(node.name))
         for name in graph.outputs:
             if graph.value(name).fixed is None:
@@ -165,18 +173,15 @@ def _moved(graph: Graph, node: Node) -> FixedType | None:
     return kind
 
 
-def _join_sum(graph: Graph, node: Node) -> bool:
-    """Let one op compute a sum without common unit together with the quantizer that reads it."""
-    if not isinstance(node.op, Binary) or node.op.kind not in (Kind.ADD, Kind.SUB):
-        return False
-    (result,) = graph.results(node)
+def _join(graph: Graph, node: Node) -> bool:
+    """Let one op compute what has no exact type together with the quantizer that reads it."""
+    result = graph.results(node)[0]
     reader = graph.sole_consumer(result.name)
     if result.fixed is not None or reader is None or not isinstance(reader.op, Rational):
         return False
-    operands = [_typed(graph, node, v) for v in graph.arguments(node)]
-    if reader.op.quantizer is None or _common_unit(*operands) is not None:
+    op = _joined(graph, node, reader.op)
+    if op is None:
         return False
-    op = RationalSum(reader.op.steps, reader.op.quantizer, node.op.kind is Kind.SUB)
     (final,) = graph.results(reader)
     graph.remove(node.name)
     graph.remove(reader.name)
@@ -184,6 +189,23 @@ def _join_sum(graph: Graph, node: Node) -> bool:
     joined = Node(node.name, op, node.inputs, (final.name,), node.origin + reader.origin)
     graph.set_producer(joined)
     return True
+
+
+def _joined(graph: Graph, node: Node, last: Rational) -> FloatOp | None:
+    """A sum of scales without common unit, or a function without exact steps, quantized at once."""
+    if last.quantizer is None:
+        return None
+    match node.op:
+        case Binary(kind=Kind.ADD | Kind.SUB as kind):
+            a, b = (_typed(graph, node, v) for v in graph.arguments(node))
+            if _common_unit(a, b) is None:
+                return RationalSum(last.steps, last.quantizer, kind is Kind.SUB)
+        case Unary() | Composite() if last.channels == 1 and last.quantizer.type.axis is None:
+            if graph.arguments(node)[0].fixed is not None:
+                return RationalTable(node.op, last)
+        case _:
+            pass
+    return None
 
 
 def _sum(node: Node, a: FixedType, b: FixedType) -> FixedType:

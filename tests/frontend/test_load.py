@@ -26,11 +26,11 @@ from binpoint.passes.manager import run
 from binpoint.sim.convert import stored_inputs
 from binpoint.sim.source import compare_source
 from binpoint.target import load_target
-from tests.build import FLOAT, INT8, UINT8, Arrays, info, model, node, save, tiny
+from tests.build import FLOAT, INT8, UINT8, info, model, node, save, tiny
 
 NEWEST = onnx.defs.onnx_opset_version()
 RNG = np.random.default_rng(31)
-Nodes = Sequence[onnx.NodeProto]
+Code = np.integer[Any]
 
 
 def lowered(made: onnx.ModelProto, path: Path) -> Graph:
@@ -65,12 +65,14 @@ def refusal(made: onnx.ModelProto, folder: Path) -> BinpointError:
 class Net:
     """Nodes and constants of a quantized model under construction."""
 
-    def __init__(self, dtype: type = np.int8) -> None:
+    def __init__(self, dtype: type[Code] = np.int8) -> None:
         self.dtype = dtype
         self.nodes: list[onnx.NodeProto] = []
         self.arrays: dict[str, NDArray[Any]] = {}
 
-    def parameters(self, name: str, scale: float | Arrays, zero: object = 0) -> str:
+    def parameters(
+        self, name: str, scale: float | NDArray[Any] | list[float], zero: object = 0
+    ) -> str:
         """Scale and zero point as initializers; gives their names."""
         self.arrays[f"{name}_s"] = np.asarray(scale, np.float32)
         self.arrays[f"{name}_z"] = np.asarray(zero, self.dtype)
@@ -125,7 +127,7 @@ class Net:
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_qdq_matrix_products_are_onnxruntimes(
-    dtype: type, per_channel: bool, tmp_path: Path
+    dtype: type[Code], per_channel: bool, tmp_path: Path
 ) -> None:
     net = Net(dtype)
     x = net.qdq("x", "a")
@@ -140,7 +142,7 @@ def test_qdq_matrix_products_are_onnxruntimes(
 )
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_qdq_convolutions_are_onnxruntimes(
-    dtype: type, per_channel: bool, group: int, tmp_path: Path
+    dtype: type[Code], per_channel: bool, group: int, tmp_path: Path
 ) -> None:
     net = Net(dtype)
     x = net.qdq("x", "a")
@@ -154,7 +156,7 @@ def test_qdq_convolutions_are_onnxruntimes(
 @pytest.mark.parametrize("form", ["codes", "real"])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_ops_that_move_elements_may_read_codes_or_what_they_mean(
-    op: str, form: str, dtype: type, tmp_path: Path
+    op: str, form: str, dtype: type[Code], tmp_path: Path
 ) -> None:
     net = Net(dtype)
     net.q("x", "a", 0.05, 9)
@@ -249,7 +251,9 @@ def test_outputs_may_be_codes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [(np.int8, INT8), (np.uint8, UINT8)])
-def test_inputs_may_be_codes_with_a_dequantizer(dtype: type, kind: int, tmp_path: Path) -> None:
+def test_inputs_may_be_codes_with_a_dequantizer(
+    dtype: type[Code], kind: int, tmp_path: Path
+) -> None:
     net = Net(dtype)
     net.parameters("a", 0.05, 9)
     net.op("MatMul", f"{net.dq('x', 'a', 'a')} {net.weights('w', 6, 5)}", "h")
@@ -258,7 +262,9 @@ def test_inputs_may_be_codes_with_a_dequantizer(dtype: type, kind: int, tmp_path
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [(np.int8, INT8), (np.uint8, UINT8)])
-def test_inputs_may_be_codes_without_any_quantizer(dtype: type, kind: int, tmp_path: Path) -> None:
+def test_inputs_may_be_codes_without_any_quantizer(
+    dtype: type[Code], kind: int, tmp_path: Path
+) -> None:
     net = Net(dtype)
     net.op("MaxPool", "x", "h", kernel_shape=[2, 2])
     net.op("Transpose", "h", "y", perm=[0, 2, 3, 1])
@@ -270,7 +276,7 @@ def test_inputs_may_be_codes_without_any_quantizer(dtype: type, kind: int, tmp_p
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 @pytest.mark.parametrize("zeros", ["none", "given"])
-def test_integer_products_are_exact(dtype: type, zeros: str, tmp_path: Path) -> None:
+def test_integer_products_are_exact(dtype: type[Code], zeros: str, tmp_path: Path) -> None:
     net = Net(dtype)
     limits = np.iinfo(dtype)
     net.arrays["w"] = RNG.integers(limits.min, limits.max + 1, (6, 4)).astype(dtype)
@@ -296,7 +302,7 @@ def test_integer_convolutions_are_exact(zeros: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_the_operator_form_is_onnxruntimes(dtype: type, tmp_path: Path) -> None:
+def test_the_operator_form_is_onnxruntimes(dtype: type[Code], tmp_path: Path) -> None:
     net = Net(dtype)
     limits = np.iinfo(dtype)
     middle = 0 if limits.min < 0 else 128
@@ -337,7 +343,9 @@ def test_a_float_model_means_what_onnxruntime_computes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_initializers_may_be_of_half_or_double_precision(dtype: type, tmp_path: Path) -> None:
+def test_initializers_may_be_of_half_or_double_precision(
+    dtype: type[np.floating[Any]], tmp_path: Path
+) -> None:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     arrays = {"w": RNG.normal(size=(6, 5)).astype(dtype), "b": RNG.normal(size=5).astype(dtype)}
     nodes = [node("MatMul", "x w", "h"), node("Add", "h b", "y")]

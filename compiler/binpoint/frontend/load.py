@@ -216,15 +216,19 @@ class Importer:
         if kind not in self.ops:
             node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
-        if any(node.codes) and not coded:
-            if kind not in _ORDERED:
-                node.refuse("computes on stored integers", hint="dequantize them first")
-            real = tuple(
-                self._as_integers(v) if v is not None and c else v
-                for v, c in zip(node.inputs, node.codes, strict=True)
-            )
-            node = replace(node, inputs=real)
+        if not coded:
+            node = self._compared(node)
         return self.ops[kind].from_onnx(node, build), coded
+
+    def _compared(self, node: OnnxNode) -> OnnxNode:
+        """The node with stored integers as plain ones, if all it does is to compare them."""
+        if not any(node.codes):
+            return node
+        if node.op not in _ORDERED:
+            node.refuse("computes on stored integers", hint="dequantize them first")
+        pairs = zip(node.inputs, node.codes, strict=True)
+        plain = (self._as_integers(v) if v is not None and c else v for v, c in pairs)
+        return replace(node, inputs=tuple(plain))
 
     def _rational(
         self, build: GraphBuilder, node: OnnxNode

@@ -77,7 +77,12 @@ def synthesise(datapath: Datapath, timeout: float = 1800) -> Counts:
         ]
         (folder / "run.ys").write_text("\n".join(script) + "\n")
         subprocess.run(
-            ["yosys", "-q", "run.ys"], cwd=folder, check=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["yosys", "-q", "run.ys"],
+            cwd=folder,
+            check=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         text = (folder / "stat.json").read_text()
     return count(json.loads(text[text.index("{") :])["design"]["num_cells_by_type"])
@@ -90,7 +95,9 @@ def _number(value: int) -> str:
 
 def count(cells: Mapping[str, int]) -> Counts:
     """Add up cells by what they take of the fabric."""
-    unknown = sorted(set(cells) - set(_LUTS) - set(_FLOPS) - set(_BLOCKS) - set(_FREE) - {"DSP48E1"})
+    unknown = sorted(
+        set(cells) - set(_LUTS) - set(_FLOPS) - set(_BLOCKS) - set(_FREE) - {"DSP48E1"}
+    )
     if unknown:
         raise ValueError(f"cells that are not counted: {', '.join(unknown)}")
     return Counts(

@@ -51,7 +51,7 @@ def sums(pe: int, simd: int, x: int, w: int, arithmetic: str = "multiply") -> Ca
     )
 
 
-def rescale(
+def rescale(  # noqa: PLR0913 - a datapath has many widths
     x: int, m: int, k: int, whole: int, shift: int, y: int = 8, lo: int = -128, hi: int = 127
 ) -> Case:
     """A requantizer."""
@@ -167,7 +167,7 @@ def _store(channels: int, acc: IntType) -> Store:
     )
 
 
-def dense(
+def dense(  # noqa: PLR0913 - a datapath has many widths
     rows: int, channels: int, depth: int, pe: int, simd: int, x: int = 8, w: int = 8,
     arithmetic: str = "multiply",
 ) -> units.Dense:  # fmt: skip

@@ -25,7 +25,10 @@ from binpoint.target import FpgaTarget
 
 _SLACK = 2
 _RESERVED = frozenset(
-    "begin case end entity in inout input module out output port reg signal wire".split()
+    {
+        *("begin", "case", "end", "entity", "in", "inout", "input"),
+        *("module", "out", "output", "port", "reg", "signal", "wire"),
+    }
 )
 """Words of hardware languages, which tools would rename."""
 

@@ -53,11 +53,15 @@ class AliasGroups:
         self._root: dict[str, str] = {}
         self._foreign: set[str] = {*graph.inputs, *graph.outputs}
 
+    def root(self, value: Value) -> str:
+        """The first of the values that share its memory."""
+        return self._root.get(value.name, value.name)
+
     def join(self, operand: Value, result: Value) -> bool:
         """Let `result` share the memory of `operand`, if it may."""
         if operand.constant is not None:
             return False
-        root = self._root.get(operand.name, operand.name)
+        root = self.root(operand)
         if result.name in self._foreign and root in self._foreign:
             return False
         self._root[result.name] = root
@@ -81,8 +85,18 @@ def _step(graph: Graph, node: Node, groups: AliasGroups) -> Step:
             node.name, (node, follower), reads, (result.name,), call, node.origin + follower.origin
         )
     alias = node.op.alias() and groups.join(inputs[0], outputs[0])
-    places = tuple(inputs[i].name for i in node.op.in_place() if _same_bytes(inputs[i], outputs[0]))
+    places = _in_place(node.op, inputs, outputs[0], groups)
     return Step(node.name, (node,), reads, node.outputs, call, node.origin, alias, places)
+
+
+def _in_place(
+    op: IntegerOp, inputs: tuple[Value, ...], result: Value, groups: AliasGroups
+) -> tuple[str, ...]:
+    """Operands to take over; none whose memory another operand reads in another order."""
+    taken = op.in_place()
+    others = {groups.root(v) for i, v in enumerate(inputs) if i not in taken}
+    found = (inputs[i] for i in taken)
+    return tuple(v.name for v in found if _same_bytes(v, result) and groups.root(v) not in others)
 
 
 def _same_bytes(a: Value, b: Value) -> bool:

@@ -47,6 +47,11 @@ class Problem:
     kept: tuple[bool, ...]
     initial: tuple[int, ...]
 
+    @property
+    def start(self) -> int:
+        """Bytes of all inputs, which are there before the first step, read or not."""
+        return sum(self.sizes[b] for b in self.initial)
+
     def live_after(self, executed: int, alive: frozenset[int]) -> frozenset[int]:
         """The buffers of `alive` that are still needed."""
         return frozenset(b for b in alive if self.kept[b] or self.readers[b] & ~executed)
@@ -82,7 +87,7 @@ def schedule(
     """
     problem = _problem(steps, sizes, owner, inputs, outputs)
     found = _search(problem)
-    bound = max((_needed(problem, i) for i in range(len(steps))), default=0)
+    bound = max(problem.start, *(_needed(problem, i) for i in range(len(steps))), 0)
     if found is not None:
         order, peak = found
         return Schedule(tuple(steps[i] for i in order), peak, peak, optimal=True)
@@ -118,7 +123,7 @@ def _problem(
         tuple(sizes[name] for name in names),
         reads,
         tuple(buffers(step.writes) for step in steps),
-        tuple(buffers(step.in_place) for step in steps),
+        tuple(buffers(step.in_place) if buffers(step.writes[:1]) else () for step in steps),
         tuple(sum({1 << writer[v] for v in step.reads if v in writer}) for step in steps),
         tuple(readers),
         tuple(i in kept for i in range(len(names))),
@@ -143,7 +148,7 @@ def _search(problem: Problem) -> tuple[list[int], int] | None:
     """The best order and its peak, or None where there are too many sets of executed steps."""
     everything = (1 << len(problem.needs)) - 1
     alive = problem.live_after(0, frozenset(problem.initial))
-    start = sum(problem.sizes[b] for b in alive)
+    start = problem.start
     best: dict[int, int] = {0: start}
     came: dict[int, tuple[int, int]] = {}
     queue: list[tuple[int, int, int, frozenset[int]]] = [(start, 0, 0, alive)]
@@ -177,7 +182,7 @@ def _greedy(problem: Problem) -> tuple[list[int], int]:
     """At each point the step that leaves the least alive, then the one with the lowest peak."""
     executed, alive = 0, problem.live_after(0, frozenset(problem.initial))
     order: list[int] = []
-    top = sum(problem.sizes[b] for b in alive)
+    top = problem.start
     while len(order) < len(problem.needs):
         options = [(problem.run(executed, alive, i), i) for i in _ready(problem, executed)]
         ((peak, executed, alive), step) = min(

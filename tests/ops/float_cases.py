@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,11 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import FloatOp, Semantics
+from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, TensorType
+from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
+from binpoint.numeric.monotone import Factor, Rule, Shift
 from binpoint.ops.affine import Affine
 from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
@@ -32,6 +35,7 @@ from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
+from binpoint.ops.rational import Rational, rounding, whole
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
@@ -306,6 +310,22 @@ def _resize(s: Sketch, semantics: Semantics) -> Made:
     return _finished(s, semantics, op, x)
 
 
+def _rational(s: Sketch, semantics: Semantics) -> Made:
+    """A chain that may fall, be steady or bent in a channel, of sums or of codes."""
+    count = s.number(1, 4)
+    x = s.sums((5, count), 2**16) if s.pick(True, False) else s.input((5, count))
+    parts = [Fraction(float(np.float32(s.random.uniform(-3, 3)))) for _ in range(count)]
+    factors = tuple(Factor.of(p, Fraction(s.number(1, 9))) for p in parts)
+    steps: list[monotone.Step] = [monotone.Scale(factors), Shift((Fraction(s.number(-9, 9), 7),))]
+    if s.pick(True, False):
+        steps.insert(s.number(0, 2), monotone.Clip(Fraction(-s.number(0, 40)), None))
+    storage = IntType(s.number(1, 8), s.pick(True, False))
+    scale = Dyadic.from_float(np.float32(s.random.uniform(0.01, 0.5)))
+    quantizer = whole(FixedType.per_tensor(storage, scale, s.zero(storage)))
+    op = Rational((*steps, *rounding(quantizer, s.pick(*Rule))), quantizer)
+    return op, (x,), quantizer.type
+
+
 FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(Conv, _conv, 0.51, 0.51),
     FloatCase(ConvTranspose, _conv_transpose, 0.51, 0.51),
@@ -331,4 +351,5 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(Concat, _concat, 0.51, 0.51),
     FloatCase(Pad, _pad, 0.51, 0.51),
     FloatCase(Resize, _resize, 0.51, 0.51),
+    FloatCase(Rational, _rational, 0.0, 0.0),
 )

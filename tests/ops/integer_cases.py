@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Value
 from binpoint.ir.op import Semantics
+from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, IntType
 from binpoint.numeric.interval import Interval
@@ -24,10 +26,18 @@ from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pad import IntPad
-from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul, OnnxruntimeAdd, OnnxruntimeChain, OnnxruntimeMul
+from binpoint.ops.pairwise import (
+    IntAdd,
+    IntMinMax,
+    IntMul,
+    OnnxruntimeAdd,
+    OnnxruntimeChain,
+    OnnxruntimeMul,
+)
 from binpoint.ops.pool import AveragePool
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.prelu import IntPRelu
+from binpoint.ops.rational import Rational, rounding, whole
 from binpoint.ops.requantize import Clamp, DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.resize import IntResizeLinear, Weights
 from binpoint.ops.slices import IntGather
@@ -339,8 +349,19 @@ def in_place(s: Sketch) -> Value:
     return s.add(IntMinMax(Broadcast.of(x.shape, x.shape), False, x.elem), last, x)
 
 
+def thresholds(s: Sketch) -> Value:
+    """Binary points, whose ties go to even, or any scale; falling now and then."""
+    x = s.sums((3, s.number(1, 4)), 2**16)
+    binary = s.pick(True, False)
+    scale = Dyadic(1, -s.number(2, 6)) if binary else Dyadic.from_float(np.float32(0.11))
+    quantizer = whole(FixedType.per_tensor(IntType(s.pick(3, 8), signed=True), scale))
+    factor = monotone.scale(Fraction(s.pick(1, 1, -1), 1 if binary else 3))
+    op = Rational((factor, *rounding(quantizer)), quantizer)
+    return s.lower(op, (x,), quantizer.type, Semantics.RATIONAL)
+
+
 CASES: tuple[Case, ...] = (
-    conv, depthwise, dense, matmul, conv_transpose, requantized, requantized, fused, fused, clamp, lookup,
+    thresholds, thresholds, conv, depthwise, dense, matmul, conv_transpose, requantized, requantized, fused, fused, clamp, lookup,
     channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax, summed, extreme, arg_extreme,
     max_pool, average, average, softmax, softmax, layer_norm, copy, reshape, pad, concat, gather, resize_linear, in_place,
 )  # fmt: skip

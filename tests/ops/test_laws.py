@@ -92,7 +92,8 @@ def test_every_form_of_requantizer_has_a_case() -> None:
             if epilogue is not None:
                 forms.add(epilogue().form)
     assert forms == {
-        "thresholds", "mulshift", "mulhi", "mulshift_offset", "mulhi_offset", "exact", "exacthi"
+        "thresholds", "thresholds_signed", "mulshift", "mulhi", "mulshift_offset", "mulhi_offset",
+        "even", "mixed", "exact", "exacthi",
     }  # fmt: skip
 
 

@@ -6,6 +6,8 @@
 4. The C kernel equals `reference`, under sanitizers.
 7. A kernel's symbol determines its text.
 
+Moreover a clamp that an op takes in is the clamp after it.
+
 (5 is the same as 4 for hardware; 6, the error of lowering, is in `tests/ops/test_lowering.py`.)
 """
 
@@ -35,9 +37,14 @@ Codes = Mapping[str, NDArray[np.int64]]
 Values = Sequence[Mapping[str, NDArray[np.int64]]]
 
 
-def samples(graph: Graph, rng: np.random.Generator, count: int = 3) -> list[dict[str, NDArray[np.int64]]]:
+def samples(
+    graph: Graph, rng: np.random.Generator, count: int = 3
+) -> list[dict[str, NDArray[np.int64]]]:
     """Codes for all inputs, within their bounds: uniform, then at the ends, then near the middle."""
-    return [{name: codes(graph.value(name), rng, kind) for name in graph.inputs} for kind in range(count)]
+    return [
+        {name: codes(graph.value(name), rng, kind) for name in graph.inputs}
+        for kind in range(count)
+    ]
 
 
 def codes(value: Value, rng: np.random.Generator, kind: int = 0) -> NDArray[np.int64]:
@@ -87,7 +94,9 @@ def law_2_bounds(graph: Graph, rng: np.random.Generator) -> None:
         for kind in (0, 1):
             arrays = [_operand(v, rng, kind) for v in narrow]
             for result, bound in zip(op.reference(*arrays), inner, strict=True):
-                assert bound.contains(Interval.of(result)), f"{node.name}: {Interval.of(result)} in {bound}"
+                assert bound.contains(Interval.of(result)), (
+                    f"{node.name}: {Interval.of(result)} in {bound}"
+                )
 
 
 def _narrowed(value: Value, rng: np.random.Generator) -> Value:
@@ -109,13 +118,31 @@ def law_3_check_graph(graph: Graph, inputs: Sequence[Codes], values: Values) -> 
     assert difference is None, str(difference)
 
 
-def law_4_kernels(graph: Graph, inputs: Sequence[Codes], values: Values, options: CompileOptions) -> None:
+def law_4_kernels(
+    graph: Graph, inputs: Sequence[Codes], values: Values, options: CompileOptions
+) -> None:
     """The emitted C computes the same integers, without a warning or a sanitizer's finding."""
     program = arrange(graph, options)
     project = render(program, load_target("host"), options)
     found = run_host(program, project, options, inputs, deep=True)
     difference = first_difference(graph, values, found)
     assert difference is None, str(difference)
+
+
+def law_clamped(graph: Graph, values: Values, rng: np.random.Generator) -> None:
+    """An op that takes a clamp in computes what the clamp after it would, wherever that lies."""
+    for node in graph.nodes():
+        (result, *others) = graph.results(node)
+        storage = result.elem.storage
+        ends = rng.integers(storage.min, storage.max + 1, 2)
+        lo, hi = int(ends.min()), int(ends.max())
+        op = op_of(node).clamped(lo, hi)
+        if op is None:
+            continue
+        assert not others
+        for sample in values:
+            (found,) = op.reference(*(sample[name] for name in node.inputs))
+            np.testing.assert_array_equal(found, np.clip(sample[result.name], lo, hi), node.name)
 
 
 def law_7_symbols(graph: Graph, texts: dict[str, str]) -> None:

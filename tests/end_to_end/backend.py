@@ -120,8 +120,12 @@ def variants(test: NodeTest) -> Iterator[NodeTest]:
 
 def _forms(test: NodeTest) -> Iterator[NodeTest]:
     """Whole numbers as constants, which are shapes and axes; then all operands but the first."""
-    names = [name for name, array in test.inputs.items() if isinstance(array, np.ndarray | np.generic)]
-    whole = [n for n in names[1:] if np.asarray(test.inputs[n]).dtype in (np.int64, np.int32, np.bool_)]
+    names = [
+        name for name, array in test.inputs.items() if isinstance(array, np.ndarray | np.generic)
+    ]
+    whole = [
+        n for n in names[1:] if np.asarray(test.inputs[n]).dtype in (np.int64, np.int32, np.bool_)
+    ]
     yield with_constants(test, whole)
     if names[1:] != whole:
         yield with_constants(test, names[1:])

@@ -20,7 +20,10 @@ from tests.end_to_end.backend import INTEGER, NodeTest, imported, node_tests, ru
 _REFUSALS = (
     (r"the input `.*` is of type .*", "types of tensors other than float, int8 and uint8"),
     (r"axis \d of the input `.*` is empty", "an axis of no elements"),
-    (r"the tensor `.*` is of a type that is not read", "types of tensors other than float, int8 and uint8"),
+    (
+        r"the tensor `.*` is of a type that is not read",
+        "types of tensors other than float, int8 and uint8",
+    ),
     (r"`Cast`: from real numbers to integers", "integers come from quantizers only"),
     (r"`\w+`: computes on stored integers", "integer arithmetic that wraps"),
     (r"`(Div|Pow)`: the second operand is computed, or not one number", "no integer form"),
@@ -86,7 +89,9 @@ def equal(found: NDArray[np.generic], wanted: NDArray[np.generic], *, exact: boo
     if exact or wanted.dtype.kind in "iub":
         return a.shape == b.shape and np.array_equal(a, b)
     rough = wanted.dtype.itemsize < np.dtype(np.float32).itemsize
-    return a.shape == b.shape and np.allclose(a, b, rtol=1e-2 if rough else 1e-3, atol=1e-5, equal_nan=True)
+    return a.shape == b.shape and np.allclose(
+        a, b, rtol=1e-2 if rough else 1e-3, atol=1e-5, equal_nan=True
+    )
 
 
 def by_onnxruntime(test: NodeTest) -> list[NDArray[np.generic]]:

@@ -25,19 +25,19 @@ from tests import models
 from tests.build import tiny
 
 HOST, OPTIONS = load_target("host"), CompileOptions(planner="greedy")
-NUMBERS = (0, 1, 2, 3, -1, -2, 7, 255, 1 << 16, 1 << 31, -(1 << 31), 1 << 62, -(1 << 63))
+NUMBERS = (0, 1, 2, 3, -1, -2, 7, 255, 1 << 10, 1 << 31, -(1 << 31), 1 << 62, -(1 << 63))
 REALS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, float("inf"), float("nan"))
-OPS = (
-    "Add", "ArgMax", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose",
-    "DequantizeLinear", "Dropout", "Expand", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "Identity",
-    "LeakyRelu", "MatMul", "MatMulInteger", "MaxPool", "Mul", "PRelu", "Pad", "Pow", "QuantizeLinear",
-    "ReduceMean", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze", "Where",
-)  # fmt: skip
+_WORDS = """
+    Add ArgMax AveragePool BatchNormalization Clip Concat Conv ConvTranspose DequantizeLinear
+    Dropout Expand Flatten Gather Gemm GlobalAveragePool Identity LeakyRelu MatMul MatMulInteger
+    MaxPool Mul PRelu Pad Pow QuantizeLinear ReduceMean Reshape Resize Shape Sigmoid Slice
+    Softmax Split Squeeze Tile Transpose Unsqueeze Where
+"""
+OPS = tuple(_WORDS.split())
 
 
-def attempt(content: bytes, path: Path) -> str:
-    """What a file gives: `ok` or the code of its error, which is the model's, never a defect."""
+def attempt(content: bytes, path: Path) -> BinpointError | None:
+    """The error that a file gives, if any; other exceptions pass."""
     path.write_bytes(content)
     try:
         graph = load(path)
@@ -46,10 +46,8 @@ def attempt(content: bytes, path: Path) -> str:
         graph = run(pipelines.mcu(), graph, Context(HOST, OPTIONS, samples.part(0, 2)))
         render(arrange(graph, OPTIONS), HOST, OPTIONS)
     except BinpointError as error:
-        assert error.exit is Exit.MODEL, str(error)
-        assert error.message
-        return error.code
-    return "ok"
+        return error
+    return None
 
 
 def damage(made: onnx.ModelProto, random: Random) -> bytes:
@@ -133,7 +131,9 @@ def _border(graph: onnx.GraphProto, random: Random) -> None:
     kind = random.choice(graph.input).type.tensor_type
     match random.randrange(4):
         case 0:
-            kind.elem_type = random.choice((TensorProto.INT8, TensorProto.UINT8, random.randrange(25)))
+            kind.elem_type = random.choice(
+                (TensorProto.INT8, TensorProto.UINT8, random.randrange(25))
+            )
         case 1 if kind.shape.dim:
             random.choice(kind.shape.dim).dim_value = random.choice(NUMBERS)
         case 2:
@@ -145,13 +145,13 @@ def _border(graph: onnx.GraphProto, random: Random) -> None:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[onnx.ModelProto]:
     folder = tmp_path_factory.mktemp("originals")
-    quantized = models.save_quantized(folder / "q.onnx")
-    return [tiny(), onnx.load_model(quantized)]
+    content = models.save_quantized(folder / "q.onnx").read_bytes()
+    return [tiny(), onnx.load_model_from_string(content)]
 
 
 def test_undamaged_models_compile(originals: list[onnx.ModelProto], tmp_path: Path) -> None:
     for made in originals:
-        assert attempt(made.SerializeToString(), tmp_path / "m.onnx") == "ok"
+        assert attempt(made.SerializeToString(), tmp_path / "m.onnx") is None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -161,4 +161,5 @@ def test_a_damaged_model_is_one_error_or_a_program(
 ) -> None:
     made = onnx.ModelProto()
     made.CopyFrom(random.choice(originals))
-    attempt(damage(made, random), tmp_path / "m.onnx")
+    error = attempt(damage(made, random), tmp_path / "m.onnx")
+    assert error is None or error.exit is Exit.MODEL, str(error)

@@ -15,10 +15,11 @@ from binpoint.emit.fpga_hls import render
 from binpoint.errors import BadOption, LoweringError, ModelError, NoIntegerForm, QuantizationError
 from binpoint.ir.evaluate import evaluate
 from binpoint.options import CompileOptions
-from binpoint.plan.design import Folding
+from binpoint.plan.dataflow import design
+from binpoint.plan.design import Folding, Style
 from binpoint.plan.units import Dense
 from binpoint.sim.compare import first_difference
-from binpoint.sim.host_hls import find_headers, run_ap, run_bounded
+from binpoint.sim.host_hls import find_headers, run_ap, run_bounded, run_native
 from binpoint.sim.tools import run_tool
 from tests.end_to_end.trials import random_model
 from tests.hls.designs import (
@@ -181,6 +182,41 @@ def _product() -> onnx.ModelProto:
     node = helper.make_node("MatMul", ["a", "b"], ["y"], "product")
     graph = helper.make_graph([node], "net", ends[:2], ends[2:])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(("name", "arithmetic"), [("tfc_1w1a", "count"), ("tfc_2w2a", "planes")])
+def test_one_and_two_bits_need_no_multiplier(
+    name: str, arithmetic: str, shared_models: Path
+) -> None:
+    path = shared_models / f"{name}.onnx"
+    made = built(lowered_file(path, path.with_suffix(".npz"), OPTIONS), OPTIONS)
+    sums = [layer.unit for layer in made.design.layers if isinstance(layer.unit, Dense)]
+    assert [unit.arithmetic for unit in sums] == [arithmetic] * 4
+    between = [s for s in made.design.streams.values() if s.bipolar]
+    assert all(s.elem.width == 1 for s in between)
+    assert len(between) == (4 if arithmetic == "count" else 0)
+
+
+@pytest.mark.parametrize("integers", ["native", "ap"])
+def test_a_parallel_top_is_equal(integers: str, shared_models: Path) -> None:
+    path = shared_models / "pendigits_mlp_qdq.onnx"
+    graph = lowered_file(path, path.with_suffix(".npz"), OPTIONS)
+    values = [evaluate(graph, sample) for sample in codes(graph, 2, 20)]
+    plan = design(graph, fpga(), OPTIONS, style=Style.PARALLEL)
+    assert plan.interval == 1
+    simulate = run_native if integers == "native" else run_ap
+    if integers == "ap":
+        pytest.importorskip("da4ml")
+    found = simulate(plan, render(plan, fpga(), values[:2]), values)
+    assert first_difference(graph, values, found) is None
+
+
+def test_a_parallel_top_of_windows_or_folded_layers_is_refused(residual: Built) -> None:
+    with pytest.raises(BadOption, match="`window` has no parallel form"):
+        design(residual.graph, fpga(), OPTIONS, style=Style.PARALLEL)
+    (name, *_) = random_folding(residual.design, Random(0))
+    with pytest.raises(BadOption, match="is not folded"):
+        design(residual.graph, fpga(), OPTIONS, {name: Folding()}, Style.PARALLEL)
 
 
 # ---- the project

@@ -21,9 +21,8 @@ from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import FloatOp, Semantics
 from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, IntType, TensorType
+from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
-from binpoint.numeric.monotone import Factor, Rule, Shift
 from binpoint.ops.affine import Affine
 from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
@@ -35,7 +34,7 @@ from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
-from binpoint.ops.rational import Rational, rounding, whole
+from binpoint.ops.rational import Rational
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
@@ -66,7 +65,9 @@ class FloatCase:
         steps = self.dyadic if semantics is Semantics.DYADIC else self.runtime
         if len(inputs) < 3 or inputs[1].fixed is None:
             return steps
-        product = float(inputs[0].elem.scale) * max(float(scale) for scale in inputs[1].fixed.scales)
+        product = float(inputs[0].elem.scale) * max(
+            float(scale) for scale in inputs[1].fixed.scales
+        )
         return steps + product / float(result.scale) / 2
 
     def add(self, s: Sketch) -> Value:
@@ -84,7 +85,9 @@ def real(array: NDArray[np.floating], fixed: FixedType | None = None) -> Value:
     return Value(name, kind, fixed=fixed, constant=Constant(np.asarray(codes)))
 
 
-def reals(values: Sequence[Value], arrays: Sequence[NDArray[np.int64] | None]) -> list[NDArray[np.float64]]:
+def reals(
+    values: Sequence[Value], arrays: Sequence[NDArray[np.int64] | None]
+) -> list[NDArray[np.float64]]:
     """Operands as real numbers: constants, and what codes stand for."""
     found: list[NDArray[np.float64]] = []
     for value, codes in zip(values, arrays, strict=True):
@@ -116,7 +119,9 @@ def _data(s: Sketch, semantics: Semantics, *shape: int, kind: FixedType | None =
 def _weights(s: Sketch, *shape: int) -> Value:
     array = s.rng.normal(size=shape)
     count = s.pick(1, shape[0])
-    scales = tuple(Dyadic.from_float(np.float32(s.random.uniform(0.01, 0.03))) for _ in range(count))
+    scales = tuple(
+        Dyadic.from_float(np.float32(s.random.uniform(0.01, 0.03))) for _ in range(count)
+    )
     return real(array, FixedType(I8, scales, (0,), 0 if count > 1 else None))
 
 
@@ -216,7 +221,9 @@ def _binary(s: Sketch, semantics: Semantics) -> Made:
 def _min_max(s: Sketch, semantics: Semantics) -> Made:
     shape = s.shape()
     a = _data(s, semantics, *shape, kind=s.type(s.storage(I8, U8)))
-    return _finished(s, semantics, MinMax(s.pick(True, False)), a, s.input(shape, s.type(a.elem.storage)))
+    return _finished(
+        s, semantics, MinMax(s.pick(True, False)), a, s.input(shape, s.type(a.elem.storage))
+    )
 
 
 def _axes(s: Sketch, shape: Sequence[int]) -> tuple[int, ...]:
@@ -283,7 +290,9 @@ def _concat(s: Sketch, semantics: Semantics) -> Made:
     a = _data(s, semantics, *shape, kind=s.type(s.storage(I8, U8)))
     b = s.input(shape, s.type(a.elem.storage))
     constant = real(s.rng.uniform(-0.5, 0.5, shape).astype(np.float32))
-    return _finished(s, semantics, Concat(s.number(0, len(shape) - 1)), a, b, *s.pick([], [constant]))
+    return _finished(
+        s, semantics, Concat(s.number(0, len(shape) - 1)), a, b, *s.pick([], [constant])
+    )
 
 
 def _pad(s: Sketch, semantics: Semantics) -> Made:
@@ -304,26 +313,42 @@ def _resize(s: Sketch, semantics: Semantics) -> Made:
     factors[2] = 2.0
     scales = build.constant(np.array(factors, np.float32))
     mode = s.pick("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
-    proto = helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear", coordinate_transformation_mode=mode)
+    proto = helper.make_node(
+        "Resize", ["x", "", "s"], ["y"], mode="linear", coordinate_transformation_mode=mode
+    )
     Resize.from_onnx(OnnxNode(proto, (image, None, scales), 19, 0, ("y",)), build)
     (op,) = (node.op for node in build.graph.nodes() if isinstance(node.op, Resize))
     return _finished(s, semantics, op, x)
 
 
+def _layer_norm(s: Sketch, semantics: Semantics) -> Made:
+    x = _data(s, semantics, *s.shape(s.number(1, 3)), s.number(2, 9))
+    axis = len(x.shape) - 1
+    gamma, beta = (real(s.rng.normal(size=x.shape[axis]).astype(np.float32)) for _ in range(2))
+    return _finished(s, semantics, LayerNorm(axis, 1e-5), x, gamma, beta)
+
+
+def _shifted(s: Sketch) -> Made:
+    """Between scales that are powers of two: a shift, with ties to even."""
+    zero = s.number(-128, 127)
+    x = s.input(s.shape(3), FixedType.per_tensor(I16, Dyadic(1, -10), s.pick(0, zero)))
+    op = Rational((monotone.scale(Fraction(1, 2 ** s.number(0, 3))),))
+    return op, [x], FixedType.per_tensor(I8, Dyadic(1, -4), s.pick(0, zero))
+
+
 def _rational(s: Sketch, semantics: Semantics) -> Made:
-    """A chain that may fall, be steady or bent in a channel, of sums or of codes."""
-    count = s.number(1, 4)
-    x = s.sums((5, count), 2**16) if s.pick(True, False) else s.input((5, count))
-    parts = [Fraction(float(np.float32(s.random.uniform(-3, 3)))) for _ in range(count)]
-    factors = tuple(Factor.of(p, Fraction(s.number(1, 9))) for p in parts)
-    steps: list[monotone.Step] = [monotone.Scale(factors), Shift((Fraction(s.number(-9, 9), 7),))]
+    """A factor and an offset for all or for each channel, falling or rising."""
     if s.pick(True, False):
-        steps.insert(s.number(0, 2), monotone.Clip(Fraction(-s.number(0, 40)), None))
-    storage = IntType(s.number(1, 8), s.pick(True, False))
-    scale = Dyadic.from_float(np.float32(s.random.uniform(0.01, 0.5)))
-    quantizer = whole(FixedType.per_tensor(storage, scale, s.zero(storage)))
-    op = Rational((*steps, *rounding(quantizer, s.pick(*Rule))), quantizer)
-    return op, (x,), quantizer.type
+        return _shifted(s)
+    x = _data(s, semantics, *s.shape(2), s.number(1, 4))
+    count = s.pick(1, x.shape[-1])
+    factors = [Fraction(s.pick(-1, 1, 1, 1) * s.number(1, 99), 64) for _ in range(count)]
+    offsets = tuple(Fraction(s.number(-99, 99), 128) for _ in range(count))
+    op = Rational((monotone.scale(*factors), monotone.Shift(offsets)))
+    kind = fitted(s, semantics, op, [x])
+    # Results of few bits are emitted as comparisons.
+    few = FixedType.per_tensor(IntType(4, signed=True), Dyadic(1, -2), s.number(-8, 7))
+    return op, [x], s.pick(kind, kind, few)
 
 
 FLOAT_CASES: tuple[FloatCase, ...] = (
@@ -351,5 +376,6 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(Concat, _concat, 0.51, 0.51),
     FloatCase(Pad, _pad, 0.51, 0.51),
     FloatCase(Resize, _resize, 0.51, 0.51),
-    FloatCase(Rational, _rational, 0.0, 0.0),
+    FloatCase(LayerNorm, _layer_norm, 0.51, 0.51),
+    FloatCase(Rational, _rational, 0.51, 0.51),
 )

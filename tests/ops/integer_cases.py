@@ -169,7 +169,10 @@ def prelu(s: Sketch) -> Value:
     x, target = s.input(s.shape()), s.type()
     count = range(x.shape[-1])
     slopes = [tuple(s.number(-(2**20), 2**20) for _ in count) for _ in range(2)]
-    shifts, offsets = tuple(s.number(1, 30) for _ in count), tuple(s.number(-(2**30), 2**30) for _ in count)
+    shifts, offsets = (
+        tuple(s.number(1, 30) for _ in count),
+        tuple(s.number(-(2**30), 2**30) for _ in count),
+    )
     return s.add(IntPRelu(*slopes, shifts, offsets, x.elem.zero_point, target), x)
 
 
@@ -189,7 +192,11 @@ def add(s: Sketch) -> Value:
     top = s.pick(2**8, 2**30)
     factors = s.number(-top, top), s.number(-top, top)
     zeros = a.elem.zero_point, b.elem.zero_point
-    return s.add(IntAdd(Broadcast.of(*shapes), *factors, shift, *zeros, target, *_clamp(s, target.storage)), a, b)
+    return s.add(
+        IntAdd(Broadcast.of(*shapes), *factors, shift, *zeros, target, *_clamp(s, target.storage)),
+        a,
+        b,
+    )
 
 
 def mul(s: Sketch) -> Value:
@@ -197,7 +204,11 @@ def mul(s: Sketch) -> Value:
     a, b = (s.input(shape) for shape in shapes)
     zeros = a.elem.zero_point, b.elem.zero_point
     factor, shift = s.number(0, s.pick(2**6, 2**26)), s.number(1, 40)
-    return s.add(IntMul(Broadcast.of(*shapes), factor, shift, *zeros, target, *_clamp(s, target.storage)), a, b)
+    return s.add(
+        IntMul(Broadcast.of(*shapes), factor, shift, *zeros, target, *_clamp(s, target.storage)),
+        a,
+        b,
+    )
 
 
 def runtime_pair(s: Sketch) -> Value:
@@ -205,7 +216,11 @@ def runtime_pair(s: Sketch) -> Value:
     shapes, storage = _pair_shapes(s), s.storage(I8, U8)
     a, b = (s.input(shape, s.type(storage)) for shape in shapes)
     size = s.pick(0.01, 1.0, 30.0)
-    axes, kinds, target = Broadcast.of(*shapes), (a.elem, b.elem, a.interval, b.interval), s.type(storage, size)
+    axes, kinds, target = (
+        Broadcast.of(*shapes),
+        (a.elem, b.elem, a.interval, b.interval),
+        s.type(storage, size),
+    )
     ends = _clamp(s, storage)
     match s.number(0, 2):
         case 0:

@@ -56,7 +56,9 @@ class Sketch:
         scale = np.float32(2.0 ** self.random.uniform(-8, -4) * size)
         return FixedType.per_tensor(storage, Dyadic.from_float(scale), self.zero(storage))
 
-    def input(self, shape: Sequence[int], kind: FixedType | None = None, bounds: Interval | None = None) -> Value:
+    def input(
+        self, shape: Sequence[int], kind: FixedType | None = None, bounds: Interval | None = None
+    ) -> Value:
         """A graph input; now and then it is known to use a part of its range only."""
         kind = kind if kind is not None else self.type()
         value = self.build.input("x", TensorType(tuple(shape), kind))
@@ -91,10 +93,14 @@ class Sketch:
         """An int32 bias."""
         return self.constant(self.codes((count,), -(2**15), 2**15), I32)
 
-    def window(self, spatial: Sequence[int], *, dilated: bool = True, padded: bool = True) -> Window:
+    def window(
+        self, spatial: Sequence[int], *, dilated: bool = True, padded: bool = True
+    ) -> Window:
         """A window that fits, with paddings of its own on every side."""
         kernel = tuple(self.number(1, min(3, n)) for n in spatial)
-        room = [2 if dilated and 2 * (k - 1) < n else 1 for k, n in zip(kernel, spatial, strict=True)]
+        room = [
+            2 if dilated and 2 * (k - 1) < n else 1 for k, n in zip(kernel, spatial, strict=True)
+        ]
         pads = [tuple(self.number(0, k - 1) if padded else 0 for k in kernel) for _ in range(2)]
         strides = tuple(self.number(1, 3) for _ in kernel)
         return Window(kernel, strides, *pads, tuple(self.number(1, r) for r in room))
@@ -105,14 +111,18 @@ class Sketch:
 
     def shape(self, rank: int | None = None) -> tuple[int, ...]:
         """A small shape."""
-        return tuple(self.number(1, 4) for _ in range(rank if rank is not None else self.number(1, 4)))
+        return tuple(
+            self.number(1, 4) for _ in range(rank if rank is not None else self.number(1, 4))
+        )
 
     def add(self, op: IntegerOp, *inputs: Value) -> Value:
         """Add a node."""
         (value,) = self.build.add(op, *inputs)
         return value
 
-    def lower(self, op: FloatOp, inputs: Sequence[Value], result: FixedType | None, semantics: Semantics) -> Value:
+    def lower(
+        self, op: FloatOp, inputs: Sequence[Value], result: FixedType | None, semantics: Semantics
+    ) -> Value:
         """Add the integer form of a float op."""
         shapes = tuple(kind.shape for kind in op.infer(*inputs))
         name = self.graph.fresh("site")
@@ -125,7 +135,9 @@ class Sketch:
     def output(self, value: Value) -> None:
         """Let a value be an output; an op that adds nothing gets a copy."""
         if value.name in self.graph.inputs:
-            value = self.add(IntCopy.of(value.shape, (value.type.size,), (1,), 0, value.elem), value)
+            value = self.add(
+                IntCopy.of(value.shape, (value.type.size,), (1,), 0, value.elem), value
+            )
         if value.name not in self.graph.outputs:
             self.graph.outputs += (value.name,)
 

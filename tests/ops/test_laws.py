@@ -56,6 +56,7 @@ def test_laws_without_a_compiler(case: Case, random: Random) -> None:
     laws.law_1_shapes(sketch.graph, values)
     laws.law_2_bounds(sketch.graph, sketch.rng)
     laws.law_3_check_graph(sketch.graph, inputs, values)
+    laws.law_clamped(sketch.graph, values, sketch.rng)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,9 @@ def test_every_form_of_requantizer_has_a_case() -> None:
             epilogue = getattr(node.op, "epilogue", None)
             if epilogue is not None:
                 forms.add(epilogue().form)
-    assert forms == {
+    assert forms >= {
         "thresholds", "thresholds_signed", "mulshift", "mulhi", "mulshift_offset", "mulhi_offset",
-        "even", "mixed", "exact", "exacthi",
+        "exact", "exacthi", "mixed", "even",
     }  # fmt: skip
 
 

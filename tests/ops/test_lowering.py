@@ -20,7 +20,9 @@ from tests.ops.sketch import Sketch
 @pytest.mark.parametrize("case", FLOAT_CASES, ids=lambda case: case.kind.__name__)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(random=st.randoms(use_true_random=False))
-def test_lowering_is_within_its_error(case: FloatCase, semantics: Semantics, random: Random) -> None:
+def test_lowering_is_within_its_error(
+    case: FloatCase, semantics: Semantics, random: Random
+) -> None:
     s = Sketch(random)
     op, inputs, target = case.make(s, semantics)
     result = s.lower(op, inputs, target, semantics)

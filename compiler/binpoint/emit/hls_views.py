@@ -61,6 +61,7 @@ class LayerView:
     parameters: str
     arguments: str
     kernel_arguments: str
+    arrays: tuple[str, ...]
 
 
 def layer_view(design: Design, layer: Layer) -> LayerView:
@@ -80,6 +81,7 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
         parameters=parameters,
         arguments=", ".join(streams),
         kernel_arguments=", ".join(names + arrays),
+        arrays=tuple(arrays),
     )
 
 

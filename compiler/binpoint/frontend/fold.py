@@ -31,9 +31,10 @@ Windowed = Conv | AveragePool | MaxPool
 class FoldConstants(Pass):
     """Compute nodes whose operands are all constant.
 
-    1. Integers that an op passes on as they are stay what they are. Else the results are computed by the op's reference, in float32; a result with a type is stored
-       in it. Outputs stay computed.
-    2. NaN or infinity as result is an error of the model.
+    1. Integers that an op passes on as they are stay what they are.
+    2. All other results are computed by the op's reference, in float32; a result with a type is
+       stored in it.
+    3. NaN or infinity as result is an error of the model.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -51,7 +52,7 @@ def _compute(graph: Graph, node: Node) -> bool:
     operands = graph.arguments(node)
     if not operands or any(v.constant is None for v in operands):
         return False
-    if not isinstance(node.op, FloatOp) or any(name in graph.outputs for name in node.outputs):
+    if not isinstance(node.op, FloatOp):
         return False
     if node.op.keeps_type and any(v.fixed is not None for v in operands):
         return False

@@ -65,6 +65,7 @@ _MISFITS = (
     TypeError,
     ValueError,
 )
+_WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -252,11 +253,23 @@ class Importer:
             node.refuse("in training mode", hint="export the model in evaluation mode")
         coded = bool(node.codes) and node.codes[0]
         if node.op == "Cast" and coded:
+            self._keeps_codes(node, x)
             return (self._as_integers(x),), False
         to_integers = node.op == "Cast" and node.int("to", 1) not in _REAL
-        if to_integers and x.fixed is None and not self._is_whole(x):
+        is_whole = node.int("to", 1) in _WHOLE and self._is_whole(x)
+        if to_integers and x.fixed is None and not is_whole:
             node.refuse("from real numbers to integers", hint="quantize with QuantizeLinear")
         return (x,), coded
+
+    def _keeps_codes(self, node: OnnxNode, x: Value) -> None:
+        """Refuse a Cast of codes to integers that cannot hold all of them."""
+        to = node.int("to", 1)
+        kind = x.fixed.storage if x.fixed is not None else self.stored.get(x.name)
+        if to in _REAL or kind is None:
+            return
+        wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to))
+        if not np.can_cast(kind.dtype, wanted):
+            node.refuse(f"from {kind.dtype} to {wanted} would wrap")
 
     def _is_whole(self, x: Value) -> bool:
         """Whether a value holds whole numbers by what computes it, such as ArgMax."""

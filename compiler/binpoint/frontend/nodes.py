@@ -8,7 +8,7 @@ import onnx
 from onnx import defs, helper, numpy_helper, shape_inference
 
 from binpoint.errors import InvalidModel
-from binpoint.frontend.read import check_size
+from binpoint.frontend.read import check_size, first_line
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
 
@@ -33,17 +33,17 @@ def check_node(node: onnx.NodeProto, opsets: Mapping[str, int], place: str) -> N
         raise InvalidModel(
             f"`{node.op_type}` is not used as it is defined",
             at=place,
-            have=str(error).splitlines()[0],
+            have=first_line(error),
         ) from error
 
 
 def check_sizes(node: OnnxNode) -> None:
-    """Refuse a node whose results are too large, before anything is computed from it.
+    """Refuse operands that do not fit and results that are too large, before anything is computed.
 
-    Shape inference tells; where it cannot, the results themselves are looked at later.
+    Shape inference tells; where it cannot, the operator and the results are looked at later.
 
     Raises:
-        InvalidModel: a result is too large.
+        InvalidModel: the shapes do not fit, or a result is too large.
     """
     if not _is_standard(node.proto, node.opset):
         return
@@ -57,7 +57,11 @@ def check_sizes(node: OnnxNode) -> None:
             {n: numpy_helper.from_array(a, n) for n, a in stored.items() if a.size <= _FEW},
             opset_imports=[helper.make_opsetid("", node.opset)],
         )
-    except (onnx.checker.ValidationError, shape_inference.InferenceError, RuntimeError):
+    except (onnx.checker.ValidationError, shape_inference.InferenceError, RuntimeError) as error:
+        if "ShapeInferenceError" in str(error):
+            raise InvalidModel(
+                f"the operands of `{node.op}` do not fit", at=node.place, have=first_line(error)
+            ) from error
         return
     for name, kind in kinds.items():
         check_size([d.dim_value for d in kind.tensor_type.shape.dim], name)
@@ -68,7 +72,8 @@ def _is_standard(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def _type_of(value: Value) -> onnx.TypeProto:
+    """A tensor type of its shape; of real numbers, half and double precision too, it says float."""
     code = onnx.TensorProto.FLOAT
-    if value.constant is not None:
+    if value.constant is not None and value.constant.array.dtype.kind != "f":
         code = helper.np_dtype_to_tensor_dtype(value.constant.array.dtype)
     return helper.make_tensor_type_proto(code, value.shape)

@@ -105,6 +105,4 @@ def check_channels(kind: FixedType, shape: tuple[int, ...], node: OnnxNode) -> N
     """Refuse a scale per channel where the tensor has another number of channels."""
     if kind.axis is None or shape[kind.axis : kind.axis + 1] == (kind.channels,):
         return
-    node.refuse(
-        f"{kind.channels} scales along axis {kind.axis} of a tensor of shape {list(shape)}"
-    )
+    node.refuse(f"{kind.channels} scales along axis {kind.axis} of a tensor of shape {list(shape)}")

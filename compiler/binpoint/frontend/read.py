@@ -62,11 +62,12 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         return inliner.inline_local_functions(model)
     except Exception as error:  # onnx raises its own types, made at run time
         raise InvalidModel(
-            "a function of the model cannot be put in place of its calls", have=_first_line(error)
+            "a function of the model cannot be put in place of its calls", have=first_line(error)
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, or its type if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

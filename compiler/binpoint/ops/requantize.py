@@ -136,7 +136,8 @@ class DyadicRequantize(Requantize):
 
     def clamped(self, lo: int, hi: int) -> DyadicRequantize:
         """The same op with its result clamped further."""
-        return replace(self, lo=max(self.lo, min(lo, self.hi)), hi=min(self.hi, max(hi, self.lo)))
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return replace(self, lo=both.lo, hi=both.hi)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
@@ -212,8 +213,8 @@ class OnnxruntimeRequantize(Requantize):
 
     def clamped(self, lo: int, hi: int) -> OnnxruntimeRequantize:
         """The same op with its result clamped further; the proof is to be made anew."""
-        low, high = max(self.lo, min(lo, self.hi)), min(self.hi, max(hi, self.lo))
-        return replace(self, lo=low, hi=high, proof=None)
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return replace(self, lo=both.lo, hi=both.hi, proof=None)
 
     def thresholds(self) -> IntArray:
         """``[channels, hi − lo]``: the smallest reachable accumulator with y ≥ lo + 1 + k."""

@@ -94,9 +94,9 @@ class IntThresholds(Requantize):
 
     def clamped(self, lo: int, hi: int) -> IntThresholds:
         """The same op with its result clamped further; the proof is to be made anew."""
-        low, high = max(self.lo, min(lo, self.hi)), min(self.hi, max(hi, self.lo))
-        table = Constant(self.table.array[:, low - self.lo : high - self.lo])
-        return replace(self, table=table, lo=low, hi=high, proof=None)
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        table = Constant(self.table.array[:, both.lo - self.lo : both.hi - self.lo])
+        return replace(self, table=table, lo=both.lo, hi=both.hi, proof=None)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition: the place of sign · x among the thresholds of its channel."""

@@ -1,4 +1,4 @@
-"""Values of -1 and 1 only, carried as one bit: those that nothing reads but sums with such weights."""
+"""Values of -1 and 1 only, carried as one bit: those read by nothing but sums with such weights."""
 
 from __future__ import annotations
 

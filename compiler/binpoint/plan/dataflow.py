@@ -15,14 +15,19 @@ from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.options import CompileOptions
 from binpoint.plan import units
 from binpoint.plan.bipolar import bipolar_values
-from binpoint.plan.design import Design, Folding, Layer, Stream, StreamPort
+from binpoint.plan.design import Design, Folding, Layer, Stream, StreamPort, Style
 from binpoint.plan.fuse import Step, fuse
 from binpoint.plan.layers import drafts
+from binpoint.plan.parallel import parallel
 from binpoint.plan.place import Draft, End, Place
 from binpoint.plan.store import as_it_is
 from binpoint.target import FpgaTarget
 
 _SLACK = 2
+_RESERVED = frozenset(
+    "begin case end entity in inout input module out output port reg signal wire".split()
+)
+"""Words of hardware languages, which tools would rename."""
 
 
 def design(
@@ -30,6 +35,7 @@ def design(
     target: FpgaTarget,
     options: CompileOptions,
     folding: Mapping[str, Folding] | None = None,
+    style: Style = Style.STREAM,
 ) -> Design:
     """Units joined by streams, folded as given (by layer name), else with one element at a time.
 
@@ -37,11 +43,12 @@ def design(
 
     Raises:
         NoIntegerForm: an op has no form as a unit.
-        BadOption: a folding names no layer or does not divide it.
+        BadOption: a folding names no layer or does not divide it; or the style is parallel and the
+            design is folded, too large, or more than dense layers.
     """
-    return _Builder(graph, folding or {}, target.interface.beat_bits).build(
-        options.name or identifier(graph.name).lower()
-    )
+    builder = _Builder(graph, folding or {}, target.interface.beat_bits)
+    made = builder.build(options.name or identifier(graph.name).lower())
+    return made if style is Style.STREAM else parallel(made, folding or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +298,8 @@ class _Builder:
     def _port_names(self, sources: Sequence[str]) -> list[str]:
         names: list[str] = []
         for source in sources:
-            names.append(unique(source, self.taken))
+            word = f"{source}_port" if source in _RESERVED else source
+            names.append(unique(word, self.taken))
             self.taken.add(names[-1])
         return names
 

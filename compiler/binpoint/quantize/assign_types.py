@@ -14,6 +14,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Role
+from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.elementwise import Binary
 from binpoint.options import CompileOptions
@@ -62,6 +63,7 @@ class AssignTypes(Pass):
         real = graph.copy()
         graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
         pass_types(graph)
+        _plain_codes(graph)
         self._activations(graph, context)
         for node in graph.nodes():
             _free_bias(real, graph, node)
@@ -109,6 +111,14 @@ class AssignTypes(Pass):
         return {
             n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()
         }
+
+
+def _plain_codes(graph: Graph) -> None:
+    """Integers that the model takes, and whose meaning it nowhere states, stand for themselves."""
+    for name, storage in graph.coded.items():
+        if graph.value(name).fixed is None:
+            _set(graph, graph.value(name), FixedType.per_tensor(storage, Dyadic.one()))
+    pass_types(graph)
 
 
 def _refuse_real_operands(graph: Graph) -> None:

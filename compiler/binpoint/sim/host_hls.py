@@ -23,7 +23,7 @@ from binpoint.emit.environment import render_template
 from binpoint.emit.fpga_hls import PortView, port_views
 from binpoint.emit.project import Project
 from binpoint.errors import ToolFailed, ToolNotFound
-from binpoint.plan.design import Design, StreamPort
+from binpoint.plan.design import Design, StreamPort, Style
 from binpoint.sim.tools import find, run_tool
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
@@ -85,13 +85,14 @@ def find_headers(given: Path | None = None) -> Headers:
 def run_native(
     design: Design, project: Project, samples: Sequence[Values], *, deep: bool = False
 ) -> list[dict[str, NDArray[Any]]]:
-    """Outputs (with `deep` every streamed value) by name for each sample, with native integers.
+    """Outputs by name for each sample, with native integers; with `deep` all streamed values.
 
     Args:
         design: what `project` was rendered from.
         project: the HLS project.
         samples: for each the values of the design's inputs by name, as `ir.evaluate` has them.
-        deep: whether to return every value of the graph that a stream carries.
+        deep: whether to return every value of the graph that a stream carries; a parallel top has
+            no streams, and gives its outputs only.
 
     Raises:
         ToolNotFound: no host compiler.
@@ -156,7 +157,9 @@ def _run(
         folder = Path(scratch)
         project.write(folder / "hls")
         main = folder / "hls" / "main.cpp"
-        main.write_text(render_template("harness", "host_hls.cpp.j2", **views))
+        parallel = design.style is Style.PARALLEL
+        harness = "host_hls_parallel.cpp.j2" if parallel else "host_hls.cpp.j2"
+        main.write_text(render_template("harness", harness, **views))
         program = folder / "main"
         sources = (folder / "hls" / "src" / f"{design.name}.cpp", main)
         flags = [*_flags(build, headers), *(["-DBP_TRACE"] if deep else [])]
@@ -174,7 +177,7 @@ def _run(
         trace = ["env", f"BP_TRACE_FILE={folder / 'trace.bin'}"] if deep else []
         run_tool([*trace, program, folder / "in.bin", folder / "out.bin"], timeout=600)
         found = _unpack(design.outputs, outputs, (folder / "out.bin").read_bytes(), len(samples))
-        if deep:
+        if deep and not parallel:
             _add_streams(design, (folder / "trace.bin").read_bytes(), found)
     return found
 

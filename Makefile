@@ -4,6 +4,9 @@ ARM_PACKAGES := gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-sys
 RISCV_PACKAGES := gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf qemu-system-misc
 TEST_PACKAGES := $(ARM_PACKAGES) $(RISCV_PACKAGES) clang
 
+# Matrices here are small: threads of the linear algebra library cost more than they give.
+export OPENBLAS_NUM_THREADS ?= 1
+
 .PHONY: demo test lint format types layers docs bench build clean
 
 demo: .venv/.stamp

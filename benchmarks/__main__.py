@@ -1,54 +1,78 @@
-"""Compile every real model for a target and print one row each: ``python -m benchmarks``."""
+"""Compile every real model and print one row of figures each: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
-from binpoint import compile_model, load_target, read_options
+from binpoint import CompileOptions, compile_model, load_target
+from binpoint.emit.mcu_c import render
 from binpoint.errors import BinpointError
-from binpoint.report import render
-from binpoint.target import Target
+from binpoint.frontend.load import load
+from binpoint.frontend.samples import read_samples
+from binpoint.frontend.sets import divide
+from binpoint.passes.base import Context
+from binpoint.passes.manager import run
+from binpoint.pipelines import choose
+from binpoint.plan.arrange import arrange
+from binpoint.report.summary import Report
+from binpoint.target import McuTarget, microcontroller
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("BINPOINT_SHARED", ROOT.parent / "shared")) / "models"
+TARGETS = ("cortex-m4", "rv32imc")
 COLUMNS = (
-    "model", "float", "int8", "flash", "arena", "bound",
-    "stack", "instructions", "seconds", "verdict",
+    "model", "metric", "float", "int8", "flash", "arena", "bound", "MACs", "removed",
+    *(f"instructions {name}" for name in TARGETS), "mulshift/thresholds/exact", "seconds",
+    "verdict", "source",
 )  # fmt: skip
 
 
-def measure(model: Path, target: Target, calibrate_with: int, verify: str) -> dict[str, Any]:
-    """Compile one model and return the row of its figures."""
-    samples = model.with_suffix(".npz")
+def seconds(
+    model: Path, samples: Path | str, target: McuTarget, calibrate_with: int | None
+) -> float:
+    """Return the time from the model's file to C sources, verification and report apart."""
     began = time.perf_counter()
-    result = compile_model(
-        model,
-        target,
-        read_options(),
-        samples=samples if samples.is_file() else "random",
-        calibrate_with=calibrate_with,
-        verify=verify,
-    )
-    seconds = time.perf_counter() - began
-    report = json.loads(render.json(result.report))
-    return {
-        "model": model.stem,
-        "float": report["accuracy"]["float"],
-        "int8": report["accuracy"]["integer"],
-        "flash": report["flash_bytes"],
-        "arena": report["arena_bytes"],
-        "bound": report["arena_lower_bound_bytes"],
-        "stack": report["stack_bytes"],
-        "instructions": report["instructions"],
-        "seconds": seconds,
-        "verdict": report["verdict"],
-    }
+    options = CompileOptions()
+    graph = load(model)
+    sets = divide(read_samples(samples, graph), calibrate_with)
+    graph = run(choose(None, target), graph, Context(target, options, sets.calibration))
+    render(arrange(graph, options), target, options)
+    return time.perf_counter() - began
+
+
+def measure(model: Path, calibrate_with: int, verify: str) -> tuple[list[Report], float]:
+    """Compile one model for each target; return the reports, and the seconds of one compilation."""
+    found = model.with_suffix(".npz")
+    samples = found if found.is_file() else "random"
+    divided = calibrate_with if found.is_file() and not load(model).quantized else None
+    targets = [microcontroller(load_target(name)) for name in TARGETS]
+    reports = [
+        compile_model(
+            model, target, CompileOptions(), samples=samples, calibrate_with=divided, verify=verify
+        ).report
+        for target in targets
+    ]
+    return reports, seconds(model, samples, targets[0], divided)
+
+
+def row(reports: list[Report], duration: float) -> list[str]:
+    """Return the cells of a model's row."""
+    report, counts = reports[0], reports[0].requantizers
+    verdicts = {r.verdict for r in reports}
+    sources = [w.verdict for w in report.witnesses if w.name == "source"]
+    cells = (
+        report.model.name, report.accuracy.metric, report.accuracy.floating,
+        report.accuracy.integer, report.flash_bytes, report.arena_bytes,
+        report.arena_lower_bound_bytes, report.macs, report.macs_removed,
+        *(r.instructions for r in reports),
+        f"{counts.mulshift}/{counts.thresholds}/{counts.exact}", duration,
+        verdicts.pop() if len(verdicts) == 1 else "different", next(iter(sources), None),
+    )  # fmt: skip
+    return [text(cell) for cell in cells]
 
 
 def text(value: object) -> str:
@@ -57,33 +81,33 @@ def text(value: object) -> str:
         case None:
             return "-"
         case float():
-            return f"{value:.3f}"
+            return f"{value:.4g}"
         case _:
             return str(value)
 
 
 @click.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--target", default="cortex-m4", show_default=True)
-@click.option("--calibrate-with", default=50, show_default=True)
+@click.option("--calibrate-with", default=50, show_default=True, help="For float models.")
 @click.option("--verify", default="all", show_default=True)
-def main(models: tuple[Path, ...], target: str, calibrate_with: int, verify: str) -> None:
+def main(models: tuple[Path, ...], calibrate_with: int, verify: str) -> None:
     """Print a table of MODELS, by default of all in the folder of real models."""
     chosen = models or tuple(sorted(SHARED.glob("*.onnx")))
-    device = load_target(target)
     print("| " + " | ".join(COLUMNS) + " |")
     print("| --- " * len(COLUMNS) + "|")
     compiled, at_bound = 0, 0
+    refused: list[str] = []
     for model in chosen:
         try:
-            row = measure(model, device, calibrate_with, verify)
+            reports, duration = measure(model, calibrate_with, verify)
         except BinpointError as error:
-            print(f"| {model.stem} | {error.code} {error.message} |", flush=True)
+            refused.append(f"{model.stem}: {error.code} {error.message}, {error.at}")
             continue
         compiled += 1
-        at_bound += row["arena"] == row["bound"]
-        print("| " + " | ".join(text(row[column]) for column in COLUMNS) + " |", flush=True)
+        at_bound += reports[0].arena_bytes == reports[0].arena_lower_bound_bytes
+        print("| " + " | ".join(row(reports, duration)) + " |", flush=True)
     print(f"\n{compiled} of {len(chosen)} compiled, {at_bound} with the arena at its lower bound")
+    print("".join(f"- {line}\n" for line in refused))
 
 
 if __name__ == "__main__":

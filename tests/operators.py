@@ -233,6 +233,14 @@ def batch_norm(w: Weave, x: str) -> str | None:
     return w.apply("BatchNormalization", x, *parameters, variance)
 
 
+def layer_norm(w: Weave, x: str) -> str | None:
+    shape = w.shape(x)
+    if w.opset < 17 or shape[-1] < 2:
+        return None
+    gamma, beta = (w.constant(w.normal(shape[-1:])) for _ in range(2))
+    return w.apply("LayerNormalization", x, gamma, *([beta] if w.chance(0.7) else []), axis=-1)
+
+
 def softmax(w: Weave, x: str) -> str | None:
     rank = len(w.shape(x))
     return w.apply("Softmax", x, axis=w.pick([-1, rank - 1, w.number(0, rank - 1)]))
@@ -242,7 +250,12 @@ def argmax(w: Weave, x: str) -> str | None:
     rank = len(w.shape(x))
     if rank < 2:
         return None
-    return w.apply("ArgMax", x, axis=w.pick([-1, w.number(1, rank - 1)]), keepdims=w.number(0, 1))
+    return w.apply(
+        w.pick(["ArgMax", "ArgMin"]),
+        x,
+        axis=w.pick([-1, w.number(1, rank - 1)]),
+        keepdims=w.number(0, 1),
+    )
 
 
 def concat(w: Weave, x: str) -> str | None:
@@ -439,6 +452,6 @@ def residual(w: Weave, x: str) -> str | None:
 MAKERS: tuple[Maker, ...] = (
     convolution, conv_block, conv_block, transposed_convolution, pool, pool, global_pool, reduction,
     binary, binary, division, power, function, function, positive_function, clamp, relu6, prelu, batch_norm,
-    softmax, argmax, concat, concat, split, cut, pad, reshape, transpose, gather, repeat, blocks, resize,
+    softmax, layer_norm, argmax, concat, concat, split, cut, pad, reshape, transpose, gather, repeat, blocks, resize,
     gemm, matmul, nothing, residual, residual,
 )  # fmt: skip

@@ -229,7 +229,7 @@ class Look(Pass):
     after: ClassVar[Stage] = Stage.INTEGER
     effect: ClassVar[Effect] = Effect.KEEPS_VALUES
 
-    def run(self, graph: Graph, context: Context) -> Graph:  # noqa: ARG002
+    def run(self, graph: Graph, context: Context) -> Graph:
         return graph
 
 

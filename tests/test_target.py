@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from binpoint.errors import BinpointError, InputNotFound, InvalidTarget, UnknownTarget
-from binpoint.target import list_targets, load_target
+from binpoint.target import FpgaTarget, list_targets, load_target, microcontroller
 
+FPGAS = tuple(n for n in list_targets() if load_target(n).family == "fpga")
+MICROCONTROLLERS = tuple(n for n in list_targets() if n not in FPGAS)
 CORES = (
     "cortex-m0plus",
     "cortex-m3",
@@ -59,13 +63,42 @@ def test_every_shipped_target_loads_under_its_own_name(name: str) -> None:
     target = load_target(name)
     assert target.name == name
     assert target.source
-    assert target.limits.multiplier_bits == 31
     assert target.limits.accumulator_bits == 64
+
+
+@pytest.mark.parametrize("name", MICROCONTROLLERS)
+def test_every_microcontroller_multiplies_words(name: str) -> None:
+    assert load_target(name).limits.multiplier_bits == 31
+
+
+@pytest.mark.parametrize("name", FPGAS)
+def test_every_fpga_states_its_fabric_clock_and_documents(name: str) -> None:
+    target = load_target(name)
+    assert isinstance(target, FpgaTarget)
+    fabric = target.fabric
+    assert fabric.ff == 2 * fabric.lut
+    assert fabric.part.startswith("xc")
+    assert fabric.dsp_b == 18
+    assert (fabric.dsp_a, target.clock.period_ns) in ((25, 10.0), (27, 5.0))
+    assert target.limits.multiplier_bits == fabric.dsp_a - 1
+    assert re.search(r"DS\d+.*UG\d+", target.source)
+    with pytest.raises(InvalidTarget):
+        microcontroller(target)
+
+
+def test_an_unknown_key_of_an_fpga_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    text = resources.files("binpoint.targets").joinpath("zynq-7020.toml").read_text()
+    path = tmp_path / "zynq-7020.toml"
+    path.write_text(text.replace("bram18 =", "bram36 ="))
+    with pytest.raises(InvalidTarget, match="bram36") as caught:
+        load_target(path)
+    assert caught.value.hint is not None
+    assert "bram18" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", CORES)
 def test_a_core_has_an_emulator_with_apart_memories_and_no_memory_limit(name: str) -> None:
-    target = load_target(name)
+    target = microcontroller(load_target(name))
     emulator = target.toolchain.emulator
     assert emulator is not None
     flash, ram = emulator.flash, emulator.ram
@@ -75,32 +108,32 @@ def test_a_core_has_an_emulator_with_apart_memories_and_no_memory_limit(name: st
 
 
 def test_the_host_has_neither_prefix_nor_emulator() -> None:
-    host = load_target("host")
+    host = microcontroller(load_target("host"))
     assert host.toolchain.prefix == ""
     assert host.toolchain.emulator is None
 
 
 def test_at_least_three_devices_state_their_memory() -> None:
-    devices = [t for t in map(load_target, list_targets()) if t.extends]
+    devices = [t for t in map(load_target, MICROCONTROLLERS) if microcontroller(t).extends]
     assert len(devices) >= 3
-    for device in devices:
-        core = load_target(str(device.extends))
+    for device in map(microcontroller, devices):
+        core = microcontroller(load_target(str(device.extends)))
         assert set(device.memory) == {"flash", "sram"}
         assert device.toolchain == core.toolchain
         assert device.arithmetic == core.arithmetic
 
 
 def test_a_path_works_wherever_a_name_does(board: Path) -> None:
-    target = load_target(str(board))
+    target = microcontroller(load_target(str(board)))
     assert target == load_target(board)
     assert target.budget("code") == 1000
     assert target.budget("stack") == 400
-    assert target.toolchain == load_target("cortex-m4").toolchain
+    assert target.toolchain == microcontroller(load_target("cortex-m4")).toolchain
 
 
 def test_a_table_of_the_file_replaces_only_the_keys_it_states(board: Path) -> None:
     board.write_text(BOARD + "[arithmetic]\nmultiplier_bits = 15\n")
-    target = load_target(board)
+    target = microcontroller(load_target(board))
     assert target.arithmetic.multiplier_bits == 15
     assert target.arithmetic.features == ("dsp",)
 

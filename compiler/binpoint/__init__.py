@@ -10,37 +10,71 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from binpoint.driver import Result, compile_model
+    from binpoint.driver import Result, compile_model, verify_folder
     from binpoint.errors import BinpointError
+    from binpoint.frontend.load import load
+    from binpoint.frontend.samples import read_samples
+    from binpoint.ir.evaluate import evaluate
     from binpoint.ir.graph import Graph
     from binpoint.options import CompileOptions, read_options
+    from binpoint.passes.base import Context, Effect, Pass, Stage
+    from binpoint.passes.manager import Pipeline, run
+    from binpoint.passes.samples import Samples
+    from binpoint.pipelines import PIPELINES
+    from binpoint.report.summary import Report
     from binpoint.target import McuTarget, Target, list_targets, load_target
 
 __all__ = (
+    "PIPELINES",
     "BinpointError",
     "CompileOptions",
+    "Context",
+    "Effect",
     "Graph",
     "McuTarget",
+    "Pass",
+    "Pipeline",
+    "Report",
     "Result",
+    "Samples",
+    "Stage",
     "Target",
     "compile_model",
+    "evaluate",
     "list_targets",
+    "load",
     "load_target",
     "read_options",
+    "read_samples",
+    "run",
+    "verify_folder",
 )
 
 _HOME = MappingProxyType(
     {
+        "PIPELINES": "pipelines",
         "BinpointError": "errors",
         "CompileOptions": "options",
+        "Context": "passes.base",
+        "Effect": "passes.base",
         "Graph": "ir.graph",
         "McuTarget": "target",
+        "Pass": "passes.base",
+        "Pipeline": "passes.manager",
+        "Report": "report.summary",
         "Result": "driver",
+        "Samples": "passes.samples",
+        "Stage": "passes.base",
         "Target": "target",
         "compile_model": "driver",
+        "evaluate": "ir.evaluate",
         "list_targets": "target",
+        "load": "frontend.load",
         "load_target": "target",
         "read_options": "options",
+        "read_samples": "frontend.samples",
+        "run": "passes.manager",
+        "verify_folder": "driver",
     }
 )
 

@@ -8,7 +8,7 @@ from typing import Literal, assert_never
 
 from binpoint import toml
 from binpoint.errors import ToolNotFound, UsageError
-from binpoint.target import list_targets, load_target
+from binpoint.target import McuTarget, list_targets, load_target
 
 Row = dict[str, str]
 
@@ -56,7 +56,11 @@ def tools() -> list[Row]:
 
     found: list[Row] = []
     for target in map(load_target, list_targets()):
-        if target.extends is not None or target.toolchain.emulator is None:
+        if (
+            not isinstance(target, McuTarget)
+            or target.extends is not None
+            or target.toolchain.emulator is None
+        ):
             continue
         row = {"target": target.name, "state": "found", "to do": ""}
         try:
@@ -69,10 +73,13 @@ def tools() -> list[Row]:
 
 def _target_row(name: str) -> Row:
     target = load_target(name)
-    flash, sram = target.budget("code"), target.budget("arena")
+    core, flash, sram = "-", None, None
+    if isinstance(target, McuTarget):
+        core, flash, sram = target.extends or name, target.budget("code"), target.budget("arena")
     return {
         "target": name,
-        "core": target.extends or name,
+        "family": target.family,
+        "core": core,
         "flash": "-" if flash is None else f"{flash // 1024} KiB",
         "sram": "-" if sram is None else f"{sram // 1024} KiB",
         "summary": target.summary,

@@ -39,7 +39,7 @@ from binpoint.sim.verify import (
 from binpoint.sim.verify import (
     verify as run_witnesses,
 )
-from binpoint.target import Target
+from binpoint.target import Target, microcontroller
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +85,25 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
         Mismatch: two witnesses differ.
         BinpointError: any other reason why the model cannot be compiled; see `binpoint explain`.
     """
-    asked = witnesses_of(verify)
+    asked, device = witnesses_of(verify), microcontroller(target)
     imported = load(model)
     sets = divide(read_samples(samples, imported, options.seed), calibrate_with)
     context = Context(target, options, sets.calibration)
-    floating, graph = _lower(imported, pipelines.choose(pipeline, target), context, dump_ir)
+    passes = pipelines.choose(pipeline, device)
+    floating, typed, graph = _lower(imported, passes, context, dump_ir)
     program = arrange(graph, options)
-    budget.check(target, memory_use(program, target, None))
+    budget.check(device, memory_use(program, device, None))
 
     trial = _trial(sets.scored, imported, options, verify_samples)
     project = _complete(program, render(program, target, options), trial, context)
-    subject = Subject(graph, program, project, options, target, model)
+    subject = Subject(graph, program, project, options, device, model)
     verdict = _checked(run_witnesses(subject, trial, asked))
-    budget.check(target, memory_use(program, target, verdict.measurement))
+    budget.check(device, memory_use(program, device, verdict.measurement))
 
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
     ratios = noise(floating, graph, sets.scored)
-    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(floating))
-    report = summarize(program, target, verdict, found)
+    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(typed))
+    report = summarize(program, device, verdict, found)
     project = project.with_files({"report.json": rendering.json(report).encode()})
     return Result(graph, program, project, verdict, report)
 
@@ -147,22 +148,22 @@ def show(
     graph = load(model)
     if after == "load":
         return dump(graph)
-    passes = pipelines.choose(None, target)
+    passes = pipelines.choose(None, microcontroller(target))
     context = Context(target, options, read_samples(samples, graph, options.seed))
     return dump(run(passes if after is None else passes.until(after), graph, context))
 
 
 def _lower(
     imported: Graph, passes: Pipeline, context: Context, trace: Path | None
-) -> tuple[Graph, Graph]:
-    """The last float graph, whose values have their final names, and the integer graph."""
+) -> tuple[Graph, Graph, Graph]:
+    """The last graph at each stage; their values have the same names."""
     if trace is not None:
         _new_folder(trace)
         (trace / "00-load.txt").write_text(dump(imported), encoding="utf-8")
-    floats = [item for item in passes if item.after is Stage.FLOAT]
-    first, rest = Pipeline(*floats), Pipeline(*passes.passes[len(floats) :])
-    floating = run(first, imported, context, trace=trace)
-    return floating, run(rest, floating, context, trace=trace)
+    parts = [Pipeline(*(item for item in passes if item.after is stage)) for stage in Stage]
+    floating = run(parts[0], imported, context, trace=trace)
+    typed = run(parts[1], floating, context, trace=trace)
+    return floating, typed, run(parts[2], typed, context, trace=trace)
 
 
 def _new_folder(folder: Path) -> None:

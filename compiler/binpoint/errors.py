@@ -24,7 +24,7 @@ class Exit(IntEnum):
 
 
 class BinpointError(Exception):
-    """Base of all errors: one sentence, and where known the place, what was found, what would do."""
+    """Base of all errors: one sentence; where known the place, what was found, what would do."""
 
     code: ClassVar[str] = "BP9000"
     exit: ClassVar[Exit] = Exit.DEFECT
@@ -60,7 +60,7 @@ class BinpointError(Exception):
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with control characters escaped, so that names from a file cannot forge output."""
+    """Return ``text`` with control characters escaped: a file's names cannot forge output."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

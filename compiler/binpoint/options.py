@@ -28,7 +28,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         scales: any scale, or powers of two only, which rescale by a shift.
         bias_correction: take the mean error of the quantized weights out of the biases.
         equalize: even out the ranges of neighbouring layers' channels first.
-        semantics: of requantization; ``auto`` follows onnxruntime for quantized models.
+        semantics: of requantization; ``auto`` is exact for QONNX, follows onnxruntime for other
+            quantized models.
         fpu: allow float instructions where the target has them.
         arena: memory for intermediate values, in the C file or the caller's.
         io: whether inputs and outputs are the caller's buffers or lie in the arena.
@@ -46,7 +47,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scales: Literal["free", "power-of-two"] = "free"
     bias_correction: bool = True
     equalize: bool = True
-    semantics: Literal["auto", "dyadic", "onnxruntime"] = "auto"
+    semantics: Literal["auto", "dyadic", "onnxruntime", "rational"] = "auto"
     fpu: bool = False
     arena: Literal["static", "caller"] = "static"
     io: Literal["caller", "arena"] = "caller"

@@ -11,6 +11,8 @@ from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels
 from binpoint.frontend.fold import FoldArgMax, FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
+from binpoint.frontend.patterns import RecogniseLayerNorm
+from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -18,9 +20,10 @@ from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
+from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
-from binpoint.target import Target
+from binpoint.target import McuTarget
 
 
 def mcu() -> Pipeline:
@@ -29,8 +32,10 @@ def mcu() -> Pipeline:
         RemoveDead(),
         MergeDuplicates(),
         FoldConstants(),
+        RecogniseLayerNorm(),
         PropagateTypes(),
         SinkTransposes(),
+        FoldRationals(),
         FoldPad(),
         FoldBias(),
         PropagateTypes(),
@@ -41,6 +46,7 @@ def mcu() -> Pipeline:
         RemoveChannels(),
         MergeDuplicates(),
         RemoveDead(),
+        TypeAccumulators(),
         Equalize(),
         AssignTypes(),
         RemoveTypedChannels(),
@@ -58,7 +64,7 @@ PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu()})
 """The named pipelines; a target's file says which is its own."""
 
 
-def choose(wanted: str | Pipeline | None, target: Target) -> Pipeline:
+def choose(wanted: str | Pipeline | None, target: McuTarget) -> Pipeline:
     """The pipeline itself, or by name, or as its text states it, or by default the target's.
 
     Raises:

@@ -216,7 +216,7 @@ class FpgaTarget(_Table, frozen=True):
 
     @property
     def limits(self) -> Limits:
-        """What lowering may use: a rescale multiplier fits the wide input of a multiply-add slice."""
+        """What lowering may use: a rescale multiplier fits the wide input of a slice."""
         return Limits(self.fabric.dsp_a - 1, 64)
 
 
@@ -226,6 +226,21 @@ _MCU_TABLES: tuple[type[_Table], ...] = (
     Arithmetic, Emulator, McuTarget, Memory, MemoryRegion, PipelineName, Toolchain,
 )  # fmt: skip
 _FPGA_TABLES: tuple[type[_Table], ...] = (Clock, Fabric, FpgaTarget, Interface, Synthesis)
+
+
+def microcontroller(target: Target) -> McuTarget:
+    """Return the target, if it runs C.
+
+    Raises:
+        InvalidTarget: it is an FPGA.
+    """
+    if isinstance(target, McuTarget):
+        return target
+    raise InvalidTarget(
+        f"`{target.name}` does not run C",
+        have=f"family {target.family}",
+        want="family mcu: `binpoint list targets`",
+    )
 
 
 def list_targets() -> tuple[str, ...]:

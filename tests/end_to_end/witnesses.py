@@ -61,6 +61,7 @@ def random_options(random: Random, name: str) -> CompileOptions:
         arena=random.choice(("static", "caller")),
         io=random.choice(("caller", "arena")),
         planner="greedy",
+        check=random.choice((True, False)),
     )
 
 

@@ -99,17 +99,30 @@ def test_a_quantizer_before_an_output_is_replaced_by_its_operand(context: Contex
     assert done.value(y.name).source == "logits"
 
 
-def test_different_types_stay_with_their_quantizers(
-    context: Context, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_read_in_different_types_is_computed_once_for_each(context: Context) -> None:
     build = GraphBuilder(Graph("g"))
     y = dense(build, real(build, "x", 2, 5))
     one = typed(build.graph, build.one(Quantize(T1), y), T1)
     two = typed(build.graph, build.one(Quantize(T2), y), T2)
     finish(build.graph, one, two)
+    done = run(build.graph, context)
+    assert [done.value(name).fixed for name in done.outputs] == [T1, T2]
+    makers = [done.producer(name) for name in done.outputs]
+    assert [type(m.op) for m in makers if m] == [Dense, Dense]
+    assert len(done.nodes()) == 2
+
+
+def test_an_input_read_in_different_types_stays_with_its_quantizers(
+    context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    build = GraphBuilder(Graph("g"))
+    x = real(build, "x", 2, 5)
+    one = typed(build.graph, build.one(Quantize(T1), x), T1)
+    two = typed(build.graph, build.one(Quantize(T2), x), T2)
+    finish(build.graph, one, two)
     with caplog.at_level(logging.DEBUG):
         done = run(build.graph, context)
-    assert done.value(y.name).fixed is None
+    assert done.value(x.name).fixed is None
     assert "readers want different ones" in caplog.text
 
 

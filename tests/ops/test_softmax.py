@@ -152,14 +152,27 @@ def test_axes_outside_the_rank_are_refused() -> None:
         Softmax.from_onnx(OnnxNode(proto, (value,), 13, 0, ("y",)), build)
 
 
-def test_wide_operands_and_mixed_types_are_refused(rng: np.random.Generator) -> None:
+def test_mixed_types_are_computed_by_table_and_noted(rng: np.random.Generator) -> None:
+    bench = Bench()
+    kind = kind_of(rng, I8, -5.0)
+    target = FixedType.per_tensor(U8, Dyadic.from_float(np.float32(0.003)), 0)
+    x = bench.input((200, 30), kind)
+    bench.lower(Softmax(1), [x], target, Semantics.ONNXRUNTIME)
+    (codes,) = bench.codes(rng)
+    (result,) = bench.agree([codes])
+    (real,) = Softmax(1).reference(kind.dequantize(codes))
+    # Steps of 2^-8, then those of the result.
+    assert np.abs(result - np.minimum(real / 0.003, 255)).max() <= 0.51 * (1 + 2.0**-8 / 0.003)
+    (node, *_) = bench.graph.nodes()
+    notes = bench.ops()[0].work(bench.graph.arguments(node), bench.graph.results(node)).notes
+    assert "in float" in notes[0]
+
+
+def test_wide_operands_are_refused(rng: np.random.Generator) -> None:
     bench = Bench()
     wide = bench.input((2, 3), random_type(rng, I16))
     with pytest.raises(NoIntegerForm, match="16-bit"):
         bench.lower(Softmax(1), [wide], share_type(I8), Semantics.DYADIC)
-    x = bench.input((2, 3), random_type(rng, I8))
-    with pytest.raises(NoIntegerForm, match="float32"):
-        bench.lower(Softmax(1), [x], share_type(U8), Semantics.ONNXRUNTIME)
     many = bench.input((70000,), random_type(rng, I8))
     with pytest.raises(NoIntegerForm, match="70000 elements"):
         bench.lower(Softmax(0), [many], share_type(I8), Semantics.DYADIC)

@@ -12,6 +12,7 @@ from binpoint.ir.text import dump
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops.conv import Conv
 from binpoint.ops.dense import Dense
+from binpoint.ops.pool import MaxPool
 from binpoint.ops.unary import Clip
 from binpoint.passes.manager import Pipeline, run
 from binpoint.quantize.assign_types import AssignTypes
@@ -33,6 +34,7 @@ def uneven(rng: np.random.Generator) -> Graph:
     biases = [build.constant(rng.normal(size=n).astype(np.float32)) for n in (8, 8, 4)]
     x = build.one(Conv(square(3, 1)), x, constants[0], biases[0], hint="a")
     x = build.one(Clip(0.0, None), x)
+    x = build.one(MaxPool(square(2, 0)), x)
     x = build.one(Conv(square(3, 1), 8), x, constants[1], biases[1], hint="b")
     x = build.one(Clip(0.0, None), x)
     x = build.one(Conv(square(1, 0)), x, constants[2], biases[2], hint="c")

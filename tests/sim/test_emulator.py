@@ -10,7 +10,7 @@ import pytest
 
 from binpoint.errors import InternalError, InvalidTarget, ToolFailed, ToolNotFound
 from binpoint.sim.emulator import EmulatorRun, Image, build, find_tools, run
-from binpoint.target import McuTarget, load_target
+from binpoint.target import McuTarget, load_target, microcontroller
 
 TOOLS = ("arm-none-eabi-gcc", "riscv64-unknown-elf-gcc", "qemu-system-arm", "qemu-system-riscv32")
 pytestmark = pytest.mark.needs(*TOOLS, "cc")
@@ -124,6 +124,10 @@ int main(void)
 """
 
 
+def core_of(name: str) -> McuTarget:
+    return microcontroller(load_target(name))
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """An image and the core that it is for."""
@@ -142,7 +146,7 @@ def make(target: McuTarget, folder: Path, text: str, **others: str) -> Program:
 
 @pytest.fixture(scope="module", params=CORES)
 def target(request: pytest.FixtureRequest) -> McuTarget:
-    return load_target(str(request.param))
+    return core_of(str(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +230,7 @@ def test_endless_recursion_is_a_fault(troubled: Program) -> None:
 
 @pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m3"])
 def test_armv6m_refuses_an_unaligned_word(core: str, tmp_path: Path) -> None:
-    fault = make(load_target(core), tmp_path, TROUBLED).run("unaligned").fault
+    fault = make(core_of(core), tmp_path, TROUBLED).run("unaligned").fault
     assert (fault is None) == (core == "cortex-m3")
 
 
@@ -242,18 +246,18 @@ def test_stack_overflow_is_a_fault(tmp_path: Path) -> None:
     }
     int main(void) { bpe_begin(); int one = fill(); bpe_end(); return one; }
     """
-    done = make(load_target("cortex-m4"), tmp_path, text).run("")
+    done = make(core_of("cortex-m4"), tmp_path, text).run("")
     assert (done.exit_code, done.fault) == (128, "stack overflow")
 
 
 def test_endless_loop_is_ended(tmp_path: Path) -> None:
-    program = make(load_target("cortex-m4"), tmp_path, TROUBLED)
+    program = make(core_of("cortex-m4"), tmp_path, TROUBLED)
     with pytest.raises(ToolFailed, match="did not end within 1 seconds"):
         program.run("loop", timeout=1)
 
 
 def test_emulator_that_does_not_start_is_an_error(tmp_path: Path) -> None:
-    target = load_target("cortex-m4")
+    target = core_of("cortex-m4")
     image = make(target, tmp_path, TROUBLED).image
     other = changed(target, command=("qemu-system-arm", "-M", "no-such-board"))
     with pytest.raises(ToolFailed, match="unsupported machine"):
@@ -263,7 +267,7 @@ def test_emulator_that_does_not_start_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../main.c", "/main.c", "."])
 def test_names_stay_inside_the_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(InternalError, match="out of its folder"):
-        build(load_target("cortex-m4"), {name: b""}, tmp_path)
+        build(core_of("cortex-m4"), {name: b""}, tmp_path)
 
 
 # ---- what is in a program
@@ -330,7 +334,7 @@ FPU = {
 @pytest.mark.parametrize("core", FPU)
 def test_float_instructions_are_found(core: str, tmp_path: Path) -> None:
     text = "int main(void) { volatile float f = 3; f = f * f; return (int)f; }"
-    program = make(changed(load_target(core), *FPU[core]), tmp_path, text)
+    program = make(changed(core_of(core), *FPU[core]), tmp_path, text)
     multiply = "main: fmul.s" if core == "rv32imc" else "main: vmul.f32"
     assert multiply in program.image.float_instructions
     assert program.image.float_routines == ()
@@ -338,14 +342,14 @@ def test_float_instructions_are_found(core: str, tmp_path: Path) -> None:
 
 
 def test_two_builds_are_the_same(tmp_path: Path) -> None:
-    target = load_target("cortex-m4")
+    target = core_of("cortex-m4")
     first, second = (make(target, tmp_path / n, MEASURED).image for n in ("a", "b,c"))
     assert first.elf.read_bytes() == second.elf.read_bytes()
     assert b"a/" not in first.elf.read_bytes()
 
 
 def test_folder_with_a_comma_runs(tmp_path: Path) -> None:
-    assert make(load_target("rv32imc"), tmp_path / "b,c", TROUBLED).run("d").exit_code == 5
+    assert make(core_of("rv32imc"), tmp_path / "b,c", TROUBLED).run("d").exit_code == 5
 
 
 # ---- refusals
@@ -362,14 +366,14 @@ def test_folder_with_a_comma_runs(tmp_path: Path) -> None:
 )
 def test_what_the_compiler_or_linker_refuses_is_told(text: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(ToolFailed) as caught:
-        make(load_target("cortex-m4"), tmp_path, text)
+        make(core_of("cortex-m4"), tmp_path, text)
     assert told in str(caught.value.have)
 
 
 def test_data_that_nobody_initialises_is_refused(tmp_path: Path) -> None:
     text = '__attribute__((section("mine"))) int a = 3; int main(void) { return a; }'
     with pytest.raises(ToolFailed, match="section `mine`"):
-        make(load_target("cortex-m4"), tmp_path, text)
+        make(core_of("cortex-m4"), tmp_path, text)
 
 
 def test_missing_tools_are_named_with_their_package(
@@ -377,12 +381,12 @@ def test_missing_tools_are_named_with_their_package(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolNotFound, match="arm-none-eabi-gcc") as caught:
-        find_tools(load_target("cortex-m4"))
+        find_tools(core_of("cortex-m4"))
     assert caught.value.hint == "on Debian: apt-get install gcc-arm-none-eabi"
 
 
 def test_missing_c_library_is_named_with_its_package() -> None:
-    target = load_target("cortex-m4")
+    target = core_of("cortex-m4")
     chain = msgspec.structs.replace(target.toolchain, specs="absent.specs")
     with pytest.raises(ToolNotFound, match=r"no C library `absent\.specs`"):
         find_tools(msgspec.structs.replace(target, toolchain=chain))
@@ -390,4 +394,4 @@ def test_missing_c_library_is_named_with_its_package() -> None:
 
 def test_target_without_emulator_is_refused() -> None:
     with pytest.raises(InvalidTarget, match="names no emulator"):
-        find_tools(load_target("host"))
+        find_tools(core_of("host"))

@@ -88,11 +88,10 @@ def environment(folder: str) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the output is C, not HTML
+        autoescape=False,
     )
-    found.filters.update(
-        ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string
-    )
+    filters: dict[str, Any] = found.filters
+    filters.update(ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string)
     return found
 
 

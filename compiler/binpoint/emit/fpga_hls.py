@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.emit.environment import comment, render_template
-from binpoint.emit.hls_views import initialiser, int_name, layer_view
+from binpoint.emit.hls_arrays import initialiser, int_name
+from binpoint.emit.hls_views import LayerView, layer_view
 from binpoint.emit.project import Project
 from binpoint.ir.graph import Value
-from binpoint.options import CompileOptions
 from binpoint.plan.dataflow import slot_bits
-from binpoint.plan.design import Design, StreamPort
+from binpoint.plan.design import Design, StreamPort, Style
 from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
 _HOST = ("hls_stream.h", "ap_axi_sdata.h")
+_TOGETHER = MappingProxyType({"widen": "lanes", "narrow": "lanes"})
 Values = Mapping[str, NDArray[Any]]
 
 
@@ -61,20 +63,19 @@ class PortView:
 
 
 def render(
-    design: Design, target: FpgaTarget, options: CompileOptions, golden: Sequence[Values] = ()
+    design: Design,
+    target: FpgaTarget,
+    golden: Sequence[Values] = (),
 ) -> Project:
     """All files of the HLS project.
 
     Args:
         design: layers and streams.
         target: part, clock and interface.
-        options: the user's.
         golden: values by name, as the interpreter has them, of samples for the testbench.
     """
     inputs, outputs = port_views(design)
-    kernels = {layer.unit.stem for layer in design.layers}
     layers = [layer_view(design, layer) for layer in design.layers]
-    counts = {stem: _counts(design, stem) for stem in ("concat", "fork")}
     views: dict[str, object] = {
         "prefix": design.name,
         "macro": design.name.upper(),
@@ -87,56 +88,59 @@ def render(
         "ports": [*inputs, *outputs],
         "streams": [_stream(design, name) for name in design.streams],
         "layers": layers,
-        "kernels": [
-            render_template(_FOLDER, f"ops/{stem}.hpp.j2", counts=counts.get(stem, ()))
-            for stem in sorted(_templates(design, kernels))
-        ],
+        "kernels": _kernels(design, layers),
+        "parallel": design.style is Style.PARALLEL,
         "interval": design.interval,
         "samples": len(golden),
     }
-    files = {path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()}
+    files = {
+        path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()
+    }
     files["tb/vectors.hpp"] = _vectors(views, inputs, outputs, design, golden)
     folder = resources.files("binpoint.templates") / _FOLDER / "host"
     for name in _HOST:
         files[f"host/{name}"] = (folder / name).read_text(encoding="utf-8")
-    files["LICENSE.generated"] = render_template("mcu-c", "LICENSE.generated.j2", **views)
+    files["LICENSE.generated"] = render_template(_FOLDER, "LICENSE.generated.j2", **views)
     return Project({path: text.encode() for path, text in files.items()})
 
 
 def _files(design: Design) -> dict[str, str]:
-    return {
-        f"src/{design.name}.hpp": "model.hpp",
-        f"src/{design.name}.cpp": "model.cpp",
+    top = "parallel/" if design.style is Style.PARALLEL else ""
+    files = {
+        f"src/{design.name}.hpp": f"{top}model.hpp",
+        f"src/{design.name}.cpp": f"{top}model.cpp",
         "src/types.hpp": "types.hpp",
         "src/parameters.hpp": "parameters.hpp",
         "src/layers.hpp": "layers.hpp",
         "src/kernels.hpp": "kernels.hpp",
         "src/runtime.hpp": "runtime.hpp",
-        "src/ports.hpp": "ports.hpp",
-        "tb/testbench.cpp": "testbench.cpp",
+        "tb/testbench.cpp": f"{top}testbench.cpp",
         "run_hls.tcl": "run_hls.tcl",
         "options.tcl": "options.tcl",
         "hls_config.cfg": "hls_config.cfg",
         "CMakeLists.txt": "CMakeLists.txt",
-        f"driver/{design.name}_pynq.py": "pynq.py",
         "README.md": "README.md",
     }
+    if design.style is Style.STREAM:
+        files |= {"src/ports.hpp": "ports.hpp", f"driver/{design.name}_pynq.py": "pynq.py"}
+    return files
 
 
-def _templates(design: Design, stems: set[str]) -> set[str]:
-    """The kernel templates in use: a stem's own, or the variant that a unit asks for."""
-    variants = {"reduce", "pair", "softmax"}
-    found = stems - variants
-    for layer in design.layers:
-        if layer.unit.stem in variants:
-            found.add(layer_view(design, layer).parts.kernel)
-    return found
+def _kernels(design: Design, layers: Sequence[LayerView]) -> list[str]:
+    """The text of every kernel in use; concat and fork are written for each number of streams."""
+    folder = "parallel" if design.style is Style.PARALLEL else "ops"
+    stems = {view.parts.kernel.rstrip("0123456789") for view in layers}
+    stems = {_TOGETHER.get(stem, stem) for stem in stems}
+    return [
+        render_template(_FOLDER, f"{folder}/{stem}.hpp.j2", counts=_counts(design, stem))
+        for stem in sorted(stems)
+    ]
 
 
 def _counts(design: Design, stem: str) -> list[int]:
     """Numbers of operands of the concats, of results of the forks."""
-    ends = {"concat": lambda layer: len(layer.reads), "fork": lambda layer: len(layer.writes)}
-    return sorted({ends[stem](layer) for layer in design.layers if layer.unit.stem == stem})
+    layers = [layer for layer in design.layers if layer.unit.stem == stem]
+    return sorted({max(len(layer.reads), len(layer.writes)) for layer in layers})
 
 
 def _stream(design: Design, name: str) -> StreamView:
@@ -144,6 +148,8 @@ def _stream(design: Design, name: str) -> StreamView:
     note = f"range {stream.bounds}"
     if stream.value:
         note = f"{stream.value} {design.graph.value(stream.value).type}, {note}"
+    if stream.bipolar:
+        note += ", 1 for 1 and 0 for -1"
     return StreamView(
         name, int_name(stream.elem), stream.lanes, stream.depth, stream.words, comment(note)
     )

@@ -1,4 +1,4 @@
-"""Layers of a design as HLS templates see them: constants, types, arrays, function bodies, one call."""
+"""Layers of a design as HLS templates see them: constants, types, arrays, functions, one call."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from binpoint.emit.environment import comment
+from binpoint.emit.hls_arrays import (
+    ArrayView,
+    Names,
+    StoreView,
+    array_view,
+    initialiser,
+    int_name,
+    literal,
+    store_view,
+    totals,
+    wide,
+)
 from binpoint.numeric.fixed import IntType
-from binpoint.numeric.interval import Interval
 from binpoint.plan import units
 from binpoint.plan.design import Design, Layer
-from binpoint.plan.store import Store, spread
 
-_SMALL_ROM = 64
-_PER_LINE = 16
-Names = tuple[tuple[str, str], ...]
-Unit = (
+Computing = (
     units.Dense
     | units.Depthwise
     | units.Reduce
@@ -27,44 +33,8 @@ Unit = (
     | units.Window
     | units.Map
     | units.Pair
-    | units.Concat
-    | units.Copy
-    | units.Frame
-    | units.Fork
-    | units.Lanes
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayView:
-    """A constant array: declaration, initialiser, and how it is held in hardware."""
-
-    name: str
-    elem: str
-    dims: str
-    text: str
-    pragmas: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreView:
-    """A store with its constants as literals or as names of arrays; `at` indexes the arrays."""
-
-    form: str
-    lo: int
-    hi: int
-    at: str = ""
-    table: str = ""
-    paren_low: str = ""
-    thresholds: str = ""
-    levels: int = 0
-    multiplier: str = ""
-    offset: str = ""
-    shift: str = ""
-    exact: bool = True
-    even: bool = False
-    odd_zero: int = 0
-    corrections: tuple[tuple[str, int, str], ...] = ()
+Moving = units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,54 +61,7 @@ class LayerView:
     parameters: str
     arguments: str
     kernel_arguments: str
-
-
-def int_name(elem: IntType, kind: str = "int") -> str:
-    """The alias template's name for a type of this width and sign; kind is ``int`` or ``rom``."""
-    return f"bp_{'' if elem.signed else 'u'}{kind}<{elem.width}>"
-
-
-def wide(elem: IntType) -> str:
-    """A signed type that holds all values, for arithmetic: comparisons then mean what they say."""
-    return int_name(IntType(min(64, elem.width + (not elem.signed)), signed=True))
-
-
-def array_view(
-    name: str, array: NDArray[np.int64], *, reshape: tuple[int, ...] = (), signed: bool = False
-) -> ArrayView:
-    """An array of the narrowest type, with the axes `reshape` (from 1) joined into one word of memory.
-
-    An array of one row is no memory but constants; small ones are kept in logic, others in blocks.
-    `signed` is for numbers that are compared with signed ones.
-    """
-    elem = Interval.of(array).int_type()
-    if signed and not elem.signed:
-        elem = IntType(elem.width + 1, signed=True)
-    dims = "".join(f"[{n}]" for n in array.shape)
-    if array.shape[0] == 1:
-        pragmas = (f"ARRAY_PARTITION variable={name} complete dim=0",)
-    else:
-        impl = "lutram" if array.shape[0] <= _SMALL_ROM else "bram"
-        joined = (f"ARRAY_RESHAPE variable={name} complete dim={axis}" for axis in reshape)
-        pragmas = (*joined, f"BIND_STORAGE variable={name} type=rom_1p impl={impl}")
-    return ArrayView(name, int_name(elem, "rom"), dims, initialiser(array), pragmas)
-
-
-def initialiser(array: NDArray[np.int64]) -> str:
-    """Nested braces, one line for every sixteen numbers."""
-    if array.ndim > 1:
-        return "{\n" + ",\n".join(initialiser(part) for part in array) + "}"
-    words = [literal(int(v)) for v in array]
-    lines = [", ".join(words[i : i + _PER_LINE]) for i in range(0, len(words), _PER_LINE)]
-    return "{" + ",\n ".join(lines) + "}"
-
-
-def literal(value: int) -> str:
-    """An integer literal of a type that holds it, in parentheses if negative."""
-    if -(2**31) < value < 2**31:
-        return str(value) if value >= 0 else f"({value})"
-    assert value > -(2**63), "a literal beyond 64 bits"
-    return f"INT64_C({value})"
+    arrays: tuple[str, ...]
 
 
 def layer_view(design: Design, layer: Layer) -> LayerView:
@@ -158,126 +81,86 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
         parameters=parameters,
         arguments=", ".join(streams),
         kernel_arguments=", ".join(names + arrays),
+        arrays=tuple(arrays),
     )
 
 
 def _called(layer: Layer, parts: Parts) -> set[str]:
     """Arrays that the kernel gets as arguments; those of the store are named in its body."""
-    own = ("weights", "bias", "needed", "constant", "sizes", "strides", "first", "whole", "steps", "entries")
+    own = (
+        "weights",
+        "bias",
+        "needed",
+        "constant",
+        "sizes",
+        "strides",
+        "first",
+        "whole",
+        "steps",
+        "entries",
+    )
     return {a.name for a in parts.arrays if a.name in {f"{layer.name}_{n}" for n in own}}
 
 
 def _parts(layer: Layer) -> Parts:
-    unit = layer.unit
-    assert isinstance(unit, Unit)
+    name, unit = layer.name, layer.unit
+    assert isinstance(unit, Computing | Moving)
     match unit:
         case units.Dense() | units.Depthwise():
-            return _products(layer.name, unit)
+            return _products(name, unit)
         case units.Reduce():
-            return _reduce(layer.name, unit)
+            return _reduce(name, unit)
         case units.Arg():
-            sizes = {"iterations": unit.iterations, "taps": unit.taps, "folds": unit.folds, "pe": unit.pe}
-            body = f"a {unit.relation} b"
-            pair = f"const {wide(unit.x)} &a, const {wide(unit.x)} &b"
-            return Parts("arg", sizes, (("acc_t", wide(unit.x)),), functions=(("bool beats", pair, body),))
+            return _arg(unit)
         case units.Softmax():
-            return _softmax(layer.name, unit)
+            return _softmax(name, unit)
         case units.Window():
-            return _window(layer.name, unit)
+            return _window(name, unit)
         case units.Map():
-            arrays, store = _store(layer.name, unit.store, unit.folds, unit.pe)
-            constants = {"iterations": unit.iterations, "folds": unit.folds, "pe": unit.pe}
-            return Parts("map", constants, _totals(unit.store), arrays, store, wide(unit.x))
+            return _map(name, unit)
         case units.Pair():
-            return _pair(layer.name, unit)
+            return _pair(name, unit)
+        case _:
+            return _moved(name, unit)
+
+
+def _moved(name: str, unit: Moving) -> Parts:
+    match unit:
         case units.Concat():
             ends = {f"end{i}": int(e) for i, e in enumerate(np.cumsum(unit.parts))}
             constants = {"iterations": unit.iterations, "lanes": unit.lanes, "row": sum(unit.parts)}
             return Parts(f"concat{len(unit.parts)}", constants | ends)
         case units.Copy():
-            return _copy(layer.name, unit)
+            return _copy(name, unit)
         case units.Frame():
-            return _frame(layer.name, unit)
+            return _frame(name, unit)
         case units.Fork():
             return Parts(f"fork{unit.count}", {"iterations": unit.iterations})
         case units.Lanes():
-            ends = sorted((unit.lanes_in, unit.lanes_out))
-            constants = {"narrow": ends[0], "wide": ends[1], "ratio": ends[1] // ends[0]}
+            widths = sorted((unit.lanes_in, unit.lanes_out))
+            constants = {"narrow": widths[0], "wide": widths[1], "ratio": widths[1] // widths[0]}
             kernel = "widen" if unit.lanes_in < unit.lanes_out else "narrow"
             return Parts(kernel, {"iterations": unit.iterations} | constants)
         case _:
             assert_never(unit)
 
 
-# ---- stores
+def _map(name: str, unit: units.Map) -> Parts:
+    arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
+    constants = {"iterations": unit.iterations, "folds": unit.folds, "pe": unit.pe}
+    return Parts("map", constants, totals(unit.store), arrays, store, wide(unit.x))
 
 
-def _totals(store: Store) -> Names:
-    return () if store.total is None else (("total_t", wide(store.total)),)
-
-
-def _store(
-    name: str, store: Store, folds: int, pe: int
-) -> tuple[tuple[ArrayView, ...], StoreView]:
-    """Arrays of a store's constants, and the store as its template sees it."""
-    lo, hi = store.lo, store.hi
-    if store.table is not None:
-        tables = spread(store.table.array, folds, pe)
-        array = _rom(f"{name}_table", tables)
-        return (array,), StoreView("lookup", lo, hi, "[f][p]" if len(tables) > 1 else "[0][p]", array.name, literal(store.low))
-    if store.thresholds is not None:
-        levels = store.thresholds.array.shape[1]
-        rows = spread(store.thresholds.array, folds, pe)
-        array = array_view(f"{name}_thresholds", rows, reshape=(2, 3), signed=True)
-        at = "[f][p]" if len(rows) > 1 else "[0][p]"
-        return (array,), StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels)
-    if store.multiplier is None:
-        return (), StoreView(store.form, lo, hi)
-    return _mulshift(name, store, folds, pe)
-
-
-def _mulshift(
-    name: str, store: Store, folds: int, pe: int
-) -> tuple[tuple[ArrayView, ...], StoreView]:
-    arrays: list[ArrayView] = []
-    words: dict[str, str] = {}
-    for key, constant in (("multiplier", store.multiplier), ("offset", store.offset), ("shift", store.shift)):
-        assert constant is not None
-        if constant.array.shape[0] == 1:
-            words[key] = literal(int(constant.array[0]))
-            continue
-        rows = spread(constant.array, folds, pe)
-        arrays.append(array_view(f"{name}_{key}", rows, reshape=(2,)))
-        words[key] = f"{name}_{key}[{'f' if len(rows) > 1 else '0'}][p]"
-    corrections: list[tuple[str, int, str]] = []
-    at = ""
-    for key, sign, constant in (("ups", "+", store.ups), ("downs", "-", store.downs)):
-        if constant is None:
-            continue
-        rows = spread(constant.array, folds, pe)
-        at = "[f][p]" if len(rows) > 1 else "[0][p]"
-        arrays.append(array_view(f"{name}_{key}", rows, reshape=(2, 3), signed=True))
-        corrections.append((f"{name}_{key}", constant.array.shape[1], sign))
-    view = StoreView(
-        "mulshift", store.lo, store.hi, at, exact=not (corrections or store.even),
-        even=store.even, odd_zero=store.zero & 1, corrections=tuple(corrections), **words
-    )
-    return tuple(arrays), view
-
-
-def _rom(name: str, tables: NDArray[np.int64]) -> ArrayView:
-    """Lookup tables ``[folds, pe, codes]``: each lane reads a memory of its own."""
-    elem = Interval.of(tables).int_type()
-    dims = "".join(f"[{n}]" for n in tables.shape)
-    impl = "lutram" if tables.shape[0] * tables.shape[2] <= 4 * _SMALL_ROM else "bram"
-    pragmas = (
-        f"ARRAY_PARTITION variable={name} complete dim=2",
-        f"BIND_STORAGE variable={name} type=rom_1p impl={impl}",
-    )
-    return ArrayView(name, int_name(elem, "rom"), dims, initialiser(tables), pragmas)
-
-
-# ---- units
+def _arg(unit: units.Arg) -> Parts:
+    constants = {
+        "iterations": unit.iterations,
+        "taps": unit.taps,
+        "folds": unit.folds,
+        "pe": unit.pe,
+    }
+    pair = f"const {wide(unit.x)} &a, const {wide(unit.x)} &b"
+    functions = (("bool beats", pair, f"a {unit.relation} b"),)
+    return Parts("arg", constants, (("acc_t", wide(unit.x)),), functions=functions)
 
 
 def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
@@ -291,26 +174,36 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         kernel = "dense"
     else:
         folds = unit.folds
-        laid_out = weights.reshape(folds, unit.pe, unit.taps).transpose(0, 2, 1).reshape(-1, unit.pe)
+        laid_out = (
+            weights.reshape(folds, unit.pe, unit.taps).transpose(0, 2, 1).reshape(-1, unit.pe)
+        )
         constants |= {"taps": unit.taps}
         kernel = "depthwise"
     constants["words"] = laid_out.shape[0]
     weight, product = unit.weight, "bp_mul<product_t>(a, w)"
-    if unit.arithmetic == "signs":
+    if unit.arithmetic in ("signs", "count"):
         laid_out, weight = (laid_out > 0).astype(np.int64), IntType(1, signed=False)
-        product = "bp_signed<product_t>(a, w)"
+        counted = unit.arithmetic == "count"
+        product = "bp_equal<product_t>(a, w)" if counted else "bp_signed<product_t>(a, w)"
     elif unit.arithmetic == "planes":
-        first, second = (-1, 0) if (weight.width, weight.signed) == (1, True) else (1, -2 if weight.signed else 2)
+        first, second = (
+            (-1, 0)
+            if (weight.width, weight.signed) == (1, True)
+            else (1, -2 if weight.signed else 2)
+        )
         product = f"bp_planes<product_t, {first}, {second}>(a, w)"
     bias = unit.bias.array.reshape(folds, unit.pe)
-    arrays, store = _store(name, unit.store, folds, unit.pe)
+    arrays, store = store_view(name, unit.store, folds, unit.pe)
     types = (
         ("weight_t", int_name(weight)),
         ("product_t", wide(unit.product)),
         ("acc_t", wide(unit.acc)),
-        *_totals(unit.store),
+        *totals(unit.store),
     )
-    own = (array_view(f"{name}_weights", laid_out, reshape=(2,)), array_view(f"{name}_bias", bias, reshape=(2,)))
+    own = (
+        array_view(f"{name}_weights", laid_out, reshape=(2,)),
+        array_view(f"{name}_bias", bias, reshape=(2,)),
+    )
     functions = (("product_t product", f"const {int_name(unit.x)} &a, const weight_t &w", product),)
     return Parts(kernel, constants, types, (*own, *arrays), store, "acc_t", functions)
 
@@ -323,8 +216,8 @@ def _reduce(name: str, unit: units.Reduce) -> Parts:
         "pe": unit.pe,
         "start": unit.start,
     }
-    arrays, store = _store(name, unit.store, unit.folds, unit.pe)
-    types = (("acc_t", wide(unit.acc)), *_totals(unit.store))
+    arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
+    types = (("acc_t", wide(unit.acc)), *totals(unit.store))
     joins = {"sum": "acc_t(a + b)", "max": "bp_max<acc_t>(a, b)", "min": "bp_min<acc_t>(a, b)"}
     functions = (("acc_t join", "const acc_t &a, const acc_t &b", joins[unit.kind]),)
     kernel = "reduce_held" if unit.held else "reduce"
@@ -351,7 +244,11 @@ def _window(name: str, unit: units.Window) -> Parts:
     needed = unit.rows_needed()
     start = -1 if unit.prologue else 0
     base = start * unit.strides[0] - unit.before[0]
-    ends = np.array([*unit.size, *unit.outputs, *unit.before, *unit.kernel]) * 4 * max(*unit.strides, *unit.dilations)
+    ends = (
+        np.array([*unit.size, *unit.outputs, *unit.before, *unit.kernel])
+        * 4
+        * max(*unit.strides, *unit.dilations)
+    )
     constants = {
         "iterations": unit.iterations,
         "size_h": unit.size[0], "size_w": unit.size[1], "outputs": unit.outputs[0],
@@ -372,7 +269,7 @@ def _window(name: str, unit: units.Window) -> Parts:
 
 def _pair(name: str, unit: units.Pair) -> Parts:
     numbers = dict(unit.numbers)
-    types: list[tuple[str, str]] = [("with_t", wide(unit.product)), *_totals(unit.store)]
+    types: list[tuple[str, str]] = [("with_t", wide(unit.product)), *totals(unit.store)]
     n = {key: literal(value) for key, value in numbers.items()}
     match unit.form:
         case "linear":
@@ -386,16 +283,20 @@ def _pair(name: str, unit: units.Pair) -> Parts:
             body = f"bp_{form}<with_t>(with_t(a), with_t(b))"
     a, b = (f"const {int_name(t)} &{k}" for t, k in ((unit.a, "a"), (unit.b, "b")))
     constants = {"iterations": unit.iterations, "folds": unit.folds, "pe": unit.pe}
-    arrays, store = _store(name, unit.store, 1, unit.pe)
+    arrays, store = store_view(name, unit.store, 1, unit.pe)
     if unit.constant is None:
         held = {"held_a": int(unit.held == 0), "held_b": int(unit.held == 1)}
         functions = (("with_t with", f"{a}, {b}", body),)
         return Parts("pair", constants | held, tuple(types), arrays, store, "with_t", functions)
     fixed = unit.a if unit.constant_first else unit.b
     types.append(("constant_t", int_name(fixed)))
-    table = array_view(f"{name}_constant", unit.constant.array.reshape(unit.folds, unit.pe), reshape=(2,))
+    table = array_view(
+        f"{name}_constant", unit.constant.array.reshape(unit.folds, unit.pe), reshape=(2,)
+    )
     functions = (("with_t with", f"{b}, {a}" if unit.constant_first else f"{a}, {b}", body),)
-    return Parts("pair_constant", constants, tuple(types), (table, *arrays), store, "with_t", functions)
+    return Parts(
+        "pair_constant", constants, tuple(types), (table, *arrays), store, "with_t", functions
+    )
 
 
 def _copy(name: str, unit: units.Copy) -> Parts:
@@ -413,8 +314,11 @@ def _copy(name: str, unit: units.Copy) -> Parts:
 
 def _frame(name: str, unit: units.Frame) -> Parts:
     constants = {
-        "iterations": unit.iterations, "rank": len(unit.sizes), "lanes": unit.lanes, "code": unit.code
-    }  # fmt: skip
+        "iterations": unit.iterations,
+        "rank": len(unit.sizes),
+        "lanes": unit.lanes,
+        "code": unit.code,
+    }
     ends = tuple(n * s for n, s in zip(unit.sizes, unit.steps, strict=True))
     groups = (("first", unit.before), ("sizes", ends), ("whole", unit.whole), ("steps", unit.steps))
     arrays = tuple(_few(f"{name}_{key}", numbers) for key, numbers in groups)
@@ -424,4 +328,6 @@ def _frame(name: str, unit: units.Frame) -> Parts:
 def _few(name: str, numbers: tuple[int, ...]) -> ArrayView:
     """A handful of constants, no memory."""
     pragma = f"ARRAY_PARTITION variable={name} complete dim=1"
-    return ArrayView(name, "bp_rom<32>", f"[{len(numbers)}]", initialiser(np.array(numbers)), (pragma,))
+    return ArrayView(
+        name, "bp_rom<32>", f"[{len(numbers)}]", initialiser(np.array(numbers)), (pragma,)
+    )

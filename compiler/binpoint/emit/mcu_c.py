@@ -91,7 +91,8 @@ class PortView:
     shape: tuple[int, ...]
     size: int
     bytes: int
-    scale: float
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
     zero_point: int
     type: str
     low: int
@@ -163,7 +164,8 @@ def port_views(
 
 
 def _port(port: Port, index: int) -> PortView:
-    kind = port.value.elem
+    kind, reading = port.value.elem, port.value.reading
+    scales = reading.scales if reading is not None else tuple(map(float, kind.scales))
     return PortView(
         name=port.name,
         macro=port.name.upper(),
@@ -172,8 +174,9 @@ def _port(port: Port, index: int) -> PortView:
         shape=port.value.shape,
         size=port.value.type.size,
         bytes=port.bytes,
-        scale=float(kind.scale),
-        zero_point=kind.zero_point,
+        scales=scales,
+        offsets=reading.offsets if reading is not None and any(reading.offsets) else (),
+        zero_point=kind.zero_points[0],
         type=str(kind),
         low=kind.storage.min,
         high=kind.storage.max,

@@ -29,11 +29,12 @@ Windowed = Conv | AveragePool | MaxPool
 
 @dataclass(frozen=True, slots=True)
 class FoldConstants(Pass):
-    """Compute nodes whose operands are all real constants.
+    """Compute nodes whose operands are all constant.
 
-    1. The results are computed by the op's reference, in float32; a result with a type is stored
-       in it. Outputs stay computed.
-    2. NaN or infinity as result is an error of the model.
+    1. Integers that an op passes on as they are stay what they are.
+    2. All other results are computed by the op's reference, in float32; a result with a type is
+       stored in it.
+    3. NaN or infinity as result is an error of the model.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -49,9 +50,11 @@ class FoldConstants(Pass):
 
 def _compute(graph: Graph, node: Node) -> bool:
     operands = graph.arguments(node)
-    if not operands or any(v.constant is None or v.fixed is not None for v in operands):
+    if not operands or any(v.constant is None for v in operands):
         return False
-    if not isinstance(node.op, FloatOp) or any(name in graph.outputs for name in node.outputs):
+    if not isinstance(node.op, FloatOp):
+        return False
+    if node.op.keeps_type and any(v.fixed is not None for v in operands):
         return False
     arrays = node.op.reference(*(constant_array(v) for v in operands))
     results = graph.results(node)
@@ -163,8 +166,8 @@ _INCREASING = frozenset({"Elu", "Erf", "Exp", "Sigmoid", "Softplus", "Softsign",
 class FoldArgMax(Pass):
     """The place of an extreme does not change under strictly increasing functions.
 
-    1. ArgMax and ArgMin read the operand of a softmax over the same axis, of an increasing function,
-       or of a sum or a positive multiple, where the value in between has no type.
+    1. ArgMax and ArgMin read the operand of a softmax over the same axis, of an increasing
+       function, or of a sum or a positive multiple, where the value in between has no type.
     2. Where float32 rounds two different elements to the same, the result is the place of the one
        that is larger in truth.
     """

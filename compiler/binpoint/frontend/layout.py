@@ -66,9 +66,14 @@ def _visit(graph: Graph, node: Node) -> bool:
 
 
 def _before(graph: Graph, value: Value) -> tuple[Value, tuple[int, ...]] | None:
-    """What a value is the transposition of, and the order."""
+    """What a value is the transposition of, and the order.
+
+    An identity moves nothing that could sink.
+    """
     node = graph.producer(value.name)
     if node is None or not isinstance(node.op, Transpose):
+        return None
+    if node.op.order == tuple(range(len(node.op.order))):
         return None
     return graph.arguments(node)[0], node.op.order
 
@@ -153,13 +158,13 @@ def _obstacle(graph: Graph, value: Value, order: tuple[int, ...]) -> str | None:
     """Why an operand cannot be had with its axes as they are before `order`."""
     if len(value.shape) != len(order):
         return f"{value.name} has another rank"
+    found = _before(graph, value)
+    if found is not None and value.fixed is not None and value.fixed != found[0].fixed:
+        return f"{value.name} is rounded to a type of its own"
     if value.constant is not None or moves_nothing(value.shape, _inverse(order)):
         return None
-    found = _before(graph, value)
     if found is None or found[1] != order:
         return f"{value.name} is not transposed alike"
-    if value.fixed is not None and value.fixed != found[0].fixed:
-        return f"{value.name} is rounded to a type of its own"
     return None
 
 

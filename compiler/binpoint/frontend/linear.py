@@ -23,7 +23,10 @@ Reals = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A Conv, ConvTranspose or Dense: weights with output channels on axis 0, bias ``[O]`` or none."""
+    """A Conv, ConvTranspose or Dense.
+
+    Weights with output channels on axis 0, bias ``[O]`` or none.
+    """
 
     node: Node
     op: Conv | ConvTranspose | Dense

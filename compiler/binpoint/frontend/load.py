@@ -14,8 +14,24 @@ from numpy.typing import NDArray
 
 from binpoint import ort
 from binpoint.errors import BinpointError, InvalidConstant, InvalidModel, UnsupportedOperator
-from binpoint.frontend.quantizers import QUANTIZED, Layout, make_type, storage_of
-from binpoint.frontend.read import array_of, opsets_of, ordered_nodes, read_model, static_shape
+from binpoint.frontend.between import read_function
+from binpoint.frontend.nodes import check_node, check_sizes
+from binpoint.frontend.qonnx import (
+    clip_codes,
+    is_quantizer,
+    is_rational,
+    quantize_linear,
+    read_quantizer,
+)
+from binpoint.frontend.quantizers import QUANTIZED, Layout, check_channels, make_type, storage_of
+from binpoint.frontend.read import (
+    check_size,
+    opsets_of,
+    ordered_nodes,
+    read_model,
+    static_shape,
+)
+from binpoint.frontend.tensors import array_of, type_name
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Origin, Value
@@ -28,6 +44,8 @@ from binpoint.ops.refused import HINTS
 from binpoint.ops.rescaled import Quantize
 
 _HINT = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
+_ORDERED = frozenset({"ArgMax", "ArgMin"})
+"""Operators that tell the same of stored integers as of what they stand for."""
 _ALIASES = frozenset({"Identity", "Dropout", "Cast"})
 _REAL = (
     onnx.TensorProto.FLOAT,
@@ -35,6 +53,19 @@ _REAL = (
     onnx.TensorProto.DOUBLE,
     onnx.TensorProto.BFLOAT16,
 )
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial"}
+    | {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")}
+)
+_MISFITS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+_WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -42,7 +73,8 @@ def load(path: Path) -> Graph:
     """Read an ONNX file into a float graph; quantizer nodes become annotations.
 
     Raises:
-        ModelError: the file is not valid, or uses what has no integer form here (by name, with a way out).
+        ModelError: the file is not valid, or uses what has no integer form here (by name, with a
+        way out).
         InputNotFound: the file cannot be read.
     """
     model, digest = read_model(path)
@@ -58,6 +90,7 @@ class Importer:
         self.opsets = opsets_of(model)
         self.graph = Graph(identifier(name))
         self.graph.digest = digest
+        self.graph.rational = is_rational(self.proto)
         self.values: dict[str, Value] = {}
         self.codes: set[str] = set()
         self.stored: dict[str, IntType] = {}
@@ -68,14 +101,17 @@ class Importer:
     def run(self) -> Graph:
         """Import inputs, constants, nodes, outputs."""
         build = GraphBuilder(self.graph)
-        arrays = {t.name: array_of(t, t.name) for t in self.proto.initializer}
-        for info in self.proto.input:
-            if info.name not in arrays:
-                self._input(build, info)
-        for name in sorted(arrays):
-            self.values[name] = self._constant(build, arrays[name], name)
-        for index, node in enumerate(ordered_nodes(self.proto, tuple(self.values))):
+        stored = {t.name: t for t in self.proto.initializer}
+        free = [info for info in self.proto.input if info.name not in stored]
+        nodes = ordered_nodes(self.proto, [*stored, *(info.name for info in free)])
+        for info in free:
+            self._input(build, info)
+        for name in sorted(stored):
+            self.values[name] = self._constant(build, array_of(stored[name], name), name)
+        for index, node in enumerate(nodes):
             self._node(build, node, index)
+        if not self.proto.output:
+            raise InvalidModel("the graph has no outputs")
         for info in self.proto.output:
             self._output(info.name)
         return self.graph
@@ -85,13 +121,9 @@ class Importer:
     def _input(self, build: GraphBuilder, info: onnx.ValueInfoProto) -> None:
         kind = info.type.tensor_type.elem_type
         if kind not in (*_REAL, *_CODES):
-            name = (
-                onnx.TensorProto.DataType.Name(kind)
-                if kind in onnx.TensorProto.DataType.values()
-                else str(kind)
-            )
             raise UnsupportedOperator(
-                f"the input `{info.name}` is of type {name}", want="float, int8 or uint8"
+                f"the input `{info.name}` is of type {type_name(kind)}",
+                want="float, int8 or uint8",
             )
         value = build.input(
             info.name, TensorType(static_shape(info), FloatType()), source=info.name
@@ -134,16 +166,26 @@ class Importer:
             proto, inputs, self.opsets.get(domain, 1), index, tuple(proto.output), flags
         )
         here = build.at(
-            proto.output[0] if proto.output else proto.op_type,
-            Origin((proto.name or proto.output[0],)),
+            (*(name for name in proto.output if name), proto.op_type)[0],
+            Origin((_name(proto, index),)),
         )
         try:
-            results, coded = self._import(here, node)
+            check_node(proto, self.opsets, node.place)
+            check_sizes(node)
+            results, coded = self._rational(here, node) or self._import(here, node)
         except BinpointError:
             raise
-        except AssertionError as error:
-            node.refuse(f"its operands do not fit: {error}")
+        except _MISFITS as error:
+            # Operands and attributes of a hostile file may be anything; ops state what they need
+            # by using it.
+            node.refuse(
+                "its operands or attributes do not fit", have=f"{type(error).__name__}: {error}"
+            )
+        for name in proto.output[len(results) :]:
+            if name and self.readers[name]:
+                node.refuse(f"its result `{name}` is not computed here")
         for name, value in zip(proto.output, results, strict=False):
+            check_size(value.shape, name)
             self.values[name] = value
             if coded:
                 self.codes.add(name)
@@ -166,20 +208,37 @@ class Importer:
             return (self._exact(build, node),), False
         if kind == "Shape" or (kind != "Constant" and kind in _ALIASES):
             return self._known(build, node)
-        if all(
-            v is None or (v.constant is not None and v.fixed is None) for v in node.inputs
-        ) and kind not in ("RandomNormal", "RandomUniform"):
+        if (
+            all(v is None or (v.constant is not None and v.fixed is None) for v in node.inputs)
+            and kind not in _RANDOM
+        ):
             return self._fold(build, node), False
         if kind not in self.ops:
             node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
         if any(node.codes) and not coded:
+            if kind not in _ORDERED:
+                node.refuse("computes on stored integers", hint="dequantize them first")
             real = tuple(
                 self._as_integers(v) if v is not None and c else v
                 for v, c in zip(node.inputs, node.codes, strict=True)
             )
             node = replace(node, inputs=real)
         return self.ops[kind].from_onnx(node, build), coded
+
+    def _rational(
+        self, build: GraphBuilder, node: OnnxNode
+    ) -> tuple[tuple[Value, ...], bool] | None:
+        """A quantizer, codes clipped, or an exact function of one operand; None if none of them."""
+        if not self.graph.rational:
+            return None
+        if is_quantizer(node.proto):
+            return (read_quantizer(node, build),), False
+        if node.op == "Clip" and node.codes[0]:
+            alone = self.readers[node.proto.input[0]] == 1
+            return (clip_codes(node, build, alone=alone),), True
+        function = read_function(node, build)
+        return None if function is None else ((function,), False)
 
     def _known(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
         """Shape of a static value; Identity, Dropout and Cast as their operand."""
@@ -194,11 +253,23 @@ class Importer:
             node.refuse("in training mode", hint="export the model in evaluation mode")
         coded = bool(node.codes) and node.codes[0]
         if node.op == "Cast" and coded:
+            self._keeps_codes(node, x)
             return (self._as_integers(x),), False
         to_integers = node.op == "Cast" and node.int("to", 1) not in _REAL
-        if to_integers and x.fixed is None and not self._is_whole(x):
+        is_whole = node.int("to", 1) in _WHOLE and self._is_whole(x)
+        if to_integers and x.fixed is None and not is_whole:
             node.refuse("from real numbers to integers", hint="quantize with QuantizeLinear")
         return (x,), coded
+
+    def _keeps_codes(self, node: OnnxNode, x: Value) -> None:
+        """Refuse a Cast of codes to integers that cannot hold all of them."""
+        to = node.int("to", 1)
+        kind = x.fixed.storage if x.fixed is not None else self.stored.get(x.name)
+        if to in _REAL or kind is None:
+            return
+        wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to))
+        if not np.can_cast(kind.dtype, wanted):
+            node.refuse(f"from {kind.dtype} to {wanted} would wrap")
 
     def _is_whole(self, x: Value) -> bool:
         """Whether a value holds whole numbers by what computes it, such as ArgMax."""
@@ -244,6 +315,7 @@ class Importer:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
         axis = self._axis(node, x)
         kind = make_type(storage_of(dtype, node), scale, zero, axis, node)
+        check_channels(kind, x.shape, node)
         if x.constant is not None:
             codes = kind.quantize(x.constant.array) if x.fixed is None else None
             if codes is None:
@@ -252,6 +324,8 @@ class Importer:
                 codes.astype(kind.storage.dtype), fixed=kind, hint=node.outputs[0]
             )
         self.graph.quantized = True
+        if self.graph.rational:
+            return quantize_linear(node, build, kind)
         if x.fixed == kind:
             return x
         if x.fixed is None and self.readers[node.proto.input[0]] == 1 and kind.axis is None:
@@ -297,6 +371,7 @@ class Importer:
         if x.constant is not None:
             if x.fixed is None:
                 kind = make_type(storage_of(x.constant.array.dtype, node), scale, zero, axis, node)
+                check_channels(kind, x.shape, node)
                 return build.constant(x.constant.array, fixed=kind, hint=x.source or x.name)
             storage = x.fixed.storage
         elif x.fixed is not None:
@@ -372,7 +447,8 @@ class Importer:
         self, build: GraphBuilder, node: OnnxNode, operands: list[Value], index: int
     ) -> Value:
         x, w = operands[0].fixed, operands[1].fixed
-        assert x is not None and w is not None
+        assert x is not None
+        assert w is not None
         scales = tuple(x.scale * s for s in w.scales)
         array = node.array(index).reshape(-1)
         kind = (
@@ -384,18 +460,12 @@ class Importer:
 
     def _concat(self, build: GraphBuilder, node: OnnxNode) -> Value:
         """QLinearConcat: scale and zero point of the result, then triples."""
-        operands: list[Value] = []
-        for index in range(2, len(node.inputs), 3):
-            operands.append(
-                self._typed(
-                    build,
-                    node,
-                    node.operand(index),
-                    node.array(index + 1),
-                    node.optional_array(index + 2),
-                    1,
-                )
+        operands = [
+            self._typed(
+                build, node, node.operand(i), node.array(i + 1), node.optional_array(i + 2), 1
             )
+            for i in range(2, len(node.inputs), 3)
+        ]
         result = self._call(build, node, operands)
         first = operands[0].fixed
         assert first is not None
@@ -406,7 +476,6 @@ class Importer:
 
     def _exact(self, build: GraphBuilder, node: OnnxNode) -> Value:
         """MatMulInteger and ConvInteger: codes minus zero point, exact in int32."""
-        one = np.ones(1, np.float32)
         axis = 0 if node.op == "ConvInteger" else 1
         operands: list[Value] = []
         for index in (0, 1):
@@ -424,9 +493,9 @@ class Importer:
                 node.refuse(
                     "on codes with a scale", hint="use QLinearMatMul or QLinearConv, or QDQ"
                 )
-            operands.append(
-                self._typed(build, node, value, one, node.optional_array(index + 2), axis)
-            )
+            zero = node.optional_array(index + 2)
+            ones = np.ones(1 if zero is None else zero.size, np.float32)
+            operands.append(self._typed(build, node, value, ones, zero, axis))
         result = self._call(build, node, operands)
         result = replace(
             self.graph.value(result.name), fixed=FixedType.per_tensor(I32, Dyadic.one())
@@ -439,6 +508,11 @@ class Importer:
             node.refuse("is not supported", hint=HINTS.get(node.op, _HINT))
         (result,) = self.ops[node.op].from_onnx(replace(node, inputs=tuple(operands)), build)
         return result
+
+
+def _name(node: onnx.NodeProto, index: int) -> str:
+    """The node's name, else that of its first result, else its place in the file."""
+    return (*filter(None, (node.name, *node.output)), f"node {index}")[0]
 
 
 def _nowhere(name: str) -> OnnxNode:

@@ -1,7 +1,9 @@
-"""Quantizer nodes become annotations: QuantizeLinear, DequantizeLinear and onnxruntime's QLinear family.
+"""Quantizer nodes become annotations.
 
-A tensor between QuantizeLinear and DequantizeLinear holds codes; the graph has one value for the real
-number and its code, with the type as annotation.
+QuantizeLinear, DequantizeLinear and onnxruntime's QLinear family.
+
+A tensor between QuantizeLinear and DequantizeLinear holds codes; the graph has one value for the
+real number and its code, with the type as annotation.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from binpoint.numeric.fixed import FixedType, IntType
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a quantized operator has its operands: triples (data, scale, zero point), then the rest.
+    """Where a quantized operator has its operands.
 
-    `result` is (scale, zero point), or None where the result is real or an exact integer. `bias` is an
-    int32 operand on the scale of the first two operands' product.
+    Triples (data, scale, zero point), then the rest.
+
+    `result` is (scale, zero point), or None where the result is real or an exact integer. `bias`
+    is an int32 operand on the scale of the first two operands' product.
     """
 
     data: tuple[tuple[int, int, int], ...]
@@ -78,6 +82,8 @@ def make_type(
         raise InvalidConstant(
             f"`{node.op}` has a scale that is not positive and finite", at=node.place, have=str(bad)
         )
+    if np.ndim(scale) > 1:
+        node.refuse(f"scales of shape {list(np.shape(scale))}", want="a scalar or a vector")
     if len(zeros) not in (1, len(scales)):
         node.refuse(f"{len(scales)} scales and {len(zeros)} zero points")
     if zeros.min() < storage.min or zeros.max() > storage.max:
@@ -90,4 +96,13 @@ def make_type(
     dyadics = tuple(Dyadic.from_float(float(s)) for s in scales)
     if len(dyadics) == 1:
         return FixedType.per_tensor(storage, dyadics[0], int(zeros[0]))
+    if axis is None or axis < 0:
+        node.refuse(f"{len(dyadics)} scales", want="one, or one for each channel of an axis")
     return FixedType(storage, dyadics, tuple(int(z) for z in zeros), axis)
+
+
+def check_channels(kind: FixedType, shape: tuple[int, ...], node: OnnxNode) -> None:
+    """Refuse a scale per channel where the tensor has another number of channels."""
+    if kind.axis is None or shape[kind.axis : kind.axis + 1] == (kind.channels,):
+        return
+    node.refuse(f"{kind.channels} scales along axis {kind.axis} of a tensor of shape {list(shape)}")

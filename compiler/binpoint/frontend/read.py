@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, external_data_helper, inliner, numpy_helper
-from numpy.typing import NDArray
-from typing import Any
+from onnx import inliner
 
 from binpoint.errors import (
     DynamicShape,
-    ExternalDataError,
     InputNotFound,
-    InvalidConstant,
     InvalidModel,
     UnsupportedOperator,
 )
+from binpoint.frontend.tensors import load_external, tensors_of
 
 _OLDEST_OPSET = 7
+_LARGEST = 2**28
+"""Elements of a tensor at most: far more than a device holds, and passes still fit a computer."""
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
@@ -51,76 +50,25 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         raise InvalidModel(
             "the file holds no graph", at=str(path), hint="it may be truncated, or no ONNX file"
         )
-    load_external(model, path.parent)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    return model, hashlib.sha256(content).hexdigest()
+    load_external(tensors_of(model), path.parent)
+    return _inlined(model), hashlib.sha256(content).hexdigest()
 
 
-def load_external(model: onnx.ModelProto, folder: Path) -> None:
-    """Load external tensors, only from inside `folder`."""
-    for tensor in model.graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        info = {entry.key: entry.value for entry in tensor.external_data}
-        place = folder / info.get("location", "")
-        if (
-            not place.resolve().is_relative_to(folder.resolve())
-            or Path(info.get("location", "")).is_absolute()
-        ):
-            raise ExternalDataError(
-                f"external data of `{tensor.name}` lies outside the model's folder",
-                have=info.get("location", ""),
-                want="a path inside it",
-            )
-        if not place.is_file():
-            raise ExternalDataError(
-                f"external data of `{tensor.name}` is missing", at=info.get("location", "")
-            )
-        needed = _bytes_of(tensor)
-        offset = int(info.get("offset", 0))
-        if place.stat().st_size < offset + needed:
-            raise ExternalDataError(
-                f"external data of `{tensor.name}` is too short",
-                at=info.get("location", ""),
-                have=f"{place.stat().st_size} bytes",
-                want=f"{offset + needed} bytes",
-            )
-        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        tensor.data_location = TensorProto.DEFAULT
-
-
-def _bytes_of(tensor: TensorProto) -> int:
-    if any(d < 0 for d in tensor.dims):
-        raise InvalidModel(f"initializer `{tensor.name}` has a negative dimension")
-    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    size = int(kind.itemsize)
-    for dim in tensor.dims:
-        size *= dim
-    return size
-
-
-def array_of(tensor: TensorProto, name: str) -> NDArray[Any]:
-    """The array of a tensor, checked for size and for NaN and infinity; half precision is widened."""
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without local functions."""
+    if not model.functions:
+        return model
     try:
-        array = numpy_helper.to_array(tensor)
-    except Exception as error:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # onnx raises its own types, made at run time
         raise InvalidModel(
-            f"the tensor `{name}` cannot be read",
-            have=f"{list(tensor.dims)}, {len(tensor.raw_data)} bytes present",
+            "a function of the model cannot be put in place of its calls", have=first_line(error)
         ) from error
-    if array.dtype.kind == "f" or array.dtype.name in ("bfloat16", "float16"):
-        array = array.astype(np.float32) if array.dtype.itemsize < 4 else array
-        if not np.isfinite(array).all():
-            raise InvalidConstant(
-                f"the constant `{name}` holds NaN or infinity",
-                hint="the training may have diverged",
-            )
-    elif array.dtype.name in ("int4", "int2"):
-        array = array.astype(np.int8)
-    elif array.dtype.name in ("uint4", "uint2"):
-        array = array.astype(np.uint8)
-    return array
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, or its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def static_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -136,21 +84,31 @@ def static_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
         )
     shape: list[int] = []
     for index, dim in enumerate(kind.shape.dim):
-        if dim.HasField("dim_value") and dim.dim_value > 0:
-            shape.append(dim.dim_value)
-        elif index == 0:
-            shape.append(1)
-        else:
+        size = dim.dim_value if dim.HasField("dim_value") else -1
+        if size == 0:
+            raise InvalidModel(f"axis {index} of the input `{info.name}` is empty")
+        if size < 0 and index > 0:
             raise DynamicShape(
                 f"axis {index} of the input `{info.name}` is dynamic",
-                have=dim.dim_param
-                or (str(dim.dim_value) if dim.HasField("dim_value") else "unknown"),
+                have=f"{dim.dim_param or (size if dim.HasField('dim_value') else 'unknown')}",
                 want="a number",
-                hint="export with fixed shapes, or set the dimension with onnx.tools.update_model_dims",
+                hint="export with fixed shapes, or use onnx.tools.update_model_dims",
             )
-    if len(kind.shape.dim) and shape[0] != 1 and not kind.shape.dim[0].HasField("dim_value"):
-        shape[0] = 1
+        shape.append(size if size > 0 else 1)
+    check_size(tuple(shape), info.name)
     return tuple(shape)
+
+
+def check_size(shape: Sequence[int], name: str) -> None:
+    """Refuse a tensor that no device could hold.
+
+    Raises:
+        InvalidModel: it is too large.
+    """
+    if math.prod(shape) > _LARGEST:
+        raise InvalidModel(
+            f"the tensor `{name}` is too large", have=str(list(shape)), want=f"{_LARGEST} elements"
+        )
 
 
 def opsets_of(model: onnx.ModelProto) -> Mapping[str, int]:
@@ -174,8 +132,10 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
         InvalidModel: a value is computed twice, read and never computed, or part of a cycle.
     """
     available = {*known, ""}
+    _distinct(graph)
     producers: dict[str, int] = {}
     for index, node in enumerate(graph.node):
+        _check_text(node.name, node.op_type, node.domain, *node.input, *node.output)
         if node.op_type in _CONTROL_FLOW and node.domain in ("", "ai.onnx"):
             raise UnsupportedOperator(
                 f"`{node.op_type}`: control flow has no place in firmware of fixed shape",
@@ -196,6 +156,29 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
                     hint="an initializer may be missing",
                 )
     return _sorted(list(graph.node), available)
+
+
+def _distinct(graph: onnx.GraphProto) -> None:
+    """Refuse inputs or initializers without a name, or with one that is taken."""
+    for kind, items in (
+        ("input", graph.input),
+        ("initializer", graph.initializer),
+    ):
+        taken: set[str] = set()
+        for item in items:
+            _check_text(item.name)
+            if not item.name:
+                raise InvalidModel(f"an {kind} has no name")
+            if item.name in taken:
+                raise InvalidModel(f"the {kind} `{item.name}` is there twice")
+            taken.add(item.name)
+
+
+def _check_text(*words: object) -> None:
+    """Refuse names that are no UTF-8: the parser gives their bytes."""
+    for word in words:
+        if isinstance(word, bytes):
+            raise InvalidModel("a name is no text", have=repr(word))
 
 
 def _sorted(nodes: list[onnx.NodeProto], available: set[str]) -> list[onnx.NodeProto]:

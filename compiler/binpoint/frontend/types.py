@@ -25,11 +25,12 @@ class PropagateTypes(Pass):
     1. Up: an untyped value takes type T if every reader of it rounds to T at once. Such a reader is
        a `Quantize` to T, or an op that keeps its operand's type and whose results are all of type
        T: rounding is monotone, so it commutes with clamping, choosing and moving elements.
-    2. A constant that is chosen or moved by an op with results of type T is stored in T.
-    3. A `Quantize` to the type that its operand has is bypassed.
-    4. Down: untyped results of an op that keeps its operand's type take the type that all its
+    2. Where all readers round, but to different types, the value is computed once for each type.
+    3. A constant that is chosen or moved by an op with results of type T is stored in T.
+    4. A `Quantize` to the type that its operand has is bypassed.
+    5. Down: untyped results of an op that keeps its operand's type take the type that all its
        operands share. A constant among them joins if it is exact in that type.
-    5. Until nothing changes. Rule 1 leaves outputs alone; types per channel do not travel.
+    6. Until nothing changes. Rule 1 leaves outputs alone; types per channel do not travel.
     """
 
     name: ClassVar[str] = "propagate-types"
@@ -90,19 +91,38 @@ def _move_up(graph: Graph) -> bool:
 def _take_type(graph: Graph, value: Value) -> bool:
     kinds = tuple(_stated(graph, reader, value) for reader in graph.consumers(value.name))
     kind = _shared(kinds)
-    if kind is None:
-        if any(k is not None for k in kinds):
-            _log.debug("type not moved up to %s: its readers want different ones", value.name)
+    if not any(k is not None for k in kinds):
         return False
     if value.name in graph.outputs:
         _log.debug("type not moved up to %s: it is an output", value.name)
         return False
+    if kind is None:
+        return _compute_for_each(graph, value, kinds)
     graph.set_value(replace(value, fixed=kind))
     return True
 
 
+def _compute_for_each(graph: Graph, value: Value, kinds: tuple[FixedType | None, ...]) -> bool:
+    """Rule 2: one node for each type, so that each rounds the exact result."""
+    node = graph.producer(value.name)
+    if node is None or len(node.outputs) > 1 or any(k is None or k.axis is not None for k in kinds):
+        _log.debug("type not moved up to %s: its readers want different ones", value.name)
+        return False
+    readers = graph.consumers(value.name)
+    first, *others = dict.fromkeys(kinds)
+    graph.set_value(replace(value, fixed=first))
+    for kind in others:
+        build = GraphBuilder(graph, node.name, node.origin)
+        twin = build.one(node.op, *graph.arguments(node), outputs=(value.name,))
+        graph.set_value(replace(twin, fixed=kind))
+        for reader in (r for r, k in zip(readers, kinds, strict=True) if k == kind):
+            inputs = tuple(twin.name if n == value.name else n for n in reader.inputs)
+            graph.replace(replace(reader, inputs=inputs))
+    return True
+
+
 def _store_constant(graph: Graph, node: Node, value: Value) -> bool:
-    """Rule 2, for one operand of one node."""
+    """Rule 3, for one operand of one node."""
     assert value.constant is not None
     kind = _stated(graph, node, value)
     if kind is None:

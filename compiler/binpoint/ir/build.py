@@ -47,7 +47,10 @@ class GraphBuilder:
         fixed: FixedType | None = None,
         hint: str = "",
     ) -> Value:
-        """Add a constant: real (`elem` None; with `fixed` stored integers) or of an integer type."""
+        """Add a constant, real or of the integer type `elem`.
+
+        A real one holds stored integers if `fixed` gives their type.
+        """
         name = self.graph.fresh(hint or f"{self.hint}_const")
         if elem is None:
             kind = TensorType(np.shape(array), FloatType())
@@ -62,7 +65,10 @@ class GraphBuilder:
         return self.graph.add_value(Value(name, kind, bounds=bounds, constant=Constant(stored)))
 
     def integer(self, value: Value) -> Value:
-        """A value as operand of an integer op: a typed constant of a float graph becomes an integer constant."""
+        """A value as operand of an integer op.
+
+        A typed constant of a float graph becomes an integer constant.
+        """
         if value.constant is None or value.fixed is None:
             return value
         return self.constant(value.constant.array, value.fixed)

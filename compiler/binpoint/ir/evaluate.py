@@ -40,7 +40,10 @@ def evaluate(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 def constant_array(value: Value) -> NDArray[Any]:
-    """The array of a constant: stored integers in an integer graph, real numbers in a float graph."""
+    """The array of a constant: stored integers in an integer graph.
+
+    Real numbers in a float graph.
+    """
     assert value.constant is not None
     if value.fixed is None:
         return value.constant.array

@@ -1,5 +1,7 @@
-"""The two borders with ONNX: `OnnxNode`, a typed view for import, and `OnnxWriter`, which writes
-exactly the integer operators known to be exact in onnxruntime's CPU provider.
+"""The two borders with ONNX.
+
+`OnnxNode` is a typed view for import; `OnnxWriter` writes exactly the integer operators known to be
+exact in onnxruntime's CPU provider.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class OnnxNode:
     @property
     def place(self) -> str:
         """Where the node is, for messages."""
-        return f"{self.proto.name or self.proto.output[0]} (node {self.index})"
+        name = (*filter(None, (self.proto.name, *self.proto.output)), self.proto.op_type)[0]
+        return f"{name} (node {self.index})"
 
     def attribute(self, name: str) -> Any:
         """The value of an attribute, or None."""
@@ -179,15 +182,15 @@ class OnnxWriter:
         return self.emit(op, [a.name, b.name], np.broadcast_shapes(a.shape, b.shape), bounds)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
-        """a + b."""
+        """Return a + b."""
         return self._binary("Add", a, b, a.range + b.range)
 
     def sub(self, a: Tensor, b: Tensor) -> Tensor:
-        """a − b."""
+        """Return a − b."""
         return self._binary("Sub", a, b, a.range - b.range)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
-        """a · b."""
+        """Return a · b."""
         return self._binary("Mul", a, b, a.range * b.range)
 
     def abs(self, a: Tensor) -> Tensor:
@@ -202,7 +205,10 @@ class OnnxWriter:
         return self.floor_divide(a, self.const(2**bits))
 
     def floor_divide(self, a: Tensor, b: Tensor) -> Tensor:
-        """floor(a / b) for b > 0; Mod takes the divisor's sign, so the difference divides exactly."""
+        """Return floor(a / b) for b > 0.
+
+        Mod takes the divisor's sign, so the difference divides exactly.
+        """
         if b.range.lo <= 0:
             raise InvariantBroken("check graph: the divisor must be positive")
         shape = np.broadcast_shapes(a.shape, b.shape)
@@ -242,10 +248,13 @@ class OnnxWriter:
         return a
 
     def matmul(self, a: Tensor, b: Tensor, bounds: Interval) -> Tensor:
-        """a @ b, in int32 where operands and sums fit, else int64; `bounds` is the proven range of sums."""
+        """Return a @ b, in int32 where operands and sums fit, else int64.
+
+        `bounds` is the proven range of sums.
+        """
         if not INT64.contains(bounds):
             raise InvariantBroken("check graph: a matrix product leaves int64")
-        shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) + (a.shape[-2], b.shape[-1])
+        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         narrow = all(INT32.contains(r) for r in (a.range, b.range, bounds))
         # A partial sum may leave int32 although the whole does not; it wraps and comes back.
         if not narrow:
@@ -290,7 +299,10 @@ class OnnxWriter:
         return self.emit("Gather", [entries.name, index.name], index.shape, entries.range, axis=0)
 
     def take(self, a: Tensor, indices: NDArray[np.int64], axis: int) -> Tensor:
-        """Elements of `a` at constant indices along an axis; the index's shape replaces the axis."""
+        """Elements of `a` at constant indices along an axis.
+
+        The index's shape replaces the axis.
+        """
         shape = a.shape[:axis] + indices.shape + a.shape[axis + 1 :]
         return self.emit("Gather", [a.name, self.array(indices)], shape, a.range, axis=axis)
 
@@ -350,7 +362,10 @@ class OnnxWriter:
         domain: str = "com.microsoft",
         **attributes: Any,
     ) -> Tensor:
-        """One of onnxruntime's own quantized operators on 8-bit operands: it defines ONNXRUNTIME semantics."""
+        """One of onnxruntime's own quantized operators on 8-bit operands.
+
+        It defines ONNXRUNTIME semantics.
+        """
         names: list[str] = []
         for operand in operands:
             if isinstance(operand, np.ndarray):

@@ -35,12 +35,25 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What the stored integers of an output mean: real = (stored - zero point) * scale + offset.
+
+    One entry, or one per channel of the last axis. The numbers are the nearest float64 of exact
+    ones.
+    """
+
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """A tensor: an input, a constant, or what a node computes.
 
     In a float graph `fixed` is the integer type given to the value, if any; a constant with `fixed`
     holds stored integers, one without holds real numbers. In an integer graph the type itself is
-    fixed and `bounds` is the proven range of the stored integers.
+    fixed and `bounds` is the proven range of the stored integers. `reading` tells what the integers
+    of an output mean where their type cannot.
     """
 
     name: str
@@ -49,6 +62,7 @@ class Value:
     bounds: Interval | None = None
     constant: Constant | None = None
     source: str = ""
+    reading: Reading | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,12 +93,17 @@ class Node:
     origin: Origin = field(default_factory=Origin)
 
 
+def _name_of(key: Key) -> str:
+    return key[1]
+
+
 class Graph:
     """A bipartite DiGraph: value → node → value. `Node.inputs` holds the order of operands.
 
-    `output_names` are the model's own names of the outputs, `quantized` tells that the model came with
-    quantizers of its own, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself
-    takes as stored integers, with their type.
+    `output_names` are the model's own names of the outputs, `quantized` tells that the model came
+    with quantizers of its own, `rational` that these are of any width and what lies between them is
+    exact, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself takes as
+    stored integers, with their type.
     """
 
     def __init__(self, name: str) -> None:
@@ -94,6 +113,7 @@ class Graph:
         self.outputs: tuple[str, ...] = ()
         self.output_names: tuple[str, ...] = ()
         self.quantized = False
+        self.rational = False
         self.digest = ""
         self.coded: Mapping[str, IntType] = {}
         self._graph: nx.DiGraph[Key] = nx.DiGraph()
@@ -124,7 +144,7 @@ class Graph:
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes in a topological order that depends on names alone."""
-        order = nx.lexicographical_topological_sort(self._graph, key=lambda key: key[1])
+        order = nx.lexicographical_topological_sort(self._graph, key=_name_of)
         return tuple(self._nodes[name] for kind, name in order if kind == "node")
 
     def producer(self, value: str) -> Node | None:
@@ -174,6 +194,7 @@ class Graph:
             self.output_names,
         )
         other.quantized, other.digest, other.coded = self.quantized, self.digest, self.coded
+        other.rational = self.rational
         other._graph = self._graph.copy()
         other._values = dict(self._values)
         other._nodes = dict(self._nodes)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
-_RESERVED = frozenset(
-    """alignas alignof auto bool break case char const constexpr continue default do double else enum
-    extern false float for goto if inline int long nullptr register restrict return short signed
-    sizeof static static_assert struct switch thread_local true typedef typeof typeof_unqual union
-    unsigned void volatile while asm main and and_eq bitand bitor catch class compl const_cast
-    delete dynamic_cast explicit export friend mutable namespace new not not_eq operator or or_eq
-    private protected public reinterpret_cast static_cast template this throw try typeid typename
-    using virtual wchar_t xor xor_eq NULL arena context""".split()
-)
+_WORDS = """
+    alignas alignof auto bool break case char const constexpr continue default do double else
+    enum extern false float for goto if inline int long nullptr register restrict return short
+    signed sizeof static static_assert struct switch thread_local true typedef typeof
+    typeof_unqual union unsigned void volatile while asm main and and_eq bitand bitor catch
+    class compl const_cast delete dynamic_cast explicit export friend mutable namespace new not
+    not_eq operator or or_eq private protected public reinterpret_cast static_cast template this
+    throw try typeid typename using virtual wchar_t xor xor_eq NULL arena context
+"""
+_RESERVED = frozenset(_WORDS.split())
 _LONGEST = 48
 
 
@@ -33,7 +34,10 @@ def identifier(text: str) -> str:
 
 
 def unique(text: str, taken: Container[str]) -> str:
-    """Return an identifier made from ``text`` that is not in ``taken``: a numeral is appended if need be."""
+    """Return an identifier made from ``text`` that is not in ``taken``.
+
+    A numeral is appended if need be.
+    """
     name = identifier(text)
     if name not in taken:
         return name

@@ -29,10 +29,15 @@ IntArray = NDArray[np.int64]
 
 
 class Semantics(StrEnum):
-    """How rounding between ops is defined."""
+    """How rounding between ops is defined.
+
+    ``DYADIC`` rounds half up with a nearby multiplier, ``ONNXRUNTIME`` as its float32 kernels do,
+    ``RATIONAL`` computes exactly up to the rounding that a quantizer of the model states.
+    """
 
     DYADIC = "dyadic"
     ONNXRUNTIME = "onnxruntime"
+    RATIONAL = "rational"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
@@ -44,14 +44,13 @@ def describe_op(node: Node) -> str:
     return f"{type(op).__name__}{{{', '.join(fields)}}}"
 
 
-def _short(item: object) -> str:
+def _short(item: Any) -> str:
     if isinstance(item, Constant):
         return repr(item)
     if isinstance(item, tuple):
-        shown = [_short(part) for part in item[:_LONG]]
-        return (
-            "(" + ", ".join(shown) + (f", … {len(item)} in all" if len(item) > _LONG else "") + ")"
-        )
+        parts = cast("tuple[Any, ...]", item)
+        rest = f", … {len(parts)} in all" if len(parts) > _LONG else ""
+        return f"({', '.join(_short(part) for part in parts[:_LONG])}{rest})"
     if (
         dataclasses.is_dataclass(item)
         and not isinstance(item, type)

@@ -15,13 +15,26 @@ StageName = Literal["float", "typed", "integer"]
 def verify(graph: Graph, stage: str) -> None:
     """Check a graph against its stage.
 
-    All stages: no cycles, every operand exists, types are what the ops infer. TYPED: every value has
-    an integer type, but for biases and parameters. INTEGER: integer ops and types only, ranges within
-    their types.
+    All stages: no cycles, every operand exists, types are what the ops infer. TYPED: every value
+    has an integer type, but for biases and parameters. INTEGER: integer ops and types only,
+    ranges within their types.
 
     Raises:
         InvariantBroken: the first violation, naming the node or value.
     """
+    _structure(graph)
+    for value in graph.values():
+        if stage == "integer":
+            _integer_value(value)
+    for node in graph.nodes():
+        _node(graph, node, stage)
+    if stage == "typed":
+        for name in (*graph.inputs, *graph.outputs):
+            if graph.value(name).fixed is None:
+                raise InvariantBroken(f"`{name}` has no integer type")
+
+
+def _structure(graph: Graph) -> None:
     if not graph.is_acyclic():
         raise InvariantBroken("the graph has a cycle")
     for name in (*graph.inputs, *graph.outputs):
@@ -34,14 +47,6 @@ def verify(graph: Graph, stage: str) -> None:
             and value.name not in graph.inputs
         ):
             raise InvariantBroken(f"nothing computes the value `{value.name}`")
-        if stage == "integer":
-            _integer_value(value)
-    for node in graph.nodes():
-        _node(graph, node, stage)
-    if stage == "typed":
-        for name in (*graph.inputs, *graph.outputs):
-            if graph.value(name).fixed is None:
-                raise InvariantBroken(f"`{name}` has no integer type")
 
 
 def _node(graph: Graph, node: Node, stage: str) -> None:

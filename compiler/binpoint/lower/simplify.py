@@ -1,4 +1,7 @@
-"""Passes on the integer graph: merge-clamps, prove-requantizers, remove-dead and merge-duplicates."""
+"""Passes on the integer graph.
+
+Merge-clamps, prove-requantizers, remove-dead and merge-duplicates.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
+from binpoint.ops.thresholds import IntThresholds
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead
+from binpoint.target import McuTarget, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ def _drop(graph: Graph, node: Node, operand: Value, result: Value) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ProveRequantizers(Pass):
-    """Give every ONNXRUNTIME requantizer, and op that rounds alike, the cheapest form that is proved equal.
+    """Give every op that rounds as onnxruntime does the cheapest form that is proved equal.
 
     1. `thresholds` for results of four bits or fewer; `mulshift` where multiplier, offset and shift
        exist that give every threshold of every channel over its reachable accumulators.
@@ -92,7 +97,7 @@ class ProveRequantizers(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         floats = context.options.fpu
-        if floats and "fpu" not in context.target.arithmetic.features:
+        if floats and not _has_fpu(context.target):
             raise BadOption(
                 "the option `fpu` needs a target with a floating-point unit",
                 have=context.target.name,
@@ -102,8 +107,8 @@ class ProveRequantizers(Pass):
             match node.op:
                 case OnnxruntimeRequantize():
                     op = node.op.proved()
-                    op = op.in_float() if op.proof is None and floats else op
-                case OnnxruntimePair():
+                    op = op.in_float() if floats and op.form.name in ("exact", "mixed") else op
+                case OnnxruntimePair() | IntThresholds():
                     op = node.op.proved()
                 case _:
                     continue
@@ -113,7 +118,10 @@ class ProveRequantizers(Pass):
 
 @dataclass(frozen=True, slots=True)
 class SimplifyIntegers(Pass):
-    """Compute equal things once, and nothing that no output needs; ranges are made anew from the operands'."""
+    """Compute equal things once, and nothing that no output needs.
+
+    Ranges are made anew from the operands'.
+    """
 
     name: ClassVar[str] = "simplify-integers"
     before: ClassVar[Stage] = Stage.INTEGER
@@ -129,3 +137,7 @@ class SimplifyIntegers(Pass):
             for value, bound in zip(graph.results(node), bounds, strict=True):
                 graph.set_value(replace(value, bounds=bound))
         return graph
+
+
+def _has_fpu(target: Target) -> bool:
+    return isinstance(target, McuTarget) and "fpu" in target.arithmetic.features

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from binpoint.errors import BinpointError, InvariantBroken
+from binpoint.errors import BadOption, BinpointError, InvariantBroken
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Semantics, Site
@@ -19,11 +19,12 @@ from binpoint.passes.base import Context, Effect, Pass, Stage
 class ToIntegers(Pass):
     """Replace every float op by integer ops.
 
-    1. Each op lowers itself, in topological order, knowing its operands' integer types and ranges and
-       the types assigned to its results.
-    2. Requantization is ONNXRUNTIME's for a model that came with quantizers, else DYADIC; the option
-       `semantics` decides otherwise.
-    3. Values keep their names. An output that is also an input, a constant or another output is copied.
+    1. Each op lowers itself, in topological order, knowing its operands' integer types and ranges
+       and the types assigned to its results.
+    2. Requantization is RATIONAL for a model with QONNX's quantizers, ONNXRUNTIME's for one that
+       came with others, else DYADIC; the option `semantics` decides otherwise.
+    3. Values keep their names. An output that is also an input, a constant or another output is
+       copied.
     """
 
     name: ClassVar[str] = "to-integers"
@@ -39,6 +40,7 @@ class ToIntegers(Pass):
             graph.digest,
             graph.output_names,
         )
+        result.rational = graph.rational
         build = GraphBuilder(result)
         values: dict[str, Value] = {}
         for name in graph.inputs:
@@ -50,7 +52,9 @@ class ToIntegers(Pass):
         for node in graph.nodes():
             self._lower(graph, node, build, values, context)
         for name in graph.outputs:
-            result.outputs += (self._output(build, values, graph.value(name)).name,)
+            output = self._output(build, values, graph.value(name))
+            result.set_value(replace(output, reading=graph.value(name).reading))
+            result.outputs += (output.name,)
         return result
 
     def _lower(
@@ -125,7 +129,20 @@ class ToIntegers(Pass):
 
 
 def semantics_of(graph: Graph, context: Context) -> Semantics:
-    """How rounding between ops is defined for this model."""
+    """How rounding between ops is defined for this model.
+
+    Raises:
+        BadOption: other than exact semantics for a model whose quantizers are exact.
+    """
+    if graph.rational and context.options.semantics not in ("auto", "rational"):
+        raise BadOption(
+            "a model with quantizers of any width is exact between them",
+            at="semantics",
+            have=context.options.semantics,
+            want="auto or rational",
+        )
+    if graph.rational:
+        return Semantics.RATIONAL
     match context.options.semantics:
         case "auto":
             return Semantics.ONNXRUNTIME if graph.quantized else Semantics.DYADIC
@@ -133,3 +150,5 @@ def semantics_of(graph: Graph, context: Context) -> Semantics:
             return Semantics.ONNXRUNTIME
         case "dyadic":
             return Semantics.DYADIC
+        case "rational":
+            return Semantics.RATIONAL

@@ -145,6 +145,9 @@ def fit(
         scale: float32 [C], the slope of the steps.
         bits: of the multiplier, at most 31.
     """
+    if steps.codes.size == 0:
+        # No step: there is one output code, to which the clamp brings anything.
+        return (MulShift(0, 1, 0),) * len(steps.first)
     mantissa, binary_point = decompose(scale)
     shift = np.clip(binary_point + bits - FLOAT_BITS, 0, _MAX_SHIFT)
     nearest = _scaled(mantissa, shift - binary_point)

@@ -10,9 +10,11 @@ from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.labels import Label
+from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
+from binpoint.ops.rational import Rational
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
@@ -37,6 +39,7 @@ OPS: tuple[type[FloatOp], ...] = (
     ReduceExtreme,
     ArgExtreme,
     Softmax,
+    LayerNorm,
     Label,
     Transpose,
     Reshape,
@@ -44,4 +47,5 @@ OPS: tuple[type[FloatOp], ...] = (
     Concat,
     Pad,
     Resize,
+    Rational,
 )

@@ -175,7 +175,8 @@ class AffineRequantize(Requantize):
 
     def clamped(self, lo: int, hi: int) -> AffineRequantize:
         """The same op with its result clamped further."""
-        return replace(self, lo=max(self.lo, min(lo, self.hi)), hi=min(self.hi, max(hi, self.lo)))
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return replace(self, lo=both.lo, hi=both.hi)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""

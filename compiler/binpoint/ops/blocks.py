@@ -138,14 +138,13 @@ class IntExtreme(IntegerOp):
         return ((x.max(axis=1) if self.largest else x.min(axis=1)).reshape(self.block.shape),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """ReduceMax; a minimum is the negated maximum of negated elements."""
+        """ReduceMax; a minimum is −1 − the maximum of −1 − x, which stays within 32 bits."""
         x = self.block.flat(w, inputs[0])
         if self.largest:
             return (w.reshape(w.reduce_max(x, 1, keep=False), self.block.shape),)
-        zero = w.const(0)
-        return (
-            w.reshape(w.sub(zero, w.reduce_max(w.sub(zero, x), 1, keep=False)), self.block.shape),
-        )
+        ones = w.const(-1)
+        top = w.reduce_max(w.sub(ones, x), 1, keep=False)
+        return (w.reshape(w.sub(ones, top), self.block.shape),)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """A loop over each set."""

@@ -1,6 +1,7 @@
 """Convolution, one and two spatial axes, channel-last: Conv, QLinearConv, ConvInteger.
 
-    acc[n, o, c] = bias[c] + Σ_taps,i (x[n, o·stride + tap·dilation − before, i] − zx) · w[c, tap, i]
+    acc[n, o, c] = bias[c] + Σ_taps,i (x[n, o·stride + tap·dilation − before, i] − zx) · w[c, tap,
+    i]
 
 in exact 32-bit integers, padding contributing nothing; then one Requantize per channel. A kernel of
 one tap is an `IntDense`; groups of one channel are an `IntDepthwise`.
@@ -23,7 +24,7 @@ from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.dense import IntDense
-from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
+from binpoint.ops.linear import Weights, channel_reach, finish, imported_bias, read_weights
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
 
@@ -64,7 +65,10 @@ def _each_channel(
 
 @dataclass(frozen=True, slots=True)
 class Conv(FloatOp):
-    """Convolution of ``[N, *spatial, C]`` with ``[O, *kernel, C/groups]`` and an optional bias ``[O]``."""
+    """Convolution of ``[N, *spatial, C]`` with ``[O, *kernel.
+
+    C/groups]`` and an optional bias ``[O]``.
+    """
 
     onnx: ClassVar[tuple[str, ...]] = ("Conv", "QLinearConv", "ConvInteger")
 
@@ -96,7 +100,7 @@ class Conv(FloatOp):
         window = Window.from_onnx(node, kernel, x.shape[2:])
         operands = [to_channel_last(build, x), to_channel_last(build, w)]
         if node.has(2):
-            operands.append(node.operand(2))
+            operands.append(imported_bias(node, w.shape[0]))
         return (to_channel_first(build, build.one(cls(window, groups), *operands)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -140,7 +144,10 @@ class Conv(FloatOp):
 
 @dataclass(frozen=True, slots=True)
 class IntConv(IntegerOp):
-    """acc = bias + Σ (x − zero)·w over the window; weights ``[O, *kernel, C/groups]``, bias ``[O]`` int32."""
+    """acc = bias + Σ (x − zero)·w over the window.
+
+    Weights ``[O, *kernel, C/groups]``, bias ``[O]`` int32.
+    """
 
     stem: ClassVar[str] = "conv"
     accumulates: ClassVar[bool] = True
@@ -166,7 +173,8 @@ class IntConv(IntegerOp):
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the actual weights; a padded tap may also contribute zero."""
         x, w, bias = inputs
-        assert w.constant is not None and bias.constant is not None
+        assert w.constant is not None
+        assert bias.constant is not None
         weights = Weights(
             self._rows(w.constant.array).astype(np.int64),
             bias.constant.array.astype(np.int64),

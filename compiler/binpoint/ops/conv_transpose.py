@@ -25,7 +25,7 @@ from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Seman
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
-from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
+from binpoint.ops.linear import Weights, channel_reach, finish, imported_bias, read_weights
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
 
@@ -153,7 +153,7 @@ class ConvTranspose(FloatOp):
         spread = Spread.from_onnx(node, kernel, x.shape[2:])
         operands = [to_channel_last(build, x), _outputs_first(node, build, w, groups)]
         if node.has(2):
-            operands.append(node.operand(2))
+            operands.append(imported_bias(node, w.shape[1] * groups))
         return (to_channel_first(build, build.one(cls(spread, groups), *operands)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:

@@ -70,9 +70,8 @@ class IntCopy(IntegerOp):
         """The shape given; the same scale and zero point."""
         index = self.indices
         assert index.size == math.prod(self.shape), "the axes do not fit the shape"
-        assert 0 <= index.min() and index.max() < inputs[0].type.size, (
-            "a copy reads outside its operand"
-        )
+        assert index.min() >= 0, "a copy reads outside its operand"
+        assert index.max() < inputs[0].type.size, "a copy reads outside its operand"
         return (TensorType(self.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:

@@ -1,7 +1,7 @@
 """Matrix products: Gemm, MatMul and their quantized forms.
 
-With a constant right-hand side, ``acc[r, n] = bias[n] + Σ_k x[r, k]·w[n, k]`` (`IntDense`, zero point of x
-in the bias); of two computed operands, ``acc = Σ_k (a − za)·(b − zb)`` (`IntMatMul`).
+With a constant right-hand side, ``acc[r, n] = bias[n] + Σ_k x[r, k]·w[n, k]`` (`IntDense`, zero
+point of x in the bias); of two computed operands, ``acc = Σ_k (a − za)·(b − zb)`` (`IntMatMul`).
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ class MatMul(FloatOp):
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[…, M, N]``."""
         a, b = inputs[0].shape, inputs[1].shape
-        assert a[-1] == b[-2] and a[:-2] == b[:-2], f"{a} times {b}"
+        assert a[-1] == b[-2], f"{a} times {b}"
+        assert a[:-2] == b[:-2], f"{a} times {b}"
         return (TensorType((*a[:-1], b[-1]), FloatType()),)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
@@ -178,7 +179,8 @@ class IntDense(IntegerOp):
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the actual weights."""
         x, w, bias = inputs
-        assert w.constant is not None and bias.constant is not None
+        assert w.constant is not None
+        assert bias.constant is not None
         weights = Weights(
             w.constant.array.astype(np.int64), bias.constant.array.astype(np.int64), w.elem
         )

@@ -45,6 +45,7 @@ from binpoint.ops.pairwise import (
 from binpoint.ops.shape import reshape_value
 from binpoint.ops.unary import Clip
 
+_POWER = "raise to a power by Exp and Log"
 _ERROR = Fraction(1, 2**10)
 _MAX_SHIFT = 52
 _ROOM = 61
@@ -109,7 +110,7 @@ class Scalar(FloatOp):
         """A table of all codes."""
         x = build.integer(site.inputs[0])
         function = self.runtime
-        if site.semantics is Semantics.DYADIC:
+        if site.semantics is not Semantics.ONNXRUNTIME:
             function = self._wide
         return (tabulate(build, x, site.result, site.semantics, function, site.name),)
 
@@ -121,6 +122,7 @@ class Scalar(FloatOp):
 class Binary(FloatOp):
     """y = a ∘ b, two operands that broadcast.
 
+    A quotient is computed only where a pass makes it part of a formula: it has no integer form.
     `swapped` tells that onnxruntime's QLinearAdd takes the operands in the other order, because the
     first is repeated along the innermost axis of the model's own layout.
     """
@@ -146,11 +148,8 @@ class Binary(FloatOp):
                 return build.add(Scalar(kind, float(constant_array(number).reshape(())), first), x)
         if kind is Kind.DIV and b.constant is not None and b.fixed is None:
             kind, b = Kind.MUL, _reciprocal(node, build, b)
-        if kind in (Kind.DIV, Kind.POW):
-            node.refuse(
-                "the second operand is computed, or not one number",
-                hint="divide by a Reciprocal and a Mul; raise to a power by Exp and Log",
-            )
+        if kind is Kind.POW:
+            node.refuse("the second operand is computed, or not one number", hint=_POWER)
         swapped = kind is Kind.ADD and float32.add_swaps(a.shape, b.shape)
         a, b = (reshape_value(build, v, _padded(v.shape, len(shape))) for v in (a, b))
         return build.add(cls(kind, swapped), a, b)
@@ -183,6 +182,10 @@ class Binary(FloatOp):
 
     def _pairwise(self, site: Site, a: Value, b: Value, axes: Broadcast) -> Pairwise:
         target = site.result
+        if self.kind is Kind.DIV:
+            raise NoIntegerForm(
+                "a quotient of two computed values", at=site.name, hint="use Reciprocal and Mul"
+            )
         if any(t.axis is not None for t in (a.elem, b.elem, target)):
             raise NoIntegerForm("an operand with a scale per channel", at=site.name)
         widest = max(t.storage.width for t in (a.elem, b.elem, target))
@@ -259,7 +262,7 @@ class MinMax(FloatOp):
         if v.constant is None:
             return convert(build, v, target, site.semantics)
         real = constant_array(v)
-        if site.semantics is Semantics.DYADIC:
+        if site.semantics is not Semantics.ONNXRUNTIME:
             return build.constant(target.quantize(real), target)
         low, high = target.storage.min, target.storage.max
         scale, zero = float(target.scale), target.zero_point

@@ -1,4 +1,7 @@
-"""What the linear ops share: weights and bias as integers, zero points folded, exact ranges of sums."""
+"""What the linear ops share: weights and bias as integers, zero points folded.
+
+Exact ranges of sums.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 
 from binpoint.errors import AccumulatorOverflow, NoIntegerForm
 from binpoint.ir.build import GraphBuilder
+from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
 from binpoint.ir.op import IntArray, Semantics, Site
 from binpoint.numeric.dyadic import Dyadic
@@ -21,7 +25,10 @@ _INT32 = Interval.of_type(I32)
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights ``[O, …]`` with their zero point taken off, bias ``[O]`` on the accumulator's scale."""
+    """Weights ``[O, …]`` with their zero point taken off.
+
+    Bias ``[O]`` on the accumulator's scale.
+    """
 
     codes: IntArray
     bias: IntArray
@@ -78,8 +85,21 @@ def read_weights(site: Site, *, bias: int) -> Weights:
     return Weights(codes, bias_codes(site, given, scales, count), kind)
 
 
+def imported_bias(node: OnnxNode, count: int) -> Value:
+    """Operand 2 of a convolution: one constant for each of `count` output channels, or refused."""
+    bias = node.operand(2)
+    if bias.shape != (count,):
+        node.refuse(f"a bias of shape {list(bias.shape)}", want=f"[{count}]")
+    if bias.constant is None:
+        node.refuse("the bias must be constant", hint="add it by an Add after the convolution")
+    return bias
+
+
 def bias_codes(site: Site, given: Value | None, scales: list[Dyadic], count: int) -> IntArray:
-    """The bias in units of the accumulator: int32 codes as they are, real numbers rounded to even."""
+    """The bias in units of the accumulator.
+
+    Int32 codes as they are, real numbers rounded to even.
+    """
     if given is None:
         return np.zeros(count, np.int64)
     if given.constant is None:
@@ -101,7 +121,10 @@ def bias_codes(site: Site, given: Value | None, scales: list[Dyadic], count: int
 
 
 def channel_reach(weights: Weights, x: Value, *, padded: bool, zero: int | None = None) -> Ranges:
-    """The exact range of each channel's sum over all operands in `x`'s range; padding may add zero."""
+    """The exact range of each channel's sum over all operands in `x`'s range.
+
+    Padding may add zero.
+    """
     offset = x.elem.zero_point if zero is None else zero
     lo, hi = x.interval.lo - offset, x.interval.hi - offset
     if padded:

@@ -1,4 +1,7 @@
-"""Lookup: any function of one 8-bit operand, as a table of its 256 codes; and change of type by it."""
+"""Lookup: any function of one 8-bit operand, as a table of its 256 codes.
+
+And change of type by it.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +132,7 @@ def _refuse_nan(where: str) -> FloatArray:
     raise NoIntegerForm(
         "the function is not defined on all values its operand can take",
         at=where,
-        hint="give samples that show the operand's true range, or keep it positive by a Relu or Clip",
+        hint="give samples of the operand's true range, or keep it positive by a Relu or Clip",
     )
 
 

@@ -79,7 +79,8 @@ class Clamped(Pairwise):
 
     def narrowed(self, lo: int, hi: int) -> tuple[int, int]:
         """The clamp, narrowed further."""
-        return max(self.lo, min(lo, self.hi)), min(self.hi, max(hi, self.lo))
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return both.lo, both.hi
 
     def call(
         self,

@@ -141,8 +141,8 @@ class IntAverage(IntegerOp):
 
     def clamped(self, lo: int, hi: int) -> IntAverage:
         """The same op with its result clamped further."""
-        low, high = max(self.lo, min(lo, self.hi)), min(self.hi, max(hi, self.lo))
-        return replace(self, lo=low, hi=high)
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return replace(self, lo=both.lo, hi=both.hi)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The result's type."""
@@ -228,8 +228,8 @@ class OnnxruntimeAverage(IntegerOp):
 
     def clamped(self, lo: int, hi: int) -> OnnxruntimeAverage:
         """The same op with its result clamped further."""
-        low, high = max(self.lo, min(lo, self.hi)), min(self.hi, max(hi, self.lo))
-        return replace(self, lo=low, hi=high)
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return replace(self, lo=both.lo, hi=both.hi)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The result's type."""

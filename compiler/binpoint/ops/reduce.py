@@ -98,11 +98,6 @@ class Reduce(FloatOp):
         rank = len(y.shape)
         return (_squeezed(node, build, y, axes_of(node, 1, rank) or tuple(range(rank))),)
 
-    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """The same over the axes where they are then."""
-        axes = tuple(sorted(order.index(axis) for axis in self.axes))
-        return Permuted(replace(self, axes=axes), order)
-
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape with the axes of size one."""
         return (_reduced(inputs[0].shape, self.axes),)
@@ -134,7 +129,7 @@ def sum_of(
     notes: tuple[str, ...] = (),
 ) -> Value:
     """The sum or mean over a block, rounded to the type of the site's result."""
-    exact = site.semantics is Semantics.DYADIC
+    exact = site.semantics is not Semantics.ONNXRUNTIME
     op = IntSum(block, x.elem.zero_point, accumulator([x.elem.scale], 1), () if exact else notes)
     acc = build.one(op, x)
     divisor = block.n if mean else 1
@@ -172,11 +167,6 @@ class ReduceExtreme(FloatOp):
         y = build.one(cls(axes, node.op == "ReduceMax"), node.operand(0))
         rank = len(y.shape)
         return (_squeezed(node, build, y, axes_of(node, 1, rank) or tuple(range(rank))),)
-
-    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """The same over the axes where they are then."""
-        axes = tuple(sorted(order.index(axis) for axis in self.axes))
-        return Permuted(replace(self, axes=axes), order)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape with the axes of size one."""
@@ -220,10 +210,6 @@ class ArgExtreme(FloatOp):
             node.refuse("no element to choose from")
         op = cls(axis, node.op == "ArgMax", bool(node.int("select_last_index", 0)))
         return (_squeezed(node, build, build.one(op, node.operand(0)), (axis,)),)
-
-    def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """The same along the axis where it is then."""
-        return Permuted(replace(self, axis=order.index(self.axis)), order)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape with the axis of size one."""

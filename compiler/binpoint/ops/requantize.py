@@ -6,8 +6,8 @@
 
 The second is emitted in the cheapest form that is proved equal over every reachable accumulator:
 `mulshift` (one long multiply), `thresholds` (results of four bits or fewer), `fpu` where the user
-allows float instructions and the target has them, else `exact`, which computes the same long multiply and resolves the neighbourhood of ties by an integer emulation of
-both float32 roundings.
+allows float instructions and the target has them, else `exact`, which computes the same long
+multiply and resolves the neighbourhood of ties by an integer emulation of both float32 roundings.
 """
 
 from __future__ import annotations
@@ -19,39 +19,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from binpoint.ir.constant import Constant
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Argument, Buffer, Epilogue, KernelCall, Number, Table, Work
+from binpoint.ir.kernel import Buffer, Epilogue, KernelCall, Number, Work
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric import float32
 from binpoint.numeric.exact import ExactScale
-from binpoint.numeric.fixed import I32, I64, U8, FixedType, IntType, TensorType
+from binpoint.numeric.fixed import FixedType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.numeric.mulshift import prove_mulshift, thresholds
+from binpoint.ops.forms import Form, epilogue, mixed
 
 Ranges = tuple[tuple[int, int], ...]
 _THRESHOLD_BITS = 4
-_WORD_BITS = 32
-_WORD = 2**_WORD_BITS
-_SPARE = 31 - 24
-U32 = IntType(32, signed=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a requantizer is emitted: ``mulshift``, ``thresholds``, ``fpu`` or ``exact``, with its constants.
-
-    One entry per channel, or one for all. `offsets` is empty where half of 2^shift, plus the zero
-    point, is meant; `window` is that of `numeric.exact.ExactScale`.
-    """
-
-    name: str
-    multipliers: tuple[int, ...] = ()
-    shifts: tuple[int, ...] = ()
-    offsets: tuple[int, ...] = ()
-    thresholds: tuple[tuple[int, ...], ...] = ()
-    window: int = 0
 
 
 class Requantize(IntegerOp):
@@ -86,7 +66,7 @@ class Requantize(IntegerOp):
         return (TensorType(x.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
-        """Exact: the op is monotone, so the ends of the operand's range give those of the result."""
+        """Exact: the op is monotone, so the ends of the operand's range give the result's."""
         (x,) = inputs
         ends = np.array(
             [[x.interval.lo] * self.channels, [x.interval.hi] * self.channels], np.int64
@@ -96,60 +76,8 @@ class Requantize(IntegerOp):
 
     def epilogue(self) -> Epilogue:
         """The op as the last step of another kernel."""
-        form = self.form
-        many = self.channels > 1
-        arguments: list[Argument] = []
-        if form.name == "thresholds":
-            table = np.array(form.thresholds, np.int64)
-            arguments += [
-                Table("thresholds", Constant(table.astype(np.int32)), I32),
-                Number("levels", table.shape[1], "int32_t"),
-                Number("lo", self.lo),
-            ]
-            return Epilogue("thresholds", many, tuple(arguments), self.result.storage)
-        if form.name == "fpu":
-            arguments.append(_column("multiplier", form.multipliers, many, U32, "uint32_t"))
-            arguments += [
-                Number("zero", self.result.zero_points[0]),
-                Number("lo", self.lo),
-                Number("hi", self.hi),
-            ]
-            return Epilogue("fpu", many, tuple(arguments), self.result.storage)
-        name, shifts, offsets = form.name, form.shifts, form.offsets
-        multipliers, window = form.multipliers, form.window
-        upper = name == "mulshift" and min(shifts) >= 33 and not any(o % _WORD for o in offsets)
-        if upper:
-            name, shifts, offsets = (
-                "mulhi",
-                tuple(s - 32 for s in shifts),
-                tuple(o // _WORD for o in offsets),
-            )
-        if name == "exact" and min(shifts) >= _WORD_BITS + 1 - _SPARE:
-            # 24-bit mantissas moved up by seven bits bring the binary point into the high word.
-            name, shifts = "exacthi", tuple(s + _SPARE - _WORD_BITS for s in shifts)
-            multipliers = tuple(m << _SPARE for m in multipliers)
-            window = max(1, *(1 << max(s - window, 0) for s in shifts))
-        arguments.append(_column("multiplier", multipliers, many, I32, "int32_t"))
-        arguments.append(_column("shift", shifts, many, U8, "uint32_t"))
-        if offsets:
-            name += "_offset"
-            arguments.append(
-                _column(
-                    "offset",
-                    offsets,
-                    many,
-                    I32 if upper else I64,
-                    "int32_t" if upper else "int64_t",
-                )
-            )
-        else:
-            arguments.append(Number("zero", self.result.zero_points[0]))
-        if window:
-            arguments.append(
-                Number("window", window, "int32_t" if name == "exacthi" else "uint32_t")
-            )
-        arguments += [Number("lo", self.lo), Number("hi", self.hi)]
-        return Epilogue(name, many, tuple(arguments), self.result.storage)
+        zero, storage = self.result.zero_points[0], self.result.storage
+        return epilogue(self.form, zero, storage, self.lo, self.hi)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """A loop over elements; channels on the last axis."""
@@ -172,13 +100,6 @@ class Requantize(IntegerOp):
         """One load, one multiply and one store an element."""
         size = inputs[0].type.size
         return Work(loads=size, stores=size)
-
-
-def _column(name: str, numbers: tuple[int, ...], many: bool, elem: IntType, kind: str) -> Argument:
-    """Constants of all channels: a table, or a literal where there is one for all."""
-    if not many:
-        return Number(name, numbers[0], kind)
-    return Table(name, Constant(np.array(numbers, elem.dtype)), elem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +131,13 @@ class DyadicRequantize(Requantize):
     @property
     def formula(self) -> str:
         """The definition."""
-        return f"y = clamp(((x * m + 2^(s-1)) >> s) + {self.result.zero_points[0]}, {self.lo}, {self.hi})"
+        zero = self.result.zero_points[0]
+        return f"y = clamp(((x * m + 2^(s-1)) >> s) + {zero}, {self.lo}, {self.hi})"
 
     def clamped(self, lo: int, hi: int) -> DyadicRequantize:
         """The same op with its result clamped further."""
-        return replace(self, lo=max(self.lo, min(lo, self.hi)), hi=min(self.hi, max(hi, self.lo)))
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return replace(self, lo=both.lo, hi=both.hi)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
@@ -239,7 +162,9 @@ class DyadicRequantize(Requantize):
 
 @dataclass(frozen=True, slots=True)
 class OnnxruntimeRequantize(Requantize):
-    """y = rne(clamp(fl(fl(x)·scale), lo − zp, hi − zp)) + zp in float32, scale per tensor or channel.
+    """y = rne(clamp(fl(fl(x)·scale), lo − zp, hi − zp)) + zp in float32.
+
+    Scale per tensor or channel.
 
     `reach` is the range of accumulators per channel, from the actual weights; the proof covers it.
     """
@@ -288,8 +213,8 @@ class OnnxruntimeRequantize(Requantize):
 
     def clamped(self, lo: int, hi: int) -> OnnxruntimeRequantize:
         """The same op with its result clamped further; the proof is to be made anew."""
-        low, high = max(self.lo, min(lo, self.hi)), min(self.hi, max(hi, self.lo))
-        return replace(self, lo=low, hi=high, proof=None)
+        both = Interval(self.lo, self.hi).clamp(lo, hi)
+        return replace(self, lo=both.lo, hi=both.hi, proof=None)
 
     def thresholds(self) -> IntArray:
         """``[channels, hi − lo]``: the smallest reachable accumulator with y ≥ lo + 1 + k."""
@@ -298,7 +223,7 @@ class OnnxruntimeRequantize(Requantize):
         return thresholds(scales, self.result.zero_points[0], self.lo, self.hi, low, high)
 
     def proved(self) -> OnnxruntimeRequantize:
-        """The op with the cheapest form that is proved equal, if there is one for every channel."""
+        """The op with the cheapest form that is proved equal, channel by channel."""
         steps = self.thresholds()
         if self.result.storage.width <= _THRESHOLD_BITS:
             return replace(
@@ -307,8 +232,10 @@ class OnnxruntimeRequantize(Requantize):
         low, high = (np.array(ends, np.int64) for ends in zip(*self.reach, strict=True))
         found = prove_mulshift(steps, np.array(self.scales, np.float32), self.lo, low, high)
         proofs = [p for p in found if p is not None]
-        if len(proofs) < len(found):
+        if not proofs:
             return replace(self, proof=None)
+        if len(proofs) < len(found):
+            return replace(self, proof=mixed(found, self._exact(), self.result.zero_points[0]))
         columns = zip(*((p.multiplier, p.shift, p.offset) for p in proofs), strict=True)
         multipliers, shifts, offsets = (tuple(c) for c in columns)
         return replace(self, proof=Form("mulshift", multipliers, shifts, offsets))
@@ -325,7 +252,10 @@ class OnnxruntimeRequantize(Requantize):
         return (float32.requantize(x, scales, self.result.zero_points[0], self.lo, self.hi),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """A real-number estimate, within one of the result, moved by comparing with its thresholds."""
+        """A real-number estimate, within one of the result.
+
+        Moved by comparing with its thresholds.
+        """
         (x,) = inputs
         pairs = self._exact()
         shift = w.const(np.array([1 << p.shift for p in pairs]))

@@ -14,11 +14,13 @@ from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Value
 from binpoint.ir.op import Semantics, Site
-from binpoint.numeric import float32
+from binpoint.numeric import float32, monotone
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType
+from binpoint.numeric.monotone import Clip, Round, Rule, Shift
 from binpoint.numeric.requant import approximate_all
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Ranges, Requantize
+from binpoint.ops.thresholds import IntThresholds, thresholds
 
 _MAX_SHIFT = 62
 
@@ -39,18 +41,20 @@ def requantize(
     scales32: Sequence[float] | None = None,
     divisor: int = 1,
 ) -> Value:
-    """Bring `acc` (its type tells its scales; divided by `divisor`) to the type of the site's result.
+    """Bring `acc` (its type tells its scales.
 
-    In ONNXRUNTIME semantics the float32 factor is `scales32`, else made as QLinearConv makes it from
-    the exact product of scales; `reach` is the range of accumulators per channel.
+    Divided by `divisor`) to the type of the site's result.
+
+    In ONNXRUNTIME semantics the float32 factor is `scales32`, else made as QLinearConv makes it
+    from the exact product of scales; `reach` is the range of accumulators per channel.
     """
     target = site.result
+    if target.storage.width > 16:
+        return _keep(site, acc, divisor)
     if target.axis is not None:
         raise NoIntegerForm(
             "a result with a scale per channel", at=site.name, hint="use per-tensor activations"
         )
-    if target.storage.width > 16:
-        return _keep(site, acc, divisor)
     storage = target.storage
     if site.semantics is Semantics.ONNXRUNTIME and storage.width <= 8:
         factors = scales32 if scales32 is not None else _factors(acc.elem, target)
@@ -65,8 +69,23 @@ def requantize(
         )
         return build.one(op, acc, hint=f"{site.name}_requantize")
     ratios = [s.as_fraction() / target.scale.as_fraction() / divisor for s in acc.elem.scales]
+    if site.semantics is Semantics.RATIONAL:
+        return build.one(exactly(build, acc, ratios, target), acc, hint=f"{site.name}_requantize")
     op = dyadic(ratios, target, site.limits.multiplier_bits)
     return build.one(op, acc, hint=f"{site.name}_requantize")
+
+
+def exactly(
+    build: GraphBuilder, acc: Value, ratios: Sequence[Fraction], target: FixedType
+) -> IntThresholds:
+    """The RATIONAL op for ratios of scales, one or one per channel: ties to even, then clamped."""
+    storage = target.storage
+    shift = Shift((Fraction(target.zero_point),))
+    clip = Clip(Fraction(storage.min), Fraction(storage.max))
+    centred = Shift(tuple(Fraction(-z) for z in acc.elem.zero_points))
+    chain = (centred, monotone.scale(*ratios), shift, clip, Round(Rule.HALF_EVEN))
+    count = len(ratios)
+    return thresholds(build, acc, chain, target, storage.min, storage.max, channels=count)
 
 
 def dyadic(ratios: Sequence[Fraction], target: FixedType, bits: int) -> DyadicRequantize:

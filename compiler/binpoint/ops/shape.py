@@ -131,7 +131,10 @@ def _resolved(node: OnnxNode, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def axes_of(node: OnnxNode, operand: int, rank: int) -> tuple[int, ...] | None:
-    """Axes given as attribute (older opsets) or as constant operand, counted from the front; None if not given."""
+    """Axes given as attribute (older opsets) or as constant operand, counted from the front.
+
+    None if not given.
+    """
     given = node.ints("axes") if node.attribute("axes") is not None else None
     if given is None and node.has(operand):
         given = tuple(int(v) for v in np.atleast_1d(node.array(operand)))

@@ -293,16 +293,19 @@ def _blocks(node: OnnxNode, build: GraphBuilder) -> Value:
         node.refuse(f"blocks of {size} on a tensor of shape {list(x.shape)}", want="four axes")
     batch, channels, height, width = x.shape
     last = to_channel_last(build, x)
+    mode = node.string("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        node.refuse(f"mode `{mode}`", want="DCR or CRD")
     if node.proto.op_type == "SpaceToDepth":
         if height % size or width % size:
             node.refuse(f"{height}x{width} is not made of blocks of {size}")
         split = (batch, height // size, size, width // size, size, channels)
-        order, merged = (0, 1, 3, 2, 4, 5), (batch, split[1], split[3], channels * size * size)
+        order = (0, 1, 3, 2, 4, 5) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+        merged = (batch, split[1], split[3], channels * size * size)
     else:
         depth, rest = divmod(channels, size * size)
-        mode = node.string("mode", "DCR")
-        if rest or mode not in ("DCR", "CRD"):
-            node.refuse(f"{channels} channels in blocks of {size}, mode `{mode}`")
+        if rest:
+            node.refuse(f"{channels} channels in blocks of {size}")
         first = (size, size, depth) if mode == "DCR" else (depth, size, size)
         split = (batch, height, width, *first)
         order = (0, 1, 3, 2, 4, 5) if mode == "DCR" else (0, 1, 4, 2, 5, 3)

@@ -4,9 +4,10 @@
                  S = Σ t in 32 bits, y = floor((256·t + ⌊S/2⌋) / S) − zp steps of 2^-8, saturated.
                  With n elements b = min(23, 32 − bits of n), and y is within 0.5 + 128·(n + 1)/2^b
                  steps of the true share: 0.502 for n ≤ 128.
-``ONNXRUNTIME``  QLinearSoftmax as `float32.qlinear_softmax` defines it: a table of float32, their
-                 sequential float32 sum, and the exactly rounded quotient, all carried out on
-                 integers.
+``ONNXRUNTIME``  where operand and result have one 8-bit integer type QLinearSoftmax, as
+                 `float32.qlinear_softmax` defines it: a table of float32, their sequential
+                 float32 sum, and the exactly rounded quotient, all carried out on integers. Else
+                 onnxruntime itself computes in float: then as ``DYADIC``, and noted.
 
 Results are of scale 2^-8 with the smallest code for zero, unless the model states another type.
 """
@@ -34,6 +35,7 @@ from binpoint.ops.blocks import Block
 from binpoint.ops.lookup import convert
 from binpoint.ops.shape import reshape_value
 
+_NOTE = "softmax in float: onnxruntime's results are not those of integers to the last code"
 _CODES = 256
 _MOST_BITS = 23
 _MOST = 2**16
@@ -103,12 +105,14 @@ class Softmax(FloatOp):
             )
         block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
         target = site.results[0] or share_type(x.elem.storage)
-        if site.semantics is Semantics.ONNXRUNTIME:
+        runtime = site.semantics is Semantics.ONNXRUNTIME
+        if runtime and _is_quantized(x.elem, target):
             return (_quantized(site, build, x, block, target),)
         table = _table(float(x.elem.scale), block.n, site.name)
         kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
         entries = build.constant(table, kind, hint=f"{site.name}_table")
-        y = build.one(IntSoftmax(block, share_type(target.storage)), x, entries)
+        op = IntSoftmax(block, share_type(target.storage), (_NOTE,) if runtime else ())
+        y = build.one(op, x, entries)
         return (convert(build, y, target, site.semantics),)
 
 
@@ -124,17 +128,14 @@ def _table(scale: float, count: int, where: str) -> IntArray:
     return np.rint(np.exp(-distance * scale) * 2.0 ** _bits(count)).astype(np.int64)
 
 
+def _is_quantized(x: FixedType, target: FixedType) -> bool:
+    """Whether onnxruntime fuses it into QLinearSoftmax, and its factor fits."""
+    factor = int(float32.softmax_factor(float(target.scale)))
+    return target.storage == x.storage and factor < _LARGEST_FACTOR
+
+
 def _quantized(site: Site, build: GraphBuilder, x: Value, block: Block, target: FixedType) -> Value:
     """QLinearSoftmax with its table of bit patterns."""
-    factor = int(float32.softmax_factor(float(target.scale)))
-    if target.storage != x.elem.storage or factor >= _LARGEST_FACTOR:
-        raise NoIntegerForm(
-            "a softmax that onnxruntime computes in float32",
-            at=site.name,
-            have=f"{x.elem} to {target}",
-            want="one 8-bit integer type for operand and result, scales above 2^-27",
-            hint="quantize both with the same integer type",
-        )
     terms = float32.softmax_table(float(x.elem.scale), block.n)
     kind = FixedType.per_tensor(_BITS, Dyadic.one())
     table = build.constant(terms.view(np.uint32).astype(np.int64), kind, hint=f"{site.name}_table")
@@ -154,6 +155,7 @@ class IntSoftmax(IntegerOp):
 
     block: Block
     result: FixedType
+    notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""
@@ -199,7 +201,7 @@ class IntSoftmax(IntegerOp):
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """Three passes over the operand, two of them with lookups."""
         size = outputs[0].type.size
-        return Work(loads=3 * size, lookups=len(inputs) * size, stores=size)
+        return Work(loads=3 * size, lookups=len(inputs) * size, stores=size, notes=self.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,38 +38,70 @@ def _hard_sigmoid(x: FloatArray, alpha: float, beta: float) -> FloatArray:
     return np.clip(alpha * x + beta, 0, 1)
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+def _celu(x: FloatArray, alpha: float) -> FloatArray:
+    return np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def _elu(x: FloatArray, alpha: float) -> FloatArray:
+    return np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _hard_swish(x: FloatArray) -> FloatArray:
+    return x * _hard_sigmoid(x, 1 / 6, 0.5)
+
+
+def _leaky_relu(x: FloatArray, alpha: float) -> FloatArray:
+    return np.where(x >= 0, x, alpha * x)
+
+
+def _mish(x: FloatArray) -> FloatArray:
+    return x * np.tanh(_softplus(x))
+
+
+def _selu(x: FloatArray, alpha: float, gamma: float) -> FloatArray:
+    return gamma * _elu(x, alpha)
+
+
+def _softplus(x: FloatArray) -> FloatArray:
+    return np.logaddexp(0, x)
+
+
+def _softsign(x: FloatArray) -> FloatArray:
+    return x / (1 + np.abs(x))
+
+
+def _thresholded_relu(x: FloatArray, alpha: float) -> FloatArray:
+    return np.where(x > alpha, x, 0)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType[str, Callable[..., Any]](
     {
         "Abs": np.abs,
-        "Celu": lambda x, alpha: (
-            np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(np.minimum(x, 0) / alpha))
-        ),
+        "Celu": _celu,
         "Ceil": np.ceil,
         "Cos": np.cos,
-        "Elu": lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0))),
+        "Elu": _elu,
         "Erf": _erf,
         "Exp": np.exp,
         "Floor": np.floor,
         "Gelu": _gelu,
         "HardSigmoid": _hard_sigmoid,
-        "HardSwish": lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5),
-        "LeakyRelu": lambda x, alpha: np.where(x >= 0, x, alpha * x),
+        "HardSwish": _hard_swish,
+        "LeakyRelu": _leaky_relu,
         "Log": np.log,
-        "Mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+        "Mish": _mish,
         "Neg": np.negative,
-        "Reciprocal": lambda x: 1 / x,
+        "Reciprocal": np.reciprocal,
         "Round": np.rint,
-        "Selu": lambda x, alpha, gamma: (
-            gamma * np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0)))
-        ),
+        "Selu": _selu,
         "Sigmoid": _sigmoid,
         "Sign": np.sign,
         "Sin": np.sin,
-        "Softplus": lambda x: np.logaddexp(0, x),
-        "Softsign": lambda x: x / (1 + np.abs(x)),
+        "Softplus": _softplus,
+        "Softsign": _softsign,
         "Sqrt": np.sqrt,
         "Tanh": np.tanh,
-        "ThresholdedRelu": lambda x, alpha: np.where(x > alpha, x, 0),
+        "ThresholdedRelu": _thresholded_relu,
     }
 )
 """The functions, by the name of their ONNX operator, of float64 arrays and the attributes below."""
@@ -133,7 +165,8 @@ class Unary(FloatOp):
 
     def runtime(self, x: FloatArray) -> FloatArray:
         """The function as onnxruntime computes it, in float32."""
-        (y,) = ort.evaluate(self.kind, [x.astype(np.float32)], **dict(self.attributes))
+        attributes: dict[str, Any] = dict(self.attributes)
+        (y,) = ort.evaluate(self.kind, [x.astype(np.float32)], **attributes)
         return y
 
     def function(self, semantics: Semantics) -> Callable[[FloatArray], FloatArray]:
@@ -187,7 +220,10 @@ class Clip(FloatOp):
         return (low if self.high is None else np.minimum(low, np.asarray(self.high, x.dtype)),)
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
-        """A clamp where the type stays; else by table; a wide operand is clamped after its change of type."""
+        """A clamp where the type stays; else by table.
+
+        A wide operand is clamped after its change of type.
+        """
         x = build.integer(site.inputs[0])
         target = site.results[0] or x.elem
         if target == x.elem:

@@ -27,7 +27,10 @@ class Window:
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Window:
-        """Read kernel, strides, dilations and paddings of a node; `auto_pad` and `ceil_mode` are resolved."""
+        """Read kernel, strides, dilations and paddings of a node.
+
+        `auto_pad` and `ceil_mode` are resolved.
+        """
         rank = len(spatial)
         strides, dilations = node.ints("strides", [1] * rank), node.ints("dilations", [1] * rank)
         pads = node.ints("pads", [0] * (2 * rank))
@@ -111,7 +114,10 @@ class Window:
         return np.pad(x, widths, constant_values=fill)
 
     def patches(self, x: NDArray[Any], fill: float) -> NDArray[Any]:
-        """Windows of ``[N, *spatial, C]`` as ``[N, *outputs, C, *kernel]``, a view where possible."""
+        """Windows of ``[N, *spatial, C]`` as ``[N, *outputs, C, *kernel]``.
+
+        A view where possible.
+        """
         spatial = tuple(range(1, x.ndim - 1))
         outputs = self.outputs(x.shape[1:-1])
         views = np.lib.stride_tricks.sliding_window_view(
@@ -150,7 +156,10 @@ class Window:
         return taps
 
     def planar(self, spatial: tuple[int, ...]) -> tuple[Window, tuple[int, int]]:
-        """The same window and input size with two spatial axes: one axis becomes a row of height 1."""
+        """The same window and input size with two spatial axes.
+
+        One axis becomes a row of height 1.
+        """
         if len(spatial) == 2:
             return self, (spatial[0], spatial[1])
         window = Window(

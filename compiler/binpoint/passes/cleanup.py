@@ -84,7 +84,8 @@ class MergeDuplicates(Pass):
     """Compute equal things once.
 
     1. Constants of equal type and content become one.
-    2. Equal ops on the same operands, with the same types assigned, become one; outputs keep theirs.
+    2. Equal ops on the same operands, with the same types assigned, become one; outputs keep
+       theirs.
     """
 
     name: ClassVar[str] = "merge-duplicates"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Pipeline:
 
     def __init__(self, *passes: Pass) -> None:
         """Check that stages join."""
-        for first, second in zip(passes, passes[1:], strict=False):
+        for first, second in itertools.pairwise(passes):
             if first.after is not second.before:
                 raise UnknownPass(
                     f"`{second.name}` cannot follow `{first.name}`",
@@ -88,7 +89,8 @@ class Pipeline:
 def run(pipeline: Pipeline, graph: Graph, context: Context, *, trace: Path | None = None) -> Graph:
     """Return the graph after all passes; it is verified after each.
 
-    With the option `check`, passes that promise to keep values are tried on seeded inputs. `trace` is a folder for the text of the graph after each pass.
+    With the option `check`, passes that promise to keep values are tried on seeded inputs.
+    `trace` is a folder for the text of the graph after each pass.
 
     Raises:
         PassFailed: a pass raised something other than a BinpointError, or broke its promise.

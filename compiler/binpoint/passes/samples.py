@@ -1,4 +1,7 @@
-"""Samples: inputs of the model with the sample axis in front, and what is known of their answers."""
+"""Samples: inputs of the model with the sample axis in front.
+
+And what is known of their answers.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Arrays by input name, leading axis = samples; each sample has the input's shape without its batch of one.
+    """Arrays by input name, leading axis = samples.
 
-    `labels` (optional) holds one class, or one map of classes, a sample; `expected` outputs by name;
-    `random` tells that the samples are noise, so that accuracy is unknown.
+    Each sample has the input's shape without its batch of one.
+
+    `labels` (optional) holds one class, or one map of classes, a sample; `expected` outputs by
+    name; `random` tells that the samples are noise, so that accuracy is unknown.
     """
 
     arrays: Mapping[str, NDArray[Any]]

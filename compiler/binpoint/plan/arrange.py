@@ -13,9 +13,18 @@ from binpoint.plan.memory import Lifetime, aligned, place
 from binpoint.plan.program import ConstantArray, Place, Port, Program, Storage
 from binpoint.plan.schedule import Schedule, schedule
 
+_RESERVED = (
+    "arena", "constant", "context", "hook", "quantize", "run", "size_t",
+    *(f"{sign}int{width}_t" for sign in ("", "u") for width in (8, 16, 32, 64, "ptr")),
+)  # fmt: skip
+"""Names, after the model's prefix or without, that the generated code has for other things."""
+
 
 def arrange(graph: Graph, options: CompileOptions) -> Program:
-    """Fuse, order and place; `arena_bound` is a lower bound of the arena over every order and placement."""
+    """Fuse, order and place.
+
+    `arena_bound` is a lower bound of the arena over every order and placement.
+    """
     steps = fuse(graph)
     owner = _owners(graph, steps)
     in_arena = options.io == "arena"
@@ -30,14 +39,18 @@ def arrange(graph: Graph, options: CompileOptions) -> Program:
             sizes[_scratch(step)] = aligned(step.call.scratch)
     order = _ordered(steps, sizes, owner, graph)
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
-    constants, found = _constants(graph, order.steps)
+    taken = set(_RESERVED)
+    sources = tuple(graph.value(name).source or name for name in graph.inputs)
+    inputs = _ports(graph, graph.inputs, sources, taken)
+    outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
+    constants, found = _constants(graph, order.steps, taken)
     storage = _storage(graph, owner, placement.offsets) | found
     return Program(
         name=options.name or identifier(graph.name).lower(),
         graph=graph,
         steps=order.steps,
-        inputs=_ports(graph, graph.inputs, tuple(graph.value(n).source or n for n in graph.inputs)),
-        outputs=_ports(graph, graph.outputs, graph.output_names or graph.outputs),
+        inputs=inputs,
+        outputs=outputs,
         storage=storage,
         constants=constants,
         arena_bytes=placement.total,
@@ -56,7 +69,10 @@ def _bytes(value: Value) -> int:
 
 
 def _owners(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
-    """The buffer of each value: its own, or the one it shares as an alias; the caller's where one is among them."""
+    """The buffer of each value: its own, or the one it shares as an alias.
+
+    The caller's where one is among them.
+    """
     owner = {name: name for name in graph.inputs}
     for step in steps:
         for name in step.writes:
@@ -85,7 +101,10 @@ def _ordered(
 def _lifetimes(
     order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph
 ) -> list[Lifetime]:
-    """Live ranges of buffers; an operand whose memory the result may take is joined with it if it dies there."""
+    """Live ranges of buffers.
+
+    An operand whose memory the result may take is joined with it if it dies there.
+    """
     first: dict[str, int] = dict.fromkeys((owner[n] for n in graph.inputs), -1)
     last: dict[str, int] = {}
     for index, step in enumerate(order.steps):
@@ -109,7 +128,10 @@ def _lifetimes(
 def _join(
     order: Schedule, sizes: dict[str, int], owner: dict[str, str], last: dict[str, int]
 ) -> None:
-    """In place: the result's buffer becomes the operand's, where both lie in the arena and the operand dies."""
+    """In place: the result's buffer becomes the operand's.
+
+    Where both lie in the arena and the operand dies.
+    """
     for index, step in enumerate(order.steps):
         for operand in step.in_place:
             source, target = owner[operand], owner[step.writes[0]]
@@ -128,13 +150,12 @@ def _join(
 
 
 def _constants(
-    graph: Graph, steps: tuple[Step, ...]
+    graph: Graph, steps: tuple[Step, ...], taken: set[str]
 ) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
     """All arrays, equal ones once, in order of use; and where each constant value is."""
     arrays: dict[tuple[object, ...], ConstantArray] = {}
     order: list[ConstantArray] = []
     storage: dict[str, Storage] = {}
-    taken: set[str] = set()
     for step in steps:
         if step.alias:
             continue
@@ -170,11 +191,13 @@ def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int]) -> di
     return storage
 
 
-def _ports(graph: Graph, values: tuple[str, ...], sources: tuple[str, ...]) -> tuple[Port, ...]:
+def _ports(
+    graph: Graph, values: tuple[str, ...], sources: tuple[str, ...], taken: set[str]
+) -> tuple[Port, ...]:
+    """Ports with names that are new, in lower case, as macros have them in upper case."""
     ports: list[Port] = []
-    taken: set[str] = set()
     for value, source in zip(values, sources, strict=True):
-        name = unique(source, taken)
+        name = unique(identifier(source).lower(), taken)
         taken.add(name)
         ports.append(Port(name, source, graph.value(value)))
     return tuple(ports)

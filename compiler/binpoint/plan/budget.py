@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from binpoint.errors import DoesNotFit
-from binpoint.target import Content, Target
+from binpoint.target import Content, McuTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Usage:
     unknown: tuple[str, ...]
 
 
-def usages(target: Target, sizes: Mapping[Content, int | None]) -> tuple[Usage, ...]:
+def usages(target: McuTarget, sizes: Mapping[Content, int | None]) -> tuple[Usage, ...]:
     """One row per memory of the target; sizes in bytes, None where not measured."""
     rows: list[Usage] = []
     for name, memory in target.memory.items():
@@ -29,7 +29,7 @@ def usages(target: Target, sizes: Mapping[Content, int | None]) -> tuple[Usage, 
     return tuple(rows)
 
 
-def check(target: Target, rows: Sequence[Usage]) -> None:
+def check(target: McuTarget, rows: Sequence[Usage]) -> None:
     """Refuse a program that is larger than a memory.
 
     Raises:

@@ -14,13 +14,23 @@ from binpoint.ir.names import identifier, unique
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.options import CompileOptions
 from binpoint.plan import units
-from binpoint.plan.design import Design, Folding, Layer, Stream, StreamPort
+from binpoint.plan.bipolar import bipolar_values
+from binpoint.plan.design import Design, Folding, Layer, Stream, StreamPort, Style
 from binpoint.plan.fuse import Step, fuse
-from binpoint.plan.layers import Draft, End, Place, drafts
+from binpoint.plan.layers import drafts
+from binpoint.plan.parallel import parallel
+from binpoint.plan.place import Draft, End, Place
 from binpoint.plan.store import as_it_is
 from binpoint.target import FpgaTarget
 
 _SLACK = 2
+_RESERVED = frozenset(
+    {
+        *("begin", "case", "end", "entity", "in", "inout", "input"),
+        *("module", "out", "output", "port", "reg", "signal", "wire"),
+    }
+)
+"""Words of hardware languages, which tools would rename."""
 
 
 def design(
@@ -28,6 +38,7 @@ def design(
     target: FpgaTarget,
     options: CompileOptions,
     folding: Mapping[str, Folding] | None = None,
+    style: Style = Style.STREAM,
 ) -> Design:
     """Units joined by streams, folded as given (by layer name), else with one element at a time.
 
@@ -35,16 +46,17 @@ def design(
 
     Raises:
         NoIntegerForm: an op has no form as a unit.
-        BadOption: a folding names no layer or does not divide it.
+        BadOption: a folding names no layer or does not divide it; or the style is parallel and the
+            design is folded, too large, or more than dense layers.
     """
-    return _Builder(graph, folding or {}, target.interface.beat_bits).build(
-        options.name or identifier(graph.name).lower()
-    )
+    builder = _Builder(graph, folding or {}, target.interface.beat_bits)
+    made = builder.build(options.name or identifier(graph.name).lower())
+    return made if style is Style.STREAM else parallel(made, folding or {})
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a value's words come from: the index of a draft and of its result; None for an input."""
+    """Where a value's words come from: the index of a draft; None for an input."""
 
     draft: int | None
     end: End
@@ -63,18 +75,26 @@ class _Builder:
     layers: list[Layer] = field(default_factory=list[Layer])
     streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     taken: set[str] = field(default_factory=set[str])
+    bipolar: frozenset[str] = frozenset()
 
     def build(self, name: str) -> Design:
         """Draft every step, then connect."""
         for value in self.graph.inputs:
             self._input(value)
-        for step in fuse(self.graph):
+        steps = fuse(self.graph)
+        self.bipolar = bipolar_values(self.graph, steps)
+        for step in steps:
             self._step(step)
         self._check_names()
         readers = self._readers()
         ends = self._connect(readers)
         return Design(
-            name, self.graph, tuple(self._ordered()), self.streams, self._inputs(ends), self._outputs(ends)
+            name,
+            self.graph,
+            tuple(self._ordered()),
+            self.streams,
+            self._inputs(ends),
+            self._outputs(ends),
         )
 
     # ---- drafting
@@ -94,7 +114,7 @@ class _Builder:
             self.roots[result], self.orders[result] = root, order
             return
         lanes = tuple(self.sources[self._root(n)].end.lanes for n in step.reads)
-        place = Place(self.graph, step, lanes, self.folding.get(step.name))
+        place = Place(self.graph, step, lanes, self.folding.get(step.name), self.bipolar)
         for draft in drafts(place):
             for end in draft.writes:
                 self.sources[end.value] = _Source(len(self.drafts), end)
@@ -117,7 +137,7 @@ class _Builder:
         return plain and self._root(node.inputs[0]) not in self.graph.inputs
 
     def _border(self, step: Step) -> tuple[int, ...] | None:
-        """The order of a transposition right behind an input or before an output: left to the host."""
+        """The order of a transposition right at an input or output, which is left to the host."""
         (x,), (y,) = self.graph.arguments(step.nodes[0]), self.graph.results(step.nodes[0])
         alone = self.graph.sole_consumer(x.name) is not None
         first = x.name in self.graph.inputs and y.name not in self.graph.outputs
@@ -132,23 +152,26 @@ class _Builder:
         for name in self.folding:
             if name not in known:
                 raise BadOption(
-                    f"a folding names the layer `{name}`, which is not there", hint=toml.nearest(name, known)
+                    f"a folding names the layer `{name}`, which is not there",
+                    hint=toml.nearest(name, known),
                 )
 
     # ---- connecting
 
     def _readers(self) -> dict[str, list[tuple[int, int]]]:
-        """For each value with words: the drafts that read it, by index and operand, then outputs as -1."""
+        """For each value: the drafts that read it, by index and operand; outputs as -1."""
         readers: dict[str, list[tuple[int, int]]] = {name: [] for name in self.sources}
         for index, draft in enumerate(self.drafts):
             for position, end in enumerate(draft.reads):
-                readers[end.value if end.between else self._root(end.value)].append((index, position))
+                readers[end.value if end.between else self._root(end.value)].append(
+                    (index, position)
+                )
         for index, name in enumerate(self.graph.outputs):
             readers[self._root(name)].append((-1, index))
         return readers
 
     def _connect(self, readers: Mapping[str, list[tuple[int, int]]]) -> dict[tuple[int, int], str]:
-        """Make all streams; returns the one that each reader reads, and for inputs (-2, index) theirs."""
+        """Make all streams; returns the one of each reader, and for inputs (-2, index) theirs."""
         ends: dict[tuple[int, int], str] = {}
         writes: dict[int, list[str]] = {}
         for value, source in self.sources.items():
@@ -193,7 +216,8 @@ class _Builder:
         words = end.elements // width
         value = "" if end.between else end.value
         elem = end.bounds.int_type()
-        self.streams[name] = Stream(name, value, elem, end.bounds, width, words, max(words, _SLACK))
+        bits, depth = value in self.bipolar, max(words, _SLACK)
+        self.streams[name] = Stream(name, value, elem, end.bounds, width, words, depth, bits)
         return name
 
     def _forked(self, value: str, end: End, stream: str, count: int) -> list[str]:
@@ -214,7 +238,9 @@ class _Builder:
         if common not in (have.lanes, lanes):
             return self._adapted(self._adapted(stream, common), lanes)
         elements = have.lanes * have.words
-        end = End(have.value or stream.removeprefix("s_"), lanes, have.bounds, elements, not have.value)
+        end = End(
+            have.value or stream.removeprefix("s_"), lanes, have.bounds, elements, not have.value
+        )
         result = self._stream(end)
         unit = units.Lanes(elements, have.lanes, lanes, have.elem)
         name = f"{result}_lanes"
@@ -241,10 +267,11 @@ class _Builder:
         order: list[Layer] = []
         while rest:
             ready = [
-                layer for layer in rest.values() if not any(written.get(s) in rest for s in layer.reads)
+                layer
+                for layer in rest.values()
+                if not any(written.get(s) in rest for s in layer.reads)
             ]
-            for layer in ready:
-                order.append(rest.pop(layer.name))
+            order.extend(rest.pop(layer.name) for layer in ready)
         return order
 
     # ---- ports
@@ -253,7 +280,9 @@ class _Builder:
         ports: list[StreamPort] = []
         names = self._port_names([self.graph.value(n).source or n for n in self.graph.inputs])
         for index, value in enumerate(self.graph.inputs):
-            moved = next((v for v, root in self.roots.items() if root == value and v in self.orders), value)
+            moved = next(
+                (v for v, root in self.roots.items() if root == value and v in self.orders), value
+            )
             source = self.graph.value(value).source or value
             order = self.orders.get(moved, ())
             ports.append(StreamPort(names[index], source, moved, ends[-2, index], order))
@@ -272,7 +301,8 @@ class _Builder:
     def _port_names(self, sources: Sequence[str]) -> list[str]:
         names: list[str] = []
         for source in sources:
-            names.append(unique(source, self.taken))
+            word = f"{source}_port" if source in _RESERVED else source
+            names.append(unique(word, self.taken))
             self.taken.add(names[-1])
         return names
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from binpoint.ir.graph import Graph, Origin
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan.units import Unit
+
+
+class Style(StrEnum):
+    """How layers are joined at the top."""
+
+    STREAM = "stream"
+    """By FIFOs, each layer at its own pace; ports are AXI4-Stream."""
+    PARALLEL = "parallel"
+    """By wires, everything computed at once and a new input every cycle; for small dense nets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class Stream:
         lanes: elements of a word.
         words: words of one inference.
         depth: words that it holds; a writer waits while it is full.
+        bipolar: whether a bit is carried in place of each element: 1 for 1, 0 for -1.
     """
 
     name: str
@@ -45,6 +56,7 @@ class Stream:
     lanes: int
     words: int
     depth: int
+    bipolar: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,7 @@ class Design:
     streams: Mapping[str, Stream]
     inputs: tuple[StreamPort, ...]
     outputs: tuple[StreamPort, ...]
+    style: Style = Style.STREAM
 
     def producer(self, stream: str) -> Layer | None:
         """The layer that writes a stream; None for an input."""
@@ -107,6 +120,8 @@ class Design:
     @property
     def interval(self) -> int:
         """Cycles between inferences if no stream ever stalls: the slowest layer's iterations."""
+        if self.style is Style.PARALLEL:
+            return 1
         return max(layer.unit.iterations for layer in self.layers)
 
     def with_depths(self, depths: Mapping[str, int]) -> Design:

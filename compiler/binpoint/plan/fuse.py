@@ -1,4 +1,7 @@
-"""Fuse: one call for a producer of sums and the Requantize that reads them, so no int32 map is stored."""
+"""Fuse: one call for a producer of sums and the Requantize that reads them.
+
+So no int32 map is stored.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Arena offsets from lifetimes: first fit in several orders, then CP-SAT where the bound is not met."""
+"""Arena offsets from lifetimes.
+
+First fit in several orders, then CP-SAT where the bound is not met.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,10 @@ def _first_fit(lifetimes: Sequence[Lifetime]) -> Placement:
 
 
 def _solve(lifetimes: Sequence[Lifetime], bound: int, limit: int) -> Placement | None:
-    """A placement below `limit`, by CP-SAT with one worker and a deterministic limit; None without ortools."""
+    """A placement below `limit`, by CP-SAT with one worker and a deterministic limit.
+
+    None without ortools.
+    """
     try:
         from ortools.sat.python import cp_model
     except ImportError:
@@ -89,7 +95,8 @@ def _solve(lifetimes: Sequence[Lifetime], bound: int, limit: int) -> Placement |
     starts = {
         b.name: model.new_int_var(0, (limit - b.size) // ALIGNMENT, b.name) for b in lifetimes
     }
-    times, places = [], []
+    times: list[cp_model.IntervalVar] = []
+    places: list[cp_model.IntervalVar] = []
     for life in lifetimes:
         size = life.size // ALIGNMENT
         times.append(

@@ -1,8 +1,8 @@
 """An order of steps with the lowest peak of live memory, and a proven lower bound of any order.
 
-Exact by best-first search over sets of executed steps (a minimax shortest path) as long as the number
-of such sets stays small, which it does for nets whose branches join again; else a greedy order, with
-the bound that every step's own operands and results must be live together.
+Exact by best-first search over sets of executed steps (a minimax shortest path) as long as the
+number of such sets stays small, which it does for nets whose branches join again; else a greedy
+order, with the bound that every step's own operands and results must be live together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _MOST_STATES = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Steps in order; `bound` holds for every order and placement; `optimal` if the order reaches it."""
+    """Steps in order; `bound` holds for every order and placement.
+
+    `optimal` if the order reaches it.
+    """
 
     steps: tuple[Step, ...]
     peak: int
@@ -30,8 +33,9 @@ class Schedule:
 class Problem:
     """Sizes of buffers (aliases share one), and what each step reads and writes, as buffer indices.
 
-    `last` gives for each buffer the steps that must have run before it is free, as a bit set; buffers
-    that are outputs of the model are never free. `takes` are operands whose memory the result may take.
+    `last` gives for each buffer the steps that must have run before it is free, as a bit set;
+    buffers that are outputs of the model are never free. `takes` are operands whose memory the
+    result may take.
     """
 
     sizes: tuple[int, ...]
@@ -69,9 +73,12 @@ def schedule(
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> Schedule:
-    """Order `steps`. `sizes` are bytes of buffers in the arena; `owner` maps each value to its buffer.
+    """Order `steps`. `sizes` are bytes of buffers in the arena.
 
-    Values without a buffer in the arena have no size. `inputs` are alive from the start, `outputs` to the end.
+    `owner` maps each value to its buffer.
+
+    Values without a buffer in the arena have no size. `inputs` are alive from the start,
+    `outputs` to the end.
     """
     problem = _problem(steps, sizes, owner, inputs, outputs)
     found = _search(problem)

@@ -1,14 +1,11 @@
-"""Hardware units: what a dataflow design is made of, each one flat loop with an iteration a cycle.
+"""Units that compute: what a dataflow design is made of, besides those of `plan/movers.py`.
 
-A unit reads words from its operand streams and writes words to its result streams at iterations that
-depend on nothing but counters; `reads` and `writes` give them, so that FIFO depths and throughput are
-computed without running anything. Constants are kept as the graph has them; folding is a field, and
-emission lays the constants out for it. Iterations are counted per inference.
+Constants are kept as the graph has them; folding is a field, and emission lays the constants out
+for it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,26 +15,27 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
+from binpoint.plan.movers import Concat, Copy, Fork, Frame, Lanes
 from binpoint.plan.store import Store
+from binpoint.plan.unit import Unit
 
-
-class Unit(ABC):
-    """One process of the design."""
-
-    stem: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def iterations(self) -> int:
-        """Loop iterations for one inference; a cycle each at an initiation interval of one."""
-
-    @abstractmethod
-    def reads(self) -> tuple[IntArray, ...]:
-        """For each operand, the iteration in which each of its words is read, ascending."""
-
-    @abstractmethod
-    def writes(self) -> tuple[IntArray, ...]:
-        """For each result, the iteration in which each of its words is written, ascending."""
+__all__ = (
+    "Arg",
+    "Concat",
+    "Copy",
+    "Dense",
+    "Depthwise",
+    "Fork",
+    "Frame",
+    "Lanes",
+    "Map",
+    "Pair",
+    "Reduce",
+    "Softmax",
+    "Unit",
+    "Window",
+    "narrowest",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,9 @@ class Dense(Unit):
         pe: channels summed side by side; divides the channels of a group.
         simd: products added side by side; divides the depth.
         arithmetic: ``multiply``; ``planes`` adds shifted operands, for weights of one or two bits;
-            ``signs`` adds or subtracts, for weights of -1 and 1 only, held as one bit.
+            ``signs`` adds or subtracts, for weights of -1 and 1 only, held as one bit; ``count``
+            counts equal bits, where the operand is carried as one bit as well, and doubles: `bias`
+            has the depth taken off then.
     """
 
     stem: ClassVar[str] = "dense"
@@ -114,7 +114,8 @@ class Dense(Unit):
 class Depthwise(Unit):
     """y[r, c] = store(bias[c] + Σ_t x[r, t, c]·w[t, c]), PE channels side by side, a tap a cycle.
 
-    The operand comes from a `Window` in the order row, channel word, tap. Weights ``[channels, taps]``.
+    The operand comes from a `Window` in the order row, channel word, tap. Weights are
+    ``[channels, taps]``.
     """
 
     stem: ClassVar[str] = "depthwise"
@@ -163,8 +164,8 @@ class Depthwise(Unit):
 class Reduce(Unit):
     """y[r, c] = store(fold of x[r, t, c] over t): ``max``, ``min``, or ``sum`` from `start` on.
 
-    The operand has the order row, channel word, tap. With `held` taps are outermost and the results of
-    all channel words are held: order row, tap, channel word, as a plain tensor has.
+    The operand has the order row, channel word, tap. With `held` the results of all channel words
+    are held, and the order is row, tap, channel word, as a plain tensor has it.
     """
 
     stem: ClassVar[str] = "reduce"
@@ -199,7 +200,9 @@ class Reduce(Unit):
 
 @dataclass(frozen=True, slots=True)
 class Arg(Unit):
-    """y[r, c] = the first, or last, t at which x[r, t, c] is largest, or smallest; order row, t, channel word.
+    """y[r, c] = the first, or last, t at which x[r, t, c] is largest, or smallest.
+
+    The order is row, t, channel word.
 
     Args:
         relation: ``>``, ``>=``, ``<`` or ``<=``: when a later element takes the place.
@@ -285,7 +288,7 @@ class Softmax(Unit):
 
 @dataclass(frozen=True, slots=True)
 class Window(Unit):
-    """The words of every window over a map of ``[in_h, in_w]`` pixels, in the order pixel, group, tap, word.
+    """The words of every window over a map of pixels, in the order pixel, group, tap, word.
 
     A ring of rows is held: while the windows of one row of results are sent, the rows that the next
     one needs are read. Words outside the map are `fill`.
@@ -400,8 +403,8 @@ class Map(Unit):
 class Pair(Unit):
     """y = f(a, b), element by element.
 
-    An operand that is a constant is a table, laid out like a `repeats` operand. An operand in `held`
-    has one row of `folds` words, read first and used for every row.
+    An operand that is a constant has one row. So has an operand in `held`, of `folds` words, which
+    are read first and used for every row.
 
     Args:
         form: ``linear`` (a·ma + b·mb), ``product`` ((a − za)·(b − zb)·m), ``max`` or ``min``.
@@ -444,175 +447,6 @@ class Pair(Unit):
     def writes(self) -> tuple[IntArray, ...]:
         """Every iteration."""
         return (np.arange(self.iterations),)
-
-
-@dataclass(frozen=True, slots=True)
-class Concat(Unit):
-    """For every outer index, the words of each operand in turn."""
-
-    stem: ClassVar[str] = "concat"
-
-    outer: int
-    parts: tuple[int, ...]
-    elem: IntType
-    lanes: int
-
-    @property
-    def iterations(self) -> int:
-        """One a word of the result."""
-        return self.outer * sum(self.parts)
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """In runs."""
-        outer = np.arange(self.outer)[:, None] * sum(self.parts)
-        starts = np.cumsum((0, *self.parts[:-1]))
-        runs = zip(starts, self.parts, strict=True)
-        return tuple((outer + start + np.arange(count)).reshape(-1) for start, count in runs)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
-
-
-@dataclass(frozen=True, slots=True)
-class Copy(Unit):
-    """y[i] = x.flat[offset + Σ i_j·strides_j] in words, from a ring of the words that may still be read.
-
-    An iteration reads a word if the next result is not there yet, else it sends that result.
-    """
-
-    stem: ClassVar[str] = "copy"
-
-    words: int
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int
-    elem: IntType
-    lanes: int
-
-    def indices(self) -> IntArray:
-        """Which word of the operand each word of the result is."""
-        index = np.array([self.offset], np.int64)
-        for size, stride in zip(self.sizes, self.strides, strict=True):
-            index = (index[:, None] + np.arange(size) * stride).reshape(-1)
-        return index
-
-    @property
-    def ring(self) -> int:
-        """Words held, a power of two: from the newest read to the oldest still wanted."""
-        index = self.indices()
-        newest = np.maximum.accumulate(index)
-        oldest = np.minimum.accumulate(index[::-1])[::-1]
-        return 1 << int((newest - oldest).max()).bit_length()
-
-    @property
-    def iterations(self) -> int:
-        """One for each word of operand and result."""
-        return self.words + self.indices().size
-
-    def _read_before(self) -> IntArray:
-        """Words read before each result is sent."""
-        return np.maximum.accumulate(self.indices()) + 1
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """Just before the first result that needs the word; what is left over at the end."""
-        sent = np.searchsorted(self._read_before(), np.arange(self.words), side="right")
-        return (np.arange(self.words) + sent,)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """As soon as the word is there."""
-        before = self._read_before()
-        return (before + np.arange(before.size),)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame(Unit):
-    """The operand in a frame of `code`, its words `steps` apart with `code` in between; by axes of words.
-
-    Args:
-        before: words of the frame before the operand, on each axis.
-        sizes: words of the operand.
-        whole: words of the result.
-        steps: distance of the operand's words in the result.
-    """
-
-    stem: ClassVar[str] = "frame"
-
-    before: tuple[int, ...]
-    sizes: tuple[int, ...]
-    whole: tuple[int, ...]
-    steps: tuple[int, ...]
-    code: int
-    elem: IntType
-    lanes: int
-
-    @property
-    def iterations(self) -> int:
-        """One a word of the result."""
-        return int(np.prod(self.whole))
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """Inside of the frame."""
-        inside = np.zeros(self.whole, bool)
-        axes = zip(self.before, self.sizes, self.steps, strict=True)
-        inside[tuple(slice(b, b + n * s, s) for b, n, s in axes)] = True
-        return (np.flatnonzero(inside),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
-
-
-@dataclass(frozen=True, slots=True)
-class Fork(Unit):
-    """The same words to several readers."""
-
-    stem: ClassVar[str] = "fork"
-
-    words: int
-    count: int
-    elem: IntType
-    lanes: int
-
-    @property
-    def iterations(self) -> int:
-        """One a word."""
-        return self.words
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.words),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.words),) * self.count
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes(Unit):
-    """The same elements in words of another width, one of which divides the other."""
-
-    stem: ClassVar[str] = "lanes"
-
-    elements: int
-    lanes_in: int
-    lanes_out: int
-    elem: IntType
-
-    @property
-    def iterations(self) -> int:
-        """One a narrow word."""
-        return self.elements // min(self.lanes_in, self.lanes_out)
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration, or a wide word with the first of its parts."""
-        step = max(1, self.lanes_in // self.lanes_out)
-        return (np.arange(self.elements // self.lanes_in) * step,)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration, or a wide word with the last of its parts."""
-        step = max(1, self.lanes_out // self.lanes_in)
-        return (np.arange(1, self.elements // self.lanes_out + 1) * step - 1,)
 
 
 def narrowest(*ranges: Interval) -> IntType:

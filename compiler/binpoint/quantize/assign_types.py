@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from binpoint.errors import MissingSamples, RangeOverflow
+from binpoint.errors import MissingSamples, NoIntegerForm, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Role
+from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType
+from binpoint.ops.elementwise import Binary
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
@@ -41,6 +43,9 @@ class AssignTypes(Pass):
        become so again where they were stored for a scale that is no longer that of the sums; with
        the option `bias_correction` the mean error of each channel is taken out of them.
 
+    5. A model of which only constants came quantized no longer counts as quantized: its rounding is
+       binpoint's own.
+
     `samples` and `corrections` are how many samples are used at most for ranges and for biases,
     evenly spread.
     """
@@ -56,16 +61,21 @@ class AssignTypes(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         real = graph.copy()
+        graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
         pass_types(graph)
+        _plain_codes(graph)
         self._activations(graph, context)
         for node in graph.nodes():
             _free_bias(real, graph, node)
             _weights(graph, graph.node(node.name), context.options)
-        if context.options.bias_correction and context.samples is not None:
+        correct = context.options.bias_correction and not graph.rational
+        if correct and context.samples is not None:
             correct_biases(real, graph, context.samples.spread(self.corrections))
         return remove_dead(graph)
 
     def _activations(self, graph: Graph, context: Context) -> None:
+        if graph.quantized and not graph.rational and context.options.semantics != "dyadic":
+            _refuse_real_operands(graph)
         groups = find_groups(graph)
         ranges = self._ranges(graph, frozenset(n for g in groups for n in g.observed), context)
         options = context.options
@@ -101,6 +111,35 @@ class AssignTypes(Pass):
         return {
             n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()
         }
+
+
+def _plain_codes(graph: Graph) -> None:
+    """Integers that the model takes, and whose meaning it nowhere states, stand for themselves."""
+    for name, storage in graph.coded.items():
+        if graph.value(name).fixed is None:
+            _set(graph, graph.value(name), FixedType.per_tensor(storage, Dyadic.one()))
+    pass_types(graph)
+
+
+def _refuse_real_operands(graph: Graph) -> None:
+    """Refuse real constants beside quantized tensors: onnxruntime computes with them in float32.
+
+    Stored in 8 bits they would give other bytes than the model's own.
+
+    Raises:
+        NoIntegerForm: naming the node.
+    """
+    for node in graph.nodes():
+        values = (*graph.arguments(node), *graph.results(node))
+        held = [v for v in values if v.constant is not None and v.fixed is None]
+        stated = [v for v in values if v.constant is None and v.fixed is not None]
+        if isinstance(node.op, Binary) and held and len(stated) == len(values) - 1:
+            raise NoIntegerForm(
+                "a real constant with more than one element beside quantized values",
+                at=", ".join(node.origin.names) or node.name,
+                have=f"shape {list(held[0].shape)}",
+                hint="quantize the constant too, or fold it into the layer before",
+            )
 
 
 def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:

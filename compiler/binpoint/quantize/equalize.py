@@ -13,6 +13,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node
 from binpoint.ops.conv import Conv
 from binpoint.ops.dense import Dense
+from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.shape import Reshape
 from binpoint.ops.unary import Clip, Unary
 from binpoint.passes.base import Context, Effect, Pass, Stage
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 _LARGEST = 16
 """Factors stay within 2^±16, so that float32 keeps every digit."""
 
-_WORTHWHILE = 0.9
+_WORTHWHILE = 0.8
 _POWERS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -32,13 +33,14 @@ class Equalize(Pass):
     """Move scale from one layer's output channels into the next layer's weights, and back.
 
     1. Pairs are linear ops with real weights, joined by a value that nobody else reads and by ops
-       f with f(s·x) = s·f(x) per channel, s > 0: Relu, LeakyRelu, reshapes that keep channels.
+       f with f(s·x) = s·f(x) per channel for s > 0: Relu, LeakyRelu, pooling, reshapes that keep
+       the channels.
     2. A channel is divided by s before and multiplied by it behind. With r1 the range of its
-       weights before and r2 behind, s = √(r1/r2) (Nagel et al. 2019, equation 11); or, as weights have a
-       scale per output channel already, s = (a/r2)^p with a the range of its values. Rounded to a
-       power of two, so that the float results are the same bits.
+       weights before and r2 behind, s = √(r1/r2) (Nagel et al. 2019, equation 11); or, as weights
+       have a scale per output channel already, s = (a/r2)^p with a the range of its values.
+       Rounded to a power of two, so that the float results are the same bits.
     3. Of these the one is taken that leaves the least rounding error behind (`rounding_cost`), if
-       that is less by a tenth at least. Repeated until nothing changes, `rounds` times at most.
+       that is less by a fifth at least. Repeated until nothing changes, `rounds` times at most.
 
     Does nothing where the option `equalize` is off or there are no samples. `samples` is how many
     are used at most.
@@ -105,6 +107,8 @@ def _scales_through(graph: Graph, node: Node) -> bool:
             return low in (None, 0.0)
         case Unary(kind=kind):
             return kind in ("LeakyRelu", "Abs", "Neg")
+        case MaxPool() | AveragePool():
+            return True
         case Reshape(shape=shape):
             return bool(shape) and shape[-1:] == graph.value(node.inputs[0]).shape[-1:]
         case _:

@@ -51,9 +51,11 @@ class Simulation:
             value = self._graph.value(name)
             arrays[name] = self._round(value, real_input(self._graph, value, inputs[name]))
         for node in self._nodes:
-            results = node.op.reference(*(arrays[name] for name in node.inputs))
-            for value, result in zip(self._graph.results(node), results, strict=True):
-                arrays[value.name] = self._round(value, result)
+            # What overflows becomes infinite, and whoever looks for a range finds that.
+            with np.errstate(all="ignore"):
+                results = node.op.reference(*(arrays[name] for name in node.inputs))
+                for value, result in zip(self._graph.results(node), results, strict=True):
+                    arrays[value.name] = self._round(value, result)
             if keep is not None:
                 for name in self._last.get(node.name, ()):
                     if name not in keep:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from rich import box
@@ -35,8 +37,21 @@ def read(path: Path) -> Report:
 
 def schema() -> str:
     """The JSON schema of the report."""
-    text = msgspec.json.encode(msgspec.json.schema(Report), order="sorted")
+    text = msgspec.json.encode(_tidy(msgspec.json.schema(Report)), order="sorted")
     return msgspec.json.format(text, indent=2).decode() + "\n"
+
+
+def _tidy(part: object) -> object:
+    """The schema without the indentation of docstrings."""
+    match part:
+        case str():
+            return cleandoc(part)
+        case list():
+            return [_tidy(item) for item in cast("list[object]", part)]
+        case dict():
+            return {key: _tidy(item) for key, item in cast("dict[str, object]", part).items()}
+        case _:
+            return part
 
 
 def console(report: Report, console: Console) -> None:

@@ -22,7 +22,7 @@ from binpoint.plan.program import Program
 from binpoint.report.accuracy import Score
 from binpoint.sim.measure import Measurement
 from binpoint.sim.verify import Verdict
-from binpoint.target import Content, Target
+from binpoint.target import Content, McuTarget
 
 SCHEMA = 1
 Answer = Literal["equal", "different", "not run"]
@@ -82,6 +82,7 @@ class Requantizers(_Table, frozen=True):
     """Channels by the form of their requantizer."""
 
     mulshift: int = 0
+    even: int = 0
     thresholds: int = 0
     exact: int = 0
     fpu: int = 0
@@ -169,7 +170,7 @@ class Findings:
     macs_removed: int
 
 
-def summarize(program: Program, target: Target, verdict: Verdict, findings: Findings) -> Report:
+def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: Findings) -> Report:
     """Put together what is known."""
     graph, figures = program.graph, verdict.measurement
     layers = tuple(_layer(program, s, findings.snr_db) for s in program.steps if not s.alias)
@@ -228,7 +229,9 @@ def witness_rows(verdict: Verdict) -> tuple[WitnessRow, ...]:
     )
 
 
-def memory_use(program: Program, target: Target, figures: Measurement | None) -> tuple[Usage, ...]:
+def memory_use(
+    program: Program, target: McuTarget, figures: Measurement | None
+) -> tuple[Usage, ...]:
     """Use of the target's memories; code and stack are unknown where nothing was measured."""
     sizes: dict[Content, int | None] = {
         "code": None if figures is None else figures.flash_bytes - figures.constant_bytes,
@@ -290,7 +293,7 @@ def is_proved(op: Requantize | OnnxruntimePair) -> bool:
         case DyadicRequantize():
             return True
         case OnnxruntimeRequantize() | OnnxruntimePair():
-            return op.proof is not None
+            return op.proof is not None and op.proof.name != "mixed"
         case _:
             return False
 
@@ -301,6 +304,6 @@ def count_requantizers(graph: Graph) -> Requantizers:
     for node in graph.nodes():
         if isinstance(node.op, Requantize | OnnxruntimePair):
             channels = node.op.channels if isinstance(node.op, Requantize) else 1
-            form = node.op.form.name
-            counts[form] = counts.get(form, 0) + channels
+            for form, count in node.op.form.counts(channels).items():
+                counts[form] = counts.get(form, 0) + count
     return msgspec.convert(counts, Requantizers)

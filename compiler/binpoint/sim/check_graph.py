@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from binpoint import ort
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import IntegerOp
+from binpoint.numeric.interval import Interval
 
 VALUES = "binpoint.values"
 """Key of the model's metadata that tells, as JSON, which tensor is which value of the graph."""
@@ -41,7 +43,8 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
     for node in graph.nodes():
         assert isinstance(node.op, IntegerOp)
         results = node.op.to_onnx(writer, *(tensors[name] for name in node.inputs))
-        tensors.update(zip(node.outputs, results, strict=True))
+        for value, tensor in zip(graph.results(node), results, strict=True):
+            tensors[value.name] = replace(tensor, range=_narrower(tensor, value))
     names = (
         [v.name for v in graph.values() if v.constant is None and v.name not in graph.inputs]
         if deep
@@ -62,6 +65,12 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
     computed = {v.name: tensors[v.name].name for v in graph.values() if v.constant is None}
     helper.set_model_props(model, {VALUES: json.dumps(computed)})
     return model
+
+
+def _narrower(tensor: Tensor, value: Value) -> Interval:
+    """What both the writer and the op prove of a result: ops may know more than their operators tell."""
+    lo, hi = max(tensor.range.lo, value.interval.lo), min(tensor.range.hi, value.interval.hi)
+    return Interval(lo, hi)
 
 
 def _info(value: Value, name: str | None = None) -> onnx.ValueInfoProto:

@@ -12,6 +12,8 @@ from binpoint.ir.graph import Graph, Value
 from binpoint.numeric import float32
 from binpoint.passes.samples import Samples
 
+_FLOAT_BITS = 24
+
 
 def stored(value: Value, array: NDArray[Any]) -> NDArray[Any]:
     """The codes of an array in a value's type: QuantizeLinear of reals, integers as they are."""
@@ -24,8 +26,13 @@ def stored(value: Value, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def real(value: Value, codes: NDArray[Any]) -> NDArray[np.float32]:
-    """What codes stand for, by DequantizeLinear."""
-    kind = value.elem
+    """What codes stand for: by DequantizeLinear, or in float64 where the scale is no float32."""
+    kind, reading = value.elem, value.reading
+    if reading is not None:
+        exact = (np.asarray(codes, np.int64) - kind.zero_points[0]) * np.array(reading.scales)
+        return (exact + np.array(reading.offsets)).astype(np.float32)
+    if kind.axis is not None or kind.scale.multiplier.bit_length() > _FLOAT_BITS:
+        return kind.dequantize(codes).astype(np.float32)
     return float32.dequantize_linear(codes, float(kind.scale), kind.zero_points[0])
 
 

@@ -32,7 +32,7 @@ from binpoint.sim.verify import (
     emulated,
     host_builds,
 )
-from binpoint.target import Target, load_target
+from binpoint.target import McuTarget, load_target, microcontroller
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -168,9 +168,9 @@ def verify_written(written: Written, witnesses: Sequence[Witness], *, deep: bool
     return Verdict((*results, answer), figures, unmeasured)
 
 
-def _target(name: str) -> Target | None:
+def _target(name: str) -> McuTarget | None:
     try:
-        return load_target(name)
+        return microcontroller(load_target(name))
     except UnknownTarget:
         return None
 

@@ -23,13 +23,17 @@ from binpoint.emit.environment import render_template
 from binpoint.emit.fpga_hls import PortView, port_views
 from binpoint.emit.project import Project
 from binpoint.errors import ToolFailed, ToolNotFound
-from binpoint.plan.design import Design, StreamPort
+from binpoint.plan.design import Design, StreamPort, Style
 from binpoint.sim.tools import find, run_tool
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-# What the vendor's headers do, inlined into our code: they shift negative numbers to the left and clear
-# bits of numbers that are not set yet.
+SANITIZERS = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
+# What the vendor's headers do, inlined into our code: they shift negative numbers to the left and
+# clear bits of numbers that are not set yet.
 _VENDOR = ("-fno-sanitize=shift", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
 _COMPILERS = ("g++", "c++", "clang++")
 _WHEELS = {
@@ -79,21 +83,28 @@ def find_headers(given: Path | None = None) -> Headers:
 
 
 def run_native(
-    design: Design, project: Project, samples: Sequence[Values], *, deep: bool = False
+    design: Design,
+    project: Project,
+    samples: Sequence[Values],
+    *,
+    deep: bool = False,
+    checked: bool = True,
 ) -> list[dict[str, NDArray[Any]]]:
-    """Outputs (with `deep` every streamed value) by name for each sample, with native integers.
+    """Outputs by name for each sample, with native integers; with `deep` all streamed values.
 
     Args:
         design: what `project` was rendered from.
         project: the HLS project.
-        samples: for each sample the values of the design's inputs by name, as `ir.evaluate` has them.
-        deep: whether to return every value of the graph that a stream carries.
+        samples: for each the values of the design's inputs by name, as `ir.evaluate` has them.
+        deep: whether to return every value of the graph that a stream carries; a parallel top has
+            no streams, and gives its outputs only.
+        checked: under sanitizers; without them some ten times faster, for whole data sets.
 
     Raises:
         ToolNotFound: no host compiler.
         ToolFailed: a warning, or a sanitizer's finding.
     """
-    return _run(Build.NATIVE, design, project, samples, deep=deep)
+    return _run(_flags(Build.NATIVE, checked=checked), design, project, samples, deep=deep)
 
 
 def run_ap(
@@ -102,6 +113,7 @@ def run_ap(
     samples: Sequence[Values],
     *,
     deep: bool = False,
+    checked: bool = True,
     headers: Path | None = None,
 ) -> list[dict[str, NDArray[Any]]]:
     """The same with AMD's arbitrary precision integers of the exact widths.
@@ -110,20 +122,21 @@ def run_ap(
         ToolNotFound: no host compiler, or no headers.
         ToolFailed: a warning in the emitted code.
     """
-    return _run(Build.AP, design, project, samples, deep=deep, headers=find_headers(headers))
+    flags = _flags(Build.AP, find_headers(headers), checked=checked)
+    return _run(flags, design, project, samples, deep=deep)
 
 
 def run_bounded(
     design: Design, project: Project, samples: Sequence[Values]
 ) -> list[dict[str, NDArray[Any]]] | str:
-    """The same with streams that hold no more than their depth; in a deadlock, what each process waits for.
+    """The same with streams that hold no more than their depth; in a deadlock, who waits for what.
 
     Raises:
         ToolNotFound: no host compiler.
         ToolFailed: anything but a deadlock.
     """
     try:
-        return _run(Build.BOUNDED, design, project, samples)
+        return _run(_flags(Build.BOUNDED), design, project, samples)
     except ToolFailed as failure:
         _, found, what = (failure.have or "").partition("deadlock:")
         if not found:
@@ -132,50 +145,70 @@ def run_bounded(
 
 
 def _run(
-    build: Build,
+    flags: list[str | Path],
     design: Design,
     project: Project,
     samples: Sequence[Values],
     *,
     deep: bool = False,
-    headers: Headers | None = None,
 ) -> list[dict[str, NDArray[Any]]]:
     compiler = find(_COMPILERS, package="g++")
     inputs, outputs = port_views(design)
-    views = {"prefix": design.name, "inputs": inputs, "outputs": outputs, "ports": [*inputs, *outputs]}
+    views = {
+        "prefix": design.name,
+        "inputs": inputs,
+        "outputs": outputs,
+        "ports": [*inputs, *outputs],
+    }
     with tempfile.TemporaryDirectory(prefix="binpoint-hls-") as scratch:
         folder = Path(scratch)
         project.write(folder / "hls")
         main = folder / "hls" / "main.cpp"
-        main.write_text(render_template("harness", "host_hls.cpp.j2", **views))
+        parallel = design.style is Style.PARALLEL
+        harness = "host_hls_parallel.cpp.j2" if parallel else "host_hls.cpp.j2"
+        main.write_text(render_template("harness", harness, **views))
         program = folder / "main"
         sources = (folder / "hls" / "src" / f"{design.name}.cpp", main)
-        flags = [*_flags(build, headers), *(["-DBP_TRACE"] if deep else [])]
-        command = [compiler, "-std=c++14", *WARNINGS, *flags, "-I", folder / "hls" / "host", *sources]
+        flags = [*flags, *(["-DBP_TRACE"] if deep else [])]
+        command = [
+            compiler,
+            "-std=c++14",
+            *WARNINGS,
+            *flags,
+            "-I",
+            folder / "hls" / "host",
+            *sources,
+        ]
         run_tool([*command, "-o", program], timeout=600)
         (folder / "in.bin").write_bytes(_pack(design.inputs, inputs, samples))
         trace = ["env", f"BP_TRACE_FILE={folder / 'trace.bin'}"] if deep else []
         run_tool([*trace, program, folder / "in.bin", folder / "out.bin"], timeout=600)
         found = _unpack(design.outputs, outputs, (folder / "out.bin").read_bytes(), len(samples))
-        if deep:
+        if deep and not parallel:
             _add_streams(design, (folder / "trace.bin").read_bytes(), found)
     return found
 
 
-def _flags(build: Build, headers: Headers | None) -> list[str | Path]:
+def _flags(
+    build: Build, headers: Headers | None = None, *, checked: bool = True
+) -> list[str | Path]:
+    checks = ("-O1", "-g", *SANITIZERS) if checked else ("-O2",)
     match build:
         case Build.NATIVE:
-            return ["-O1", "-g", "-DBP_NATIVE", *SANITIZERS]
+            return [*checks, "-DBP_NATIVE"]
         case Build.AP:
             assert headers is not None
-            return ["-O1", "-isystem", headers.folder, *SANITIZERS, *_VENDOR]
+            vendor = _VENDOR if checked else _VENDOR[1:]
+            return [*checks, "-isystem", headers.folder, *vendor]
         case Build.BOUNDED:
             return ["-O1", "-DBP_NATIVE", "-DBP_BOUNDED", "-pthread"]
         case _:
             assert_never(build)
 
 
-def _pack(ports: Sequence[StreamPort], views: Sequence[PortView], samples: Sequence[Values]) -> bytes:
+def _pack(
+    ports: Sequence[StreamPort], views: Sequence[PortView], samples: Sequence[Values]
+) -> bytes:
     """Inputs of all samples, one after the other, in the order of the streams."""
     parts: list[bytes] = []
     for sample in samples:
@@ -192,7 +225,9 @@ def _unpack(
     size = sum(view.size * view.slot // 8 for view in views)
     if len(data) != size * count:
         have, want = str(len(data)), str(size * count)
-        raise ToolFailed("the design wrote another number of bytes than it should", have=have, want=want)
+        raise ToolFailed(
+            "the design wrote another number of bytes than it should", have=have, want=want
+        )
     found: list[dict[str, NDArray[Any]]] = []
     offset = 0
     for _ in range(count):
@@ -206,7 +241,7 @@ def _unpack(
 
 
 def _add_streams(design: Design, data: bytes, found: list[dict[str, NDArray[Any]]]) -> None:
-    """What the streams carried: records of a line with name and count, then the elements as int64."""
+    """What the streams carried: records of a line with name and count, then elements as int64."""
     seen: dict[str, int] = {}
     offset = 0
     while offset < len(data):
@@ -220,5 +255,7 @@ def _add_streams(design: Design, data: bytes, found: list[dict[str, NDArray[Any]
             raise ToolFailed(f"the stream `{name}` carried another number of elements", have=text)
         if stream.value:
             shape = design.graph.value(stream.value).shape
+            if stream.bipolar:
+                elements = 2 * elements - 1
             found[seen.get(name, 0)][stream.value] = elements.reshape(shape)
         seen[name] = seen.get(name, 0) + 1

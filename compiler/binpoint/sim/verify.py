@@ -25,7 +25,7 @@ from binpoint.sim.host_c import HostBuild, run_project
 from binpoint.sim.interface import Codes, Interface
 from binpoint.sim.measure import Measurement, emulate
 from binpoint.sim.source import compare_source
-from binpoint.target import Target
+from binpoint.target import McuTarget
 
 EMULATED_SAMPLES = 3
 
@@ -120,7 +120,7 @@ class Subject:
     program: Program
     project: Project
     options: CompileOptions
-    target: Target
+    target: McuTarget
     model: Path
 
     @property
@@ -162,7 +162,7 @@ def verify(
         asked=Witness.EMULATOR in witnesses,
     )
     results.append(on_target)
-    if graph.quantized:
+    if graph.quantized and not graph.rational:
         results.append(_source(subject, samples, expected, asked=Witness.ORT in witnesses))
     return Verdict(tuple(results), measurement, unmeasured)
 
@@ -222,7 +222,7 @@ def _reason(missing: BinpointError) -> str:
 def emulated(
     interface: Interface,
     files: Mapping[str, bytes],
-    target: Target,
+    target: McuTarget,
     samples: Sequence[Codes],
     compare: Compare,
     *,

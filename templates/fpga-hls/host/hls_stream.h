@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <deque>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #if defined(BP_BOUNDED)
@@ -117,9 +118,18 @@ private:
 namespace bp_host {
 
 // The elements of a word, for traces; beats of ports have none.
-template <class T> void collect(std::vector<int64_t> &, const T &)
-{
-}
+template <class T, bool ARRAY = std::is_array<decltype(T::data)>::value> struct elements {
+    static void collect(std::vector<int64_t> &, const T &) {}
+};
+
+template <class T> struct elements<T, true> {
+    static void collect(std::vector<int64_t> &trace, const T &word)
+    {
+        for (const auto &element : word.data) {
+            trace.push_back(static_cast<int64_t>(element));
+        }
+    }
+};
 
 inline void dump(const std::string &name, const std::vector<int64_t> &elements)
 {
@@ -169,8 +179,7 @@ public:
         words.push_back(value);
 #endif
 #if defined(BP_TRACE)
-        using bp_host::collect;
-        collect(trace, value);
+        bp_host::elements<T>::collect(trace, value);
 #endif
     }
 

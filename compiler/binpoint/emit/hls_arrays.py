@@ -1,0 +1,196 @@
+"""Constant arrays of HLS projects: text, types, and how hardware holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binpoint.ir.constant import Constant
+from binpoint.numeric.fixed import IntType
+from binpoint.numeric.interval import Interval
+from binpoint.plan.store import Store, spread
+
+_SMALL_ROM = 64
+_PER_LINE = 16
+Names = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayView:
+    """A constant array: declaration, initialiser, and how it is held in hardware."""
+
+    name: str
+    elem: str
+    dims: str
+    text: str
+    pragmas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """A store with its constants as literals or as names of arrays; `at` indexes the arrays."""
+
+    form: str
+    lo: int
+    hi: int
+    at: str = ""
+    table: str = ""
+    paren_low: str = ""
+    thresholds: str = ""
+    sign: str = ""
+    levels: int = 0
+    multiplier: str = ""
+    offset: str = ""
+    shift: str = ""
+    exact: bool = True
+    even: bool = False
+    odd_zero: int = 0
+    corrections: tuple[tuple[str, int, str], ...] = ()
+
+
+def int_name(elem: IntType, kind: str = "int") -> str:
+    """The alias template's name for a type of this width and sign; kind is ``int`` or ``rom``."""
+    return f"bp_{'' if elem.signed else 'u'}{kind}<{elem.width}>"
+
+
+def wide(elem: IntType) -> str:
+    """A signed type that holds all values, for arithmetic: comparisons then mean what they say."""
+    return int_name(IntType(min(64, elem.width + (not elem.signed)), signed=True))
+
+
+def array_view(
+    name: str, array: NDArray[np.int64], *, reshape: tuple[int, ...] = (), signed: bool = False
+) -> ArrayView:
+    """An array of the narrowest type, with the axes `reshape` (from 1) joined into one memory word.
+
+    An array of one row is no memory but constants; small ones are kept in logic, others in blocks.
+    `signed` is for numbers that are compared with signed ones.
+    """
+    elem = Interval.of(array).int_type()
+    if signed and not elem.signed:
+        elem = IntType(elem.width + 1, signed=True)
+    dims = "".join(f"[{n}]" for n in array.shape)
+    if array.shape[0] == 1:
+        pragmas = (f"ARRAY_PARTITION variable={name} complete dim=0",)
+    else:
+        impl = "lutram" if array.shape[0] <= _SMALL_ROM else "bram"
+        joined = (f"ARRAY_RESHAPE variable={name} complete dim={axis}" for axis in reshape)
+        pragmas = (*joined, f"BIND_STORAGE variable={name} type=rom_1p impl={impl}")
+    return ArrayView(name, int_name(elem, "rom"), dims, initialiser(array), pragmas)
+
+
+def initialiser(array: NDArray[np.int64]) -> str:
+    """Nested braces, one line for every sixteen numbers."""
+    if array.ndim > 1:
+        return "{\n" + ",\n".join(initialiser(part) for part in array) + "}"
+    words = [literal(v) for v in array.tolist()]
+    lines = [", ".join(words[i : i + _PER_LINE]) for i in range(0, len(words), _PER_LINE)]
+    return "{" + ",\n ".join(lines) + "}"
+
+
+def literal(value: int) -> str:
+    """An integer literal of a type that holds it, in parentheses if negative."""
+    if -(2**31) < value < 2**31:
+        return str(value) if value >= 0 else f"({value})"
+    assert value > -(2**63), "a literal beyond 64 bits"
+    return f"INT64_C({value})"
+
+
+def totals(store: Store) -> Names:
+    """The type of what a store shifts, if it does."""
+    return () if store.total is None else (("total_t", wide(store.total)),)
+
+
+def store_view(
+    name: str, store: Store, folds: int, pe: int
+) -> tuple[tuple[ArrayView, ...], StoreView]:
+    """Arrays of a store's constants, and the store as its template sees it."""
+    lo, hi = store.lo, store.hi
+    if store.table is not None:
+        tables = spread(store.table.array, folds, pe)
+        array = _rom(f"{name}_table", tables)
+        return (array,), StoreView(
+            "lookup",
+            lo,
+            hi,
+            "[f][p]" if len(tables) > 1 else "[0][p]",
+            array.name,
+            literal(store.low),
+        )
+    if store.thresholds is not None:
+        levels = store.thresholds.array.shape[1]
+        rows = spread(store.thresholds.array, folds, pe)
+        array = array_view(f"{name}_thresholds", rows, reshape=(2, 3), signed=True)
+        at = "[f][p]" if len(rows) > 1 else "[0][p]"
+        if store.sign is None:
+            view = StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels)
+            return (array,), view
+        signs, sign = _column(f"{name}_sign", store.sign, folds, pe)
+        view = StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels, sign=sign)
+        return (array, *([] if signs is None else [signs])), view
+    if store.multiplier is None:
+        return (), StoreView(store.form, lo, hi)
+    return _mulshift(name, store, folds, pe)
+
+
+def _mulshift(
+    name: str, store: Store, folds: int, pe: int
+) -> tuple[tuple[ArrayView, ...], StoreView]:
+    multiplier, offset, shift = (
+        _column(f"{name}_{key}", constant, folds, pe)
+        for key, constant in (
+            ("multiplier", store.multiplier),
+            ("offset", store.offset),
+            ("shift", store.shift),
+        )
+    )
+    arrays = [array for array, _ in (multiplier, offset, shift) if array is not None]
+    corrections: list[tuple[str, int, str]] = []
+    at = ""
+    for key, sign, constant in (("ups", "+", store.ups), ("downs", "-", store.downs)):
+        if constant is None:
+            continue
+        rows = spread(constant.array, folds, pe)
+        at = "[f][p]" if len(rows) > 1 else "[0][p]"
+        arrays.append(array_view(f"{name}_{key}", rows, reshape=(2, 3), signed=True))
+        corrections.append((f"{name}_{key}", constant.array.shape[1], sign))
+    view = StoreView(
+        "mulshift",
+        store.lo,
+        store.hi,
+        at,
+        exact=not (corrections or store.even),
+        even=store.even,
+        odd_zero=store.zero & 1,
+        corrections=tuple(corrections),
+        multiplier=multiplier[1],
+        offset=offset[1],
+        shift=shift[1],
+    )
+    return tuple(arrays), view
+
+
+def _column(
+    name: str, constant: Constant | None, folds: int, pe: int
+) -> tuple[ArrayView | None, str]:
+    """One number a channel as an array and an element of it, or one for all as a literal."""
+    assert constant is not None
+    if constant.array.shape[0] == 1:
+        return None, literal(int(constant.array[0]))
+    rows = spread(constant.array, folds, pe)
+    view = array_view(name, rows, reshape=(2,))
+    return view, f"{name}[{'f' if len(rows) > 1 else '0'}][p]"
+
+
+def _rom(name: str, tables: NDArray[np.int64]) -> ArrayView:
+    """Lookup tables ``[folds, pe, codes]``: each lane reads a memory of its own."""
+    elem = Interval.of(tables).int_type()
+    dims = "".join(f"[{n}]" for n in tables.shape)
+    impl = "lutram" if tables.shape[0] * tables.shape[2] <= 4 * _SMALL_ROM else "bram"
+    pragmas = (
+        f"ARRAY_PARTITION variable={name} complete dim=2",
+        f"BIND_STORAGE variable={name} type=rom_1p impl={impl}",
+    )
+    return ArrayView(name, int_name(elem, "rom"), dims, initialiser(tables), pragmas)

@@ -1,0 +1,216 @@
+"""Sums of products as hardware units: dense layers, convolutions, transposed convolutions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict, cast
+
+import numpy as np
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.graph import Value
+from binpoint.ir.op import IntArray
+from binpoint.numeric.fixed import IntType
+from binpoint.numeric.interval import Interval
+from binpoint.ops.conv import IntConv
+from binpoint.ops.conv_transpose import IntConvTranspose
+from binpoint.ops.requantize import Requantize
+from binpoint.plan import units
+from binpoint.plan.place import Draft, End, Place, array_of
+from binpoint.plan.slides import slide_over, window_unit
+from binpoint.plan.staircase import requantized
+from binpoint.plan.store import Store, as_it_is
+from binpoint.plan.units import Unit, narrowest
+
+
+def store_of(place: Place, acc: Value) -> Store:
+    """What a step does with its sums."""
+    if len(place.step.nodes) == 1:
+        return as_it_is(acc.interval)
+    op = cast("Requantize", place.step.nodes[1].op)
+    return requantized(op, acc.interval, bit=place.result.name in place.bipolar)
+
+
+class ProductFields(TypedDict):
+    """The fields that all units with sums have."""
+
+    weights: Constant
+    bias: Constant
+    x: IntType
+    weight: IntType
+    acc: IntType
+    product: IntType
+    arithmetic: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Products:
+    """Weights ``[O, K]`` and bias ``[O]`` of sums over operands in `x`, with all types proven."""
+
+    weights: IntArray
+    bias: IntArray
+    x: Interval
+    bits: bool = False
+
+    def fields(self) -> ProductFields:
+        """The fields that all units with sums have."""
+        if self.bits:
+            return self._counted()
+        codes = Interval.of(self.weights)
+        lo, hi = min(self.x.lo, 0), max(self.x.hi, 0)
+        positive = np.maximum(self.weights, 0).sum(axis=1)
+        negative = np.minimum(self.weights, 0).sum(axis=1)
+        low, high = (
+            self.bias + positive * lo + negative * hi,
+            self.bias + positive * hi + negative * lo,
+        )
+        return {
+            "weights": Constant(self.weights),
+            "bias": Constant(self.bias),
+            "x": self.x.int_type(),
+            "weight": codes.int_type(),
+            "acc": Interval(int(low.min()), int(high.max())).int_type(),
+            "product": narrowest(self.x * codes),
+            "arithmetic": _arithmetic(self.weights),
+        }
+
+    def _counted(self) -> ProductFields:
+        """Of bits that stand for -1 and 1: twice the number of equal ones, less the depth."""
+        depth = self.weights.shape[1]
+        start = self.bias - depth
+        return {
+            "weights": Constant(self.weights),
+            "bias": Constant(start),
+            "x": IntType(1, signed=False),
+            "weight": Interval.of(self.weights).int_type(),
+            "acc": Interval(int(start.min()), int(start.max()) + 2 * depth).int_type(),
+            "product": Interval(0, 2).int_type(),
+            "arithmetic": "count",
+        }
+
+
+def _arithmetic(weights: IntArray) -> str:
+    if set(np.unique(weights).tolist()) <= {-1, 1}:
+        return "signs"
+    return "planes" if Interval.of(weights).int_type().width <= 2 else "multiply"
+
+
+def dense(place: Place) -> list[Draft]:
+    """A matrix product over positions."""
+    x, w, bias = place.inputs
+    acc = place.graph.value(place.step.nodes[0].outputs[0])
+    rows = math.prod(x.shape[:-1])
+    fold = place.fold(pe=w.shape[0], simd=w.shape[1])
+    products = _Products(array_of(w), array_of(bias), x.interval, x.name in place.bipolar)
+    unit = units.Dense(
+        rows=rows,
+        groups=1,
+        store=store_of(place, acc),
+        pe=fold.pe,
+        simd=fold.simd,
+        **products.fields(),
+    )
+    return [
+        Draft(place.name, unit, (place.end(x, fold.simd),), (place.end(place.result, fold.pe),))
+    ]
+
+
+def conv(place: Place) -> list[Draft]:
+    """A window, then sums over its words; the zero point goes into the bias and the padding."""
+    (x, w, bias), op = place.inputs, cast("IntConv", place.op)
+    if x.shape[0] != 1:
+        raise place.refuse(
+            "a batch of more than one has no form", "export the model for a batch of one"
+        )
+    acc = place.graph.value(place.step.nodes[0].outputs[0])
+    codes = array_of(w)
+    if place.step.call.stem == "depthwise":
+        codes = np.moveaxis(codes, -1, 0)
+    rows = codes.reshape(codes.shape[0], -1)
+    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
+    start = array_of(bias) - op.zero * rows.sum(axis=1)
+    products = _Products(rows, start, bounds, x.name in place.bipolar)
+    depth = x.shape[-1] // op.groups
+    alone = depth == 1 and rows.shape[0] == op.groups
+    fold = place.fold(
+        pe=rows.shape[0] if alone else rows.shape[0] // op.groups, simd=1 if alone else depth
+    )
+    positions = math.prod(place.result.shape[:-1])
+    lanes = fold.pe if alone else fold.simd
+    groups, words = (op.groups // lanes, 1) if alone else (op.groups, depth // lanes)
+    window = window_unit(place, op.window, x, groups=groups, words=words, lanes=lanes, fill=op.zero)
+    store = store_of(place, acc)
+    if alone:
+        unit: Unit = units.Depthwise(rows=positions, store=store, pe=fold.pe, **products.fields())
+    else:
+        unit = units.Dense(
+            rows=positions,
+            groups=op.groups,
+            store=store,
+            pe=fold.pe,
+            simd=fold.simd,
+            **products.fields(),
+        )
+    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, fold.pe),))]
+
+
+def conv_transpose(place: Place) -> list[Draft]:
+    """Zeros between the elements, then a convolution with the taps reversed."""
+    (x, w, bias), op = place.inputs, cast("IntConvTranspose", place.op)
+    codes = array_of(w)
+    window, before, after = op.spread.as_convolution(x.shape[1:-1])
+    if x.shape[0] != 1 or min(before + after) < 0:
+        raise place.refuse(
+            "a transposed convolution of a batch, or that cuts its border, has no form",
+            "export it for a batch of one, with paddings below the size of the kernel",
+        )
+    lanes = math.gcd(place.lanes[0], x.shape[-1] // op.groups)
+    spread = _spread(place, op, before, after, lanes)
+    for axis in range(1, codes.ndim - 1):
+        codes = np.flip(codes, axis)
+    rows = np.ascontiguousarray(codes).reshape(codes.shape[0], -1)
+    bounds = x.interval.union(Interval(op.zero, op.zero))
+    products = _Products(rows, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
+    depth = x.shape[-1] // op.groups
+    fold = place.fold(pe=rows.shape[0] // op.groups, simd=depth)
+    wide = tuple(n * s for n, s in zip(x.shape[1:-1], op.spread.window.strides, strict=True))
+    wide = tuple(n + b + a for n, b, a in zip(wide, before, after, strict=True))
+    end = replace(spread.writes[0], lanes=fold.simd)
+    slide = slide_over(place, window, wide, bounds, end, (op.groups, depth // fold.simd, op.zero))
+    acc = place.graph.value(place.step.nodes[0].outputs[0])
+    unit = units.Dense(
+        rows=math.prod(place.result.shape[:-1]),
+        groups=op.groups,
+        store=store_of(place, acc),
+        pe=fold.pe,
+        simd=fold.simd,
+        **products.fields(),
+    )
+    return [
+        spread,
+        slide,
+        Draft(place.name, unit, slide.writes, (place.end(place.result, fold.pe),)),
+    ]
+
+
+def _spread(
+    place: Place, op: IntConvTranspose, before: Sequence[int], after: Sequence[int], lanes: int
+) -> Draft:
+    """The operand with its zero point between its elements and around them."""
+    x = place.inputs[0]
+    strides = op.spread.window.strides
+    words = x.shape[-1] // lanes
+    axes = zip(x.shape[1:-1], strides, before, after, strict=True)
+    whole = (*(n * s + b + a for n, s, b, a in axes), words)
+    bounds = x.interval.union(Interval(op.zero, op.zero))
+    sizes = (*x.shape[1:-1], words)
+    unit = units.Frame((*before, 0), sizes, whole, (*strides, 1), op.zero, bounds.int_type(), lanes)
+    name = f"{place.name}_spread"
+    return Draft(
+        name,
+        unit,
+        (place.end(x, lanes),),
+        (End(name, lanes, bounds, math.prod(whole) * lanes, between=True),),
+    )

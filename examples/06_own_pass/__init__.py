@@ -1,0 +1,1 @@
+"""A pass of the user's own in the pipeline."""

@@ -1,0 +1,368 @@
+"""Cases for the laws: for every integer op, how to add one to a sketch with random operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.graph import Value
+from binpoint.ir.op import Semantics
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, IntType
+from binpoint.numeric.interval import Interval
+from binpoint.ops.affine import AffineRequantize, IntChannelLookup
+from binpoint.ops.blocks import PLACE, Block, IntArgExtreme, IntExtreme, IntSum
+from binpoint.ops.broadcast import Broadcast
+from binpoint.ops.chain import Chain
+from binpoint.ops.concat import IntConcat
+from binpoint.ops.conv import IntConv, IntDepthwise
+from binpoint.ops.conv_transpose import IntConvTranspose, Spread
+from binpoint.ops.copy import IntCopy, IntReshape, transposed
+from binpoint.ops.dense import IntDense, IntMatMul
+from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.lookup import IntLookup
+from binpoint.ops.pad import IntPad
+from binpoint.ops.pairwise import (
+    IntAdd,
+    IntMinMax,
+    IntMul,
+    OnnxruntimeAdd,
+    OnnxruntimeChain,
+    OnnxruntimeMul,
+)
+from binpoint.ops.pool import AveragePool
+from binpoint.ops.pooling import IntMaxPool
+from binpoint.ops.prelu import IntPRelu
+from binpoint.ops.requantize import Clamp, DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.ops.resize import IntResizeLinear, Weights
+from binpoint.ops.slices import IntGather
+from binpoint.ops.softmax import Softmax
+from tests.ops.float_cases import real
+from tests.ops.sketch import Sketch
+
+Case = Callable[[Sketch], Value]
+
+SUM = FixedType.per_tensor(I32, Dyadic(1, -12))
+
+
+def conv(s: Sketch) -> Value:
+    spatial, groups, each, outs = s.spatial(), s.number(1, 3), s.number(1, 3), s.number(1, 5)
+    x = s.input((s.number(1, 2), *spatial, groups * each))
+    window = s.window(spatial)
+    zero = x.elem.zero_point if window.padded else 0
+    w = s.weights(x, groups * outs, *window.kernel, each)
+    return s.add(IntConv(window, groups, zero, SUM), x, w, s.bias(groups * outs))
+
+
+def depthwise(s: Sketch) -> Value:
+    spatial, groups, each = s.spatial(), s.number(1, 6), s.number(1, 2)
+    x = s.input((s.number(1, 2), *spatial, groups))
+    window = s.window(spatial)
+    w = s.weights(x, *window.kernel, groups * each)
+    return s.add(IntDepthwise(window, groups, x.elem.zero_point, SUM), x, w, s.bias(groups * each))
+
+
+def dense(s: Sketch) -> Value:
+    depth, count = s.number(1, 9), s.number(1, 6)
+    x = s.input((*s.shape(s.number(1, 2)), depth))
+    return s.add(IntDense(SUM), x, s.weights(x, count, depth), s.bias(count))
+
+
+def matmul(s: Sketch) -> Value:
+    batch, m, k, n = s.shape(s.number(0, 2)), s.number(1, 4), s.number(1, 5), s.number(1, 4)
+    a, b = s.input((*batch, m, k)), s.input((*batch, k, n), s.type(s.storage(I8, U8)))
+    return s.add(IntMatMul(a.elem.zero_point, b.elem.zero_point, SUM), a, b)
+
+
+def conv_transpose(s: Sketch) -> Value:
+    spatial, groups, each, outs = s.spatial(), s.number(1, 2), s.number(1, 3), s.number(1, 3)
+    x = s.input((s.number(1, 2), *spatial, groups * each))
+    window = s.window(spatial)
+    sizes = zip(spatial, window.strides, window.reach, window.before, strict=True)
+    outputs = tuple(max(1, (n - 1) * t + r - b - s.number(0, 1)) for n, t, r, b in sizes)
+    w = s.weights(x, groups * outs, *window.kernel, each)
+    op = IntConvTranspose(Spread(window, outputs), groups, x.elem.zero_point, SUM)
+    return s.add(op, x, w, s.bias(groups * outs))
+
+
+def _clamp(s: Sketch, storage: IntType) -> tuple[int, int]:
+    """The whole range, or a part of it, or one code."""
+    ends = sorted((s.number(storage.min, storage.max), s.number(storage.min, storage.max)))
+    return s.pick((storage.min, storage.max), (ends[0], ends[1]), (ends[0], ends[0]))
+
+
+def dyadic_requantizer(s: Sketch, channels: int) -> Requantize:
+    target = s.type(s.storage(I8, U8, I16))
+    count = s.pick(1, channels)
+    shifts = tuple(s.number(1, 50) for _ in range(count))
+    multipliers = tuple(s.number(0, min(2**30, 2 ** min(30, n))) for n in shifts)
+    return DyadicRequantize(multipliers, shifts, target, *_clamp(s, target.storage))
+
+
+def affine_requantizer(s: Sketch, channels: int) -> Requantize:
+    target = s.type(s.storage(I8, U8, I16))
+    shifts = tuple(s.number(1, 40) for _ in range(channels))
+    multipliers = tuple(s.number(-(2**20), 2**20) for _ in range(channels))
+    offsets = tuple(s.number(-(2**40), 2**40) for _ in range(channels))
+    return AffineRequantize(multipliers, shifts, offsets, target, *_clamp(s, target.storage))
+
+
+def onnxruntime_requantizer(s: Sketch, channels: int, reach: Interval) -> Requantize:
+    """Results of 8 or 4 bits, scales from tiny to above one."""
+    target = s.type(s.storage(I8, U8, IntType(4, signed=True), IntType(2, signed=False)))
+    count = s.pick(1, channels)
+    scales = tuple(float(np.float32(2.0 ** s.random.uniform(-24, 1))) for _ in range(count))
+    ends = ((reach.lo, reach.hi),) * count
+    return OnnxruntimeRequantize(scales, ends, target, *_clamp(s, target.storage))
+
+
+def requantized(s: Sketch) -> Value:
+    """A requantizer of its own."""
+    channels = s.number(1, 5)
+    x = s.sums((*s.shape(2), channels))
+    return _requantized(s, x, channels)
+
+
+def _requantized(s: Sketch, x: Value, channels: int) -> Value:
+    match s.number(0, 2):
+        case 0:
+            return s.add(dyadic_requantizer(s, channels), x)
+        case 1:
+            return s.add(affine_requantizer(s, channels), x)
+        case _:
+            return s.add(onnxruntime_requantizer(s, channels, x.interval), x)
+
+
+def fused(s: Sketch) -> Value:
+    """A requantizer fused to what makes the sums."""
+    acc = s.pick(conv, depthwise, dense, matmul, summed)(s)
+    return _requantized(s, acc, acc.shape[-1])
+
+
+def clamp(s: Sketch) -> Value:
+    x = s.input(s.shape())
+    return s.add(Clamp(*_clamp(s, x.elem.storage)), x)
+
+
+def _narrow(s: Sketch, shape: Sequence[int]) -> Value:
+    return s.input(shape, s.type(s.storage(I8, U8)))
+
+
+def lookup(s: Sketch) -> Value:
+    x, target = _narrow(s, s.shape()), s.type()
+    table = s.build.constant(s.codes((256,), target.storage.min, target.storage.max), target)
+    return s.add(IntLookup(target, x.elem.storage.min), x, table)
+
+
+def channel_lookup(s: Sketch) -> Value:
+    x, target = _narrow(s, s.shape()), s.type()
+    entries = s.codes((x.shape[-1], 256), target.storage.min, target.storage.max)
+    return s.add(IntChannelLookup(target, x.elem.storage), x, s.build.constant(entries, target))
+
+
+def prelu(s: Sketch) -> Value:
+    x, target = s.input(s.shape()), s.type()
+    count = range(x.shape[-1])
+    slopes = [tuple(s.number(-(2**20), 2**20) for _ in count) for _ in range(2)]
+    shifts, offsets = (
+        tuple(s.number(1, 30) for _ in count),
+        tuple(s.number(-(2**30), 2**30) for _ in count),
+    )
+    return s.add(IntPRelu(*slopes, shifts, offsets, x.elem.zero_point, target), x)
+
+
+def _pair_shapes(s: Sketch) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Equal shapes, or one with axes left out or of size one."""
+    shape = s.shape(s.number(1, 4))
+    thin = tuple(s.pick(n, 1) for n in shape)
+    pair = s.pick((shape, shape), (shape, thin), (shape, shape[s.number(0, len(shape) - 1) :]))
+    return s.pick(pair, pair[::-1])
+
+
+def add(s: Sketch) -> Value:
+    shapes, target = _pair_shapes(s), s.type()
+    a, b = (s.input(shape) for shape in shapes)
+    shift = s.number(1, 30)
+    # In 32 bits on raw codes, or in 64.
+    top = s.pick(2**8, 2**30)
+    factors = s.number(-top, top), s.number(-top, top)
+    zeros = a.elem.zero_point, b.elem.zero_point
+    return s.add(
+        IntAdd(Broadcast.of(*shapes), *factors, shift, *zeros, target, *_clamp(s, target.storage)),
+        a,
+        b,
+    )
+
+
+def mul(s: Sketch) -> Value:
+    shapes, target = _pair_shapes(s), s.type()
+    a, b = (s.input(shape) for shape in shapes)
+    zeros = a.elem.zero_point, b.elem.zero_point
+    factor, shift = s.number(0, s.pick(2**6, 2**26)), s.number(1, 40)
+    return s.add(
+        IntMul(Broadcast.of(*shapes), factor, shift, *zeros, target, *_clamp(s, target.storage)),
+        a,
+        b,
+    )
+
+
+def runtime_pair(s: Sketch) -> Value:
+    """QLinearAdd, QLinearMul, or a chain of float operators between quantizers."""
+    shapes, storage = _pair_shapes(s), s.storage(I8, U8)
+    a, b = (s.input(shape, s.type(storage)) for shape in shapes)
+    size = s.pick(0.01, 1.0, 30.0)
+    axes, kinds, target = (
+        Broadcast.of(*shapes),
+        (a.elem, b.elem, a.interval, b.interval),
+        s.type(storage, size),
+    )
+    ends = _clamp(s, storage)
+    match s.number(0, 2):
+        case 0:
+            return s.add(OnnxruntimeAdd(axes, *kinds, target, *ends), a, b)
+        case 1:
+            return s.add(OnnxruntimeMul(axes, *kinds, target, *ends), a, b)
+        case _:
+            kind = s.pick(Chain.ADD, Chain.SUB, Chain.MUL)
+            return s.add(OnnxruntimeChain(axes, kind, *kinds, target, *ends), a, b)
+
+
+def minmax(s: Sketch) -> Value:
+    shapes, kind = _pair_shapes(s), s.type()
+    a, b = (s.input(shape, kind) for shape in shapes)
+    return s.add(IntMinMax(Broadcast.of(*shapes), s.pick(True, False), kind), a, b)
+
+
+def _block(s: Sketch, shape: Sequence[int]) -> Block:
+    first = s.number(0, len(shape) - 1)
+    return Block.of(shape, range(first, s.number(first, len(shape) - 1) + 1))
+
+
+def summed(s: Sketch) -> Value:
+    x = s.input(s.shape())
+    return s.add(IntSum(_block(s, x.shape), x.elem.zero_point, SUM), x)
+
+
+def extreme(s: Sketch) -> Value:
+    x = s.input(s.shape(), s.pick(None, SUM))
+    return s.add(IntExtreme(_block(s, x.shape), s.pick(True, False)), x)
+
+
+def arg_extreme(s: Sketch) -> Value:
+    x = s.input(s.shape())
+    op = IntArgExtreme(_block(s, x.shape), s.pick(True, False), s.pick(True, False))
+    value = s.add(op, x)
+    assert value.elem == PLACE
+    return value
+
+
+def max_pool(s: Sketch) -> Value:
+    spatial = s.spatial()
+    x = s.input((s.number(1, 2), *spatial, s.number(1, 4)))
+    return s.add(IntMaxPool(s.window(spatial)), x)
+
+
+def average(s: Sketch) -> Value:
+    """In both semantics, padding counted or not."""
+    spatial = s.spatial()
+    semantics = s.pick(*Semantics)
+    x = s.input((s.number(1, 2), *spatial, s.number(1, 4)), s.type(s.storage(I8, U8)))
+    window = s.window(spatial, dilated=semantics is Semantics.DYADIC)
+    op = AveragePool(window, s.pick(None, window.after))
+    return s.lower(op, [x], s.type(x.elem.storage), semantics)
+
+
+def softmax(s: Sketch) -> Value:
+    """In both semantics."""
+    shape = s.shape(s.number(1, 3))
+    x = s.input(shape, s.type(s.storage(I8, U8), s.pick(1.0, 16.0)))
+    op, semantics = Softmax(s.number(0, len(shape) - 1)), s.pick(*Semantics)
+    return s.lower(op, [x], op.result_type(x.elem), semantics)
+
+
+def layer_norm(s: Sketch) -> Value:
+    """Over any axis, of 8 and 16 bits on either side, now and then clamped."""
+    shape = s.shape(s.number(1, 3))
+    axis = s.number(0, len(shape) - 1)
+    x = s.input(shape)
+    parameters = [real(s.rng.normal(size=shape[axis]).astype(np.float32)) for _ in range(2)]
+    op = LayerNorm(axis, s.pick(0.0, 1e-5, 1.0))
+    y = s.lower(op, [x, *parameters], s.type(size=4.0), s.pick(*Semantics))
+    return s.add(Clamp(-5, 100), y) if s.pick(True, False) else y
+
+
+def copy(s: Sketch) -> Value:
+    """A transposition, or a strided selection backwards."""
+    shape = s.shape(s.number(2, 4))
+    x = s.input(shape, s.pick(None, SUM))
+    if s.pick(True, False):
+        return s.add(transposed(x, s.random.sample(range(len(shape)), len(shape))), x)
+    size = x.type.size
+    count, step = s.number(1, max(1, size // 2)), 2 if size > 1 else 1
+    return s.add(IntCopy.of((count,), (count,), (-step,), (count - 1) * step, x.elem), x)
+
+
+def reshape(s: Sketch) -> Value:
+    """Between two ops of its own, so that it is no copy."""
+    x = lookup(s)
+    flat = s.add(IntReshape((x.type.size,), x.elem), x)
+    return s.add(Clamp(x.elem.storage.min, x.elem.storage.max - 1), flat)
+
+
+def pad(s: Sketch) -> Value:
+    x = s.input(s.shape())
+    before, after = (tuple(s.number(0, 2) for _ in x.shape) for _ in range(2))
+    code = s.number(x.elem.storage.min, x.elem.storage.max)
+    return s.add(IntPad(before, after, code, x.elem), x)
+
+
+def concat(s: Sketch) -> Value:
+    shape, kind = list(s.shape()), s.type()
+    axis = s.number(0, len(shape) - 1)
+    parts: list[Value] = []
+    for _ in range(s.number(2, 4)):
+        shape[axis] = s.number(1, 3)
+        parts.append(s.input(shape, kind))
+    return s.add(IntConcat(axis, kind), *parts)
+
+
+def gather(s: Sketch) -> Value:
+    x = s.input(s.shape(), s.pick(None, SUM))
+    axis = s.number(0, len(x.shape) - 1)
+    indices = s.codes((s.number(1, 6),), 0, x.shape[axis] - 1).astype(np.int32)
+    return s.add(IntGather(axis, Constant(indices), x.elem), x)
+
+
+def resize_linear(s: Sketch) -> Value:
+    spatial = s.spatial()
+    x = s.input((s.number(1, 2), *spatial, s.number(1, 3)))
+    axes = [_weights(s, n) for n in spatial]
+    rows = axes[0] if len(axes) == 2 else Weights((0,), (0,), (0,), 1)
+    return s.add(IntResizeLinear(rows, axes[-1], len(spatial), x.elem.zero_point, SUM), x)
+
+
+def _weights(s: Sketch, size: int) -> Weights:
+    factor = s.number(1, 3)
+    low = tuple(s.number(0, size - 1) for _ in range(size * factor))
+    share = tuple(s.number(0, 2 * factor) for _ in low)
+    return Weights(low, tuple(min(i + 1, size - 1) for i in low), share, 2 * factor)
+
+
+def in_place(s: Sketch) -> Value:
+    """Ops one after another that may take their operand's memory, and a reader of both ends."""
+    x = _narrow(s, s.shape(3))
+    table = s.build.constant(s.codes((256,), x.elem.storage.min, x.elem.storage.max), x.elem)
+    first = s.add(IntLookup(x.elem, x.elem.storage.min), x, table)
+    second = s.add(Clamp(x.elem.storage.min + 3, x.elem.storage.max - 3), first)
+    third = s.add(IntMinMax(Broadcast.of(x.shape, x.shape), True, x.elem), second, first)
+    last = s.add(IntLookup(x.elem, x.elem.storage.min), third, table)
+    return s.add(IntMinMax(Broadcast.of(x.shape, x.shape), False, x.elem), last, x)
+
+
+CASES: tuple[Case, ...] = (
+    conv, depthwise, dense, matmul, conv_transpose, requantized, requantized, fused, fused, clamp, lookup,
+    channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax, summed, extreme, arg_extreme,
+    max_pool, average, average, softmax, softmax, layer_norm, copy, reshape, pad, concat, gather, resize_linear, in_place,
+)  # fmt: skip

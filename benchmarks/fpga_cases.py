@@ -51,13 +51,8 @@ def sums(pe: int, simd: int, x: int, w: int, arithmetic: str = "multiply") -> Ca
     )
 
 
-<<<<<<< HEAD
-def rescale(  # noqa: PLR0913 - a datapath has many widths
-    x: int, m: int, k: int, whole: int, shift: int, y: int = 8, lo: int = -128, hi: int = 127
-=======
 def rescale(
     x: int, m: int, k: int, whole: int, shift: int, ends: tuple[int, int] = (-128, 127)
->>>>>>> estimate
 ) -> Case:
     """A requantizer to results within `ends`."""
     lo, hi = ends
@@ -167,20 +162,12 @@ def _store(channels: int, acc: IntType) -> Store:
     )
 
 
-<<<<<<< HEAD
-def dense(  # noqa: PLR0913 - a datapath has many widths
-    rows: int, channels: int, depth: int, pe: int, simd: int, x: int = 8, w: int = 8,
-    arithmetic: str = "multiply",
-) -> units.Dense:  # fmt: skip
-    """Sums over `depth` operands of `x` bits by weights of `w` bits."""
-=======
 def dense(
     rows: int, channels: int, depth: int, way: tuple[int, int], bits: tuple[int, int] = (8, 8)
 ) -> units.Dense:
     """Sums over `depth` operands by weights of some bits, by PE and SIMD."""
     x, w = bits
     arithmetic = {1: "signs", 2: "planes"}.get(w, "multiply")
->>>>>>> estimate
     width = {"multiply": x + w - 1, "planes": x + 2, "signs": x + 1}[arithmetic]
     acc = IntType(width + levels(depth) + 1, signed=True)
     low, high = (-(1 << (w - 1)), (1 << (w - 1)) - 1) if w > 1 else (-1, 1)

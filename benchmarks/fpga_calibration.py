@@ -60,9 +60,8 @@ def main(which: Literal["primitives", "layers"], jobs: int, match: str) -> None:
     click.echo("| " + " | ".join(HEAD) + " |\n" + "| --- " * len(HEAD) + "|")
     found: list[Counts] = []
     with ThreadPoolExecutor(jobs) as pool:
-        for case, counts in zip(
-            chosen, pool.map(lambda c: synthesise(c.datapath), chosen), strict=True
-        ):
+        results = pool.map(synthesise, [case.datapath for case in chosen])
+        for case, counts in zip(chosen, results, strict=True):
             found.append(counts)
             click.echo(row(case, counts))
     click.echo("\n" + summary(chosen, found))

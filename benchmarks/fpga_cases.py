@@ -51,22 +51,17 @@ def sums(pe: int, simd: int, x: int, w: int, arithmetic: str = "multiply") -> Ca
     )
 
 
-def rescale(  # noqa: PLR0913 - a datapath has many widths
-    x: int, m: int, k: int, whole: int, shift: int, y: int = 8, lo: int = -128, hi: int = 127
+def rescale(
+    x: int, m: int, k: int, whole: int, shift: int, ends: tuple[int, int] = (-128, 127)
 ) -> Case:
-    """A requantizer."""
+    """A requantizer to results within `ends`."""
+    lo, hi = ends
+    y = Interval(lo, hi).int_type().width
     parameters = {
-        "XW": x,
-        "MW": m,
-        "KW": k,
-        "TW": whole,
-        "SHIFT": shift,
-        "YW": y,
-        "LO": lo,
-        "HI": hi,
-    }
-    name = f"rescale {x} by {m} bits to {lo}..{hi}"
-    return Case(name, Datapath("mulshift", parameters), fabric.mulshift(x, m, k, whole, shift, y))
+        "XW": x, "MW": m, "KW": k, "TW": whole, "SHIFT": shift, "YW": y, "LO": lo, "HI": hi
+    }  # fmt: skip
+    model = fabric.mulshift(x, m, k, whole, shift, y)
+    return Case(f"rescale {x} by {m} bits to {lo}..{hi}", Datapath("mulshift", parameters), model)
 
 
 def steps(count: int, x: int, y: int) -> Case:
@@ -116,9 +111,9 @@ def primitives() -> tuple[Case, ...]:
         ),
         *(rescale(x, 18, k, t, s) for x, k, t, s in ((26, 40, 44, 30), (32, 44, 48, 34))),
         *(rescale(x, 25, k, t, s) for x, k, t, s in ((20, 40, 45, 32), (24, 46, 49, 36))),
-        rescale(20, 18, 32, 38, 24, 4, 0, 15),
-        rescale(20, 18, 32, 38, 24, 8, -100, 127),
-        rescale(20, 18, 32, 38, 24, 8, 3, 100),
+        rescale(20, 18, 32, 38, 24, (0, 15)),
+        rescale(20, 18, 32, 38, 24, (-100, 127)),
+        rescale(20, 18, 32, 38, 24, (3, 100)),
         *(
             steps(*n)
             for n in ((1, 8, 1), (3, 8, 2), (3, 16, 2), (7, 16, 3), (15, 12, 4), (15, 20, 4))
@@ -138,8 +133,8 @@ def primitives() -> tuple[Case, ...]:
             for d, w in ((16, 8), (16, 32), (32, 32), (64, 8), (128, 32), (512, 8), (2000, 32))
         ),
         *(count(n) for n in (5, 16, 100, 1000)),
-        _layer("1 channel of 8, 1 product", dense(1, 8, 8, 1, 1)),
-        _layer("2 channels of 32, 2 products", dense(1, 32, 32, 2, 2)),
+        _layer("1 channel of 8, 1 product", dense(1, 8, 8, (1, 1))),
+        _layer("2 channels of 32, 2 products", dense(1, 32, 32, (2, 2))),
         _layer("windows 3x3 of 8x8, 1 channel", window(8, 8, 3, 1, 1, 1, 8)),
         _layer("windows 3x3 of 16x16, 16 channels", window(16, 16, 3, 1, 16, 4, 8)),
         _layer("sum of two streams, 1", pair(8, 1)),
@@ -167,18 +162,19 @@ def _store(channels: int, acc: IntType) -> Store:
     )
 
 
-def dense(  # noqa: PLR0913 - a datapath has many widths
-    rows: int, channels: int, depth: int, pe: int, simd: int, x: int = 8, w: int = 8,
-    arithmetic: str = "multiply",
-) -> units.Dense:  # fmt: skip
-    """Sums over `depth` operands of `x` bits by weights of `w` bits."""
+def dense(
+    rows: int, channels: int, depth: int, way: tuple[int, int], bits: tuple[int, int] = (8, 8)
+) -> units.Dense:
+    """Sums over `depth` operands by weights of some bits, by PE and SIMD."""
+    x, w = bits
+    arithmetic = {1: "signs", 2: "planes"}.get(w, "multiply")
     width = {"multiply": x + w - 1, "planes": x + 2, "signs": x + 1}[arithmetic]
     acc = IntType(width + levels(depth) + 1, signed=True)
     low, high = (-(1 << (w - 1)), (1 << (w - 1)) - 1) if w > 1 else (-1, 1)
     return units.Dense(
         rows, 1, _numbers((channels, depth), low, high), _numbers((channels,), -100, 100),
         IntType(x, signed=True), IntType(w, signed=True), acc, IntType(width, signed=True),
-        _store(channels, acc), pe, simd, arithmetic,
+        _store(channels, acc), *way, arithmetic,
     )  # fmt: skip
 
 
@@ -226,18 +222,25 @@ def pair(words: int, pe: int) -> units.Pair:
 def layers() -> tuple[Case, ...]:
     """Layers of real networks, none of which the model was fitted to."""
     return (
-        _layer("pendigits, dense 16 to 64, 4x4", dense(1, 64, 16, 4, 4)),
-        _layer("pendigits, dense 64 to 32, 8x4", dense(1, 32, 64, 8, 4)),
-        _layer("keywords, pointwise 64 to 64, 4x8", dense(125, 64, 64, 4, 8)),
-        _layer("images, 3x3 of 16 to 16, 2x16", dense(1024, 16, 144, 2, 16)),
+        _layer("pendigits, dense 16 to 64, 4x4", dense(1, 64, 16, (4, 4))),
+        _layer("pendigits, dense 64 to 32, 8x4", dense(1, 32, 64, (8, 4))),
+        _layer("keywords, pointwise 64 to 64, 4x8", dense(125, 64, 64, (4, 8))),
+        _layer("images, 3x3 of 16 to 16, 2x16", dense(1024, 16, 144, (2, 16))),
         _layer("keywords, depthwise 3x3 of 64, 8", depthwise(125, 64, 9, 8)),
-        _layer("4 bits, dense 784 to 64, 4x8", dense(1, 64, 784, 4, 8, 4, 4)),
-        _layer("2 bits, dense 64 to 64, 8x16", dense(1, 64, 64, 8, 16, 3, 2, "planes")),
-        _layer("1 bit, dense 256 to 256, 8x16", dense(1, 256, 256, 8, 16, 2, 1, "signs")),
+        _layer("4 bits, dense 784 to 64, 4x8", dense(1, 64, 784, (4, 8), (4, 4))),
+        _layer("2 bits, dense 64 to 64, 8x16", dense(1, 64, 64, (8, 16), (3, 2))),
+        _layer("1 bit, dense 256 to 256, 8x16", dense(1, 256, 256, (8, 16), (2, 1))),
         _layer("keywords, windows 3x3 of 25x5x64, 8", window(25, 5, 3, 1, 64, 8, 8)),
         _layer("images, windows 3x3 of 32x32x16, 8", window(32, 32, 3, 1, 16, 8, 8)),
         _layer("15 thresholds of 64 channels, 4", stepwise(64, 15, 14, 4)),
         _layer("images, sum of branches, 8", pair(2048, 8)),
+        _layer("pendigits, dense 32 to 10, 2x8", dense(1, 10, 32, (2, 8))),
+        _layer("keywords, first 10x4 of 1 to 64, 16x1", dense(125, 64, 40, (16, 1))),
+        _layer("6 bits, dense 64 to 32, 4x4", dense(1, 32, 64, (4, 4), (6, 6))),
+        _layer("3 bits, dense 128 to 64, 4x16", dense(1, 64, 128, (4, 16), (3, 3))),
+        _layer("keywords, depthwise 3x3 of 64, 4", depthwise(125, 64, 9, 4)),
+        _layer("images, windows 3x3 by 2 of 16x16x32, 16", window(16, 16, 3, 2, 32, 16, 8)),
+        _layer("7 thresholds of 32 channels, 8", stepwise(32, 7, 12, 8)),
     )
 
 

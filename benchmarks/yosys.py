@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-SOURCES = tuple(Path(__file__).resolve().parent / "fpga" / f for f in ("primitives.v", "units.v"))
+_FOLDER = Path(__file__).resolve().parent / "fpga"
+SOURCES = (_FOLDER / "primitives.v", _FOLDER / "units.v")
 SCRIPT = "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf"
-# LUTs of a slice that a memory or shift register made of LUTs takes (AMD UG474, tables 2-3 and
-# 2-4).
+# LUTs of a memory or shift register made of LUTs: AMD UG474, tables 2-3 and 2-4.
 _LUTS = {
     **{f"LUT{n}": 1 for n in range(1, 7)},
     "INV": 1, "SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1,
-    "RAM32X1S": 1, "RAM64X1S": 1, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4,
+    "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4,
+    "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4,
     "RAM32M": 4, "RAM64M": 4,
-    "RAM128X1S": 2, "RAM256X1S": 4,
 }  # fmt: skip
 _FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE")
 _BLOCKS = {"RAMB18E1": 1, "RAMB36E1": 2}
@@ -63,9 +63,11 @@ class Counts:
 
 
 def synthesise(datapath: Datapath, timeout: float = 1800) -> Counts:
-    """Run yosys and count. Raises CalledProcessError with its message.
+    """Run yosys and count.
 
-    ValueError for an unknown cell.
+    Raises:
+        CalledProcessError: yosys failed; its text is the output.
+        ValueError: a cell that is not counted.
     """
     with tempfile.TemporaryDirectory(prefix="binpoint-yosys-") as scratch:
         folder = Path(scratch)

@@ -46,7 +46,7 @@ and `DequantizeLinear` become types; `Identity`, `Dropout` and `Cast` between re
 What is missing is refused by name.
 
 The quantizers of QONNX are read from `qonnx.custom_op.general`, `finn.custom_op.general`,
-`onnx.brevitas` and the default domain; in a model with any of them (`../decisions/0001-qonnx.md`),
+`onnx.brevitas` and the default domain; in a model with any of them (`../decisions/0006-qonnx.md`),
 operators between quantizers that are straight or bent lines stay exact.
 
 {operators}

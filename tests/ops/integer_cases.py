@@ -113,7 +113,9 @@ def onnxruntime_requantizer(s: Sketch, channels: int, reach: Interval) -> Requan
     """Results of 8 or 4 bits, scales from tiny to above one."""
     target = s.type(s.storage(I8, U8, IntType(4, signed=True), IntType(2, signed=False)))
     count = s.pick(1, channels)
-    scales = tuple(float(np.float32(2.0 ** s.random.uniform(-24, 1))) for _ in range(count))
+    # A power of two meets ties, which no multiplication with ties upwards rounds to even.
+    exponents = (s.pick(s.random.uniform(-24, 1), s.number(-12, -8)) for _ in range(count))
+    scales = tuple(float(np.float32(2.0**e)) for e in exponents)
     ends = ((reach.lo, reach.hi),) * count
     return OnnxruntimeRequantize(scales, ends, target, *_clamp(s, target.storage))
 

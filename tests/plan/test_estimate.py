@@ -9,7 +9,7 @@ import pytest
 from benchmarks import fpga_cases
 from benchmarks.fpga_cases import Case
 from benchmarks.yosys import synthesise
-from binpoint.plan import estimate, fabric, units
+from binpoint.plan import estimate, fabric
 from binpoint.plan.design import Folding
 from binpoint.plan.folding import folded
 from tests.plan.designs import residual
@@ -57,7 +57,7 @@ def test_all_layers_of_a_design_are_estimated() -> None:
 
 
 def test_cycles_fall_and_slices_rise_as_a_layer_unfolds() -> None:
-    unit = fpga_cases.dense(10, 32, 64, 1, 1)
+    unit = fpga_cases.dense(10, 32, 64, (1, 1))
     before = unit.iterations
     for way in (Folding(1, 4), Folding(8, 4), Folding(32, 64)):
         wider = folded(unit, way)
@@ -66,17 +66,14 @@ def test_cycles_fall_and_slices_rise_as_a_layer_unfolds() -> None:
 
 
 def test_one_and_two_bit_layers_take_no_slices_for_their_products() -> None:
-    for bits, arithmetic in ((1, "signs"), (2, "planes")):
-        unit = fpga_cases.dense(1, 16, 32, 4, 8, 3, bits, arithmetic)
-        assert isinstance(unit, units.Dense)
+    for width in (1, 2):
+        unit = fpga_cases.dense(1, 16, 32, (4, 8), (3, width))
         assert estimate.resources(unit).dsp == unit.pe
 
 
 @pytest.mark.needs("yosys")
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [fpga_cases.layers()[0], fpga_cases.layers()[8]], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("case", [fpga_cases.layers()[i] for i in (0, 8)], ids=lambda c: c.name)
 def test_a_layer_is_close_to_synthesis(case: Case) -> None:
     try:
         found = synthesise(case.datapath)

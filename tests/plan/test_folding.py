@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from binpoint import pipelines
 from binpoint.errors import BadOption, DoesNotFit
@@ -38,6 +39,7 @@ def integers(model: Path, samples: Path) -> Graph:
     """The integer graph of a model."""
     graph = load(model)
     read = read_samples(samples, graph, 0)
+    assert read is not None
     return run(pipelines.mcu(), graph, Context(load_target("host"), OPTIONS, read.part(0, 8)))
 
 
@@ -79,7 +81,7 @@ def test_more_than_any_folding_gives_is_told(net: Graph) -> None:
 
 
 def test_a_smaller_part_is_slower(net: Graph) -> None:
-    small = replace_fabric(part(), dsp=8)
+    small = with_slices(part(), 8)
     choice = choose_folding(net, small, OPTIONS, fps=5e7)
     assert choice.estimate.total.dsp <= 8
     assert choice.fps < choose_folding(net, part(), OPTIONS, fps=5e7).fps
@@ -87,18 +89,14 @@ def test_a_smaller_part_is_slower(net: Graph) -> None:
     assert "the part has no more" in choice.notice
 
 
-def replace_fabric(target: FpgaTarget, **counts: int) -> FpgaTarget:
-    """The same part with other counts."""
-    keys = ("part", "lut", "ff", "dsp", "bram18", "uram", "dsp_a", "dsp_b")
-    have = {key: getattr(target.fabric, key) for key in keys}
-    fabric = type(target.fabric)(**{**have, **counts})
-    keys = ("schema", "name", "family", "summary", "source", "clock", "interface", "toolchain")
-    return FpgaTarget(fabric=fabric, **{key: getattr(target, key) for key in keys})
+def with_slices(target: FpgaTarget, count: int) -> FpgaTarget:
+    """The same part with another number of multiply-add slices."""
+    return structs.replace(target, fabric=structs.replace(target.fabric, dsp=count))
 
 
 def test_a_part_too_small_is_an_error(net: Graph) -> None:
     with pytest.raises(DoesNotFit, match=r"does not fit the part") as caught:
-        choose_folding(net, replace_fabric(part(), dsp=1), OPTIONS)
+        choose_folding(net, with_slices(part(), 1), OPTIONS)
     assert caught.value.have is not None
     assert "DSP" in caught.value.have
 

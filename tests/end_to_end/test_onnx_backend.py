@@ -33,6 +33,7 @@ _REFUSALS = (
     (r"`Resize`: (antialias|keep_aspect_ratio_policy .*)", "options of Resize"),
     (r"`Resize`: coordinate_transformation_mode `tf_crop_and_resize`", "options of Resize"),
     (r"`(Dropout|BatchNormalization)`: (in training mode|a form for training)", "training"),
+    (r"the operands of `BatchNormalization` do not fit", "training"),
     (r"`(Split|Slice)`: (.* do not split into .*|the result is empty)", "an empty result"),
     (r"`(De|Q)\w+Linear`: blocked quantization", "blocks"),
     (r"`(De|Q)\w+Linear`: activations with a scale per channel", "activations per tensor only"),

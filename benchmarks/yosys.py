@@ -13,11 +13,13 @@ import numpy as np
 
 SOURCES = tuple(Path(__file__).resolve().parent / "fpga" / f for f in ("primitives.v", "units.v"))
 SCRIPT = "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf"
-# LUTs of a slice that a memory or shift register made of LUTs takes (AMD UG474, tables 2-3 and 2-4).
+# LUTs of a slice that a memory or shift register made of LUTs takes (AMD UG474, tables 2-3 and
+# 2-4).
 _LUTS = {
     **{f"LUT{n}": 1 for n in range(1, 7)},
     "INV": 1, "SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1,
-    "RAM32X1S": 1, "RAM64X1S": 1, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM32M": 4, "RAM64M": 4,
+    "RAM32X1S": 1, "RAM64X1S": 1, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4,
+    "RAM32M": 4, "RAM64M": 4,
     "RAM128X1S": 2, "RAM256X1S": 4,
 }  # fmt: skip
 _FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE")
@@ -61,7 +63,10 @@ class Counts:
 
 
 def synthesise(datapath: Datapath, timeout: float = 1800) -> Counts:
-    """Run yosys and count. Raises CalledProcessError with its message, ValueError for an unknown cell."""
+    """Run yosys and count. Raises CalledProcessError with its message.
+
+    ValueError for an unknown cell.
+    """
     with tempfile.TemporaryDirectory(prefix="binpoint-yosys-") as scratch:
         folder = Path(scratch)
         words = [f"-chparam {k} {_number(v)}" for k, v in datapath.parameters.items()]
@@ -77,7 +82,12 @@ def synthesise(datapath: Datapath, timeout: float = 1800) -> Counts:
         ]
         (folder / "run.ys").write_text("\n".join(script) + "\n")
         subprocess.run(
-            ["yosys", "-q", "run.ys"], cwd=folder, check=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["yosys", "-q", "run.ys"],
+            cwd=folder,
+            check=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         text = (folder / "stat.json").read_text()
     return count(json.loads(text[text.index("{") :])["design"]["num_cells_by_type"])
@@ -90,7 +100,9 @@ def _number(value: int) -> str:
 
 def count(cells: Mapping[str, int]) -> Counts:
     """Add up cells by what they take of the fabric."""
-    unknown = sorted(set(cells) - set(_LUTS) - set(_FLOPS) - set(_BLOCKS) - set(_FREE) - {"DSP48E1"})
+    unknown = sorted(
+        set(cells) - set(_LUTS) - set(_FLOPS) - set(_BLOCKS) - set(_FREE) - {"DSP48E1"}
+    )
     if unknown:
         raise ValueError(f"cells that are not counted: {', '.join(unknown)}")
     return Counts(

@@ -44,7 +44,7 @@ Values = Sequence[Mapping[str, NDArray[np.int64]]]
 def samples(
     graph: Graph, rng: np.random.Generator, count: int = 3
 ) -> list[dict[str, NDArray[np.int64]]]:
-    """Codes for all inputs, within their bounds: uniform, at the ends, near the middle."""
+    """Codes for all inputs, within bounds: uniform, then at the ends, then near the middle."""
     return [
         {name: codes(graph.value(name), rng, kind) for name in graph.inputs}
         for kind in range(count)

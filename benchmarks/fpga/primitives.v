@@ -99,7 +99,7 @@ endmodule
 // Constants with a registered output, in logic or in block memory.
 module rom_logic #(parameter W = 8, D = 64, A = 6, FILE = "") (
     input clk, input en, input [A-1:0] at, output reg [W-1:0] q);
-    (* rom_style = "distributed", ram_style = "distributed" *) reg [W-1:0] mem [0:D-1];
+    (* rom_style = "logic", ram_style = "logic" *) reg [W-1:0] mem [0:D-1];
     initial $readmemh(FILE, mem);
     always @(posedge clk) if (en) q <= mem[at];
 endmodule

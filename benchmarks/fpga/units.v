@@ -19,12 +19,12 @@ module dense_unit #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW =
     wire last, fold_last, row_last, word_last;
     localparam LATE = 2 + LEVELS;
     reg [LATE:0] live, ends;
-    reg [1:0] valid;
+    reg [2:0] valid;
     wire fresh = !HELD || fold == 0;
-    wire en = !valid[1] || y_ready;
+    wire en = !valid[2] || y_ready;
     wire go = en && (!fresh || x_valid);
     assign x_ready = en && fresh;
-    assign y_valid = valid[1];
+    assign y_valid = valid[2];
     counter #(STEPS, CSTEP) steps(clk, rst, go, step, last);
     generate
         if (HELD) begin : turns
@@ -63,7 +63,7 @@ module dense_unit #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW =
     wire [AROW-1:0] early, late;
     wire first;
     delay #(AROW, LATE - 1) to_bias(clk, en, row, early);
-    delay #(AROW, 1) to_scale(clk, en, early, late);
+    delay #(AROW, 2) to_scale(clk, en, early, late);
     delay #(1, LATE) to_first(clk, en, step == 0, first);
     wire [PE*SIMD*WW-1:0] w;
     wire [PE*AW-1:0] bias;
@@ -85,8 +85,11 @@ module dense_unit #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW =
             rom_logic #(PE*KW, ROWS, AROW, KFILE) offsets(clk, en, late, k);
         end
     endgenerate
-    // The pipeline: constants, products, tree, sum, rescaled, stored.
+    // The pipeline: constants, products, tree, sum, complete, rescaled, stored. Without the register of
+    // complete sums yosys 0.23 takes the accumulator for a slice's pre-adder and loses its feedback.
     wire [PE*AW-1:0] acc;
+    reg [PE*AW-1:0] complete;
+    always @(posedge clk) if (en) complete <= acc;
     always @(posedge clk) if (rst) begin
         valid <= 0;
         live <= 0;
@@ -94,7 +97,7 @@ module dense_unit #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW =
     end else if (en) begin
         live <= {live[LATE-1:0], go};
         ends <= {ends[LATE-1:0], go && last};
-        valid <= {valid[0], ends[LATE]};
+        valid <= {valid[1:0], ends[LATE]};
     end
     mac #(PE, SIMD, LEVELS, XW, WW, PW, AW, KIND, LANES == 1) sums(
         clk, en, en && live[LATE-1], first, operand, w, bias, acc);
@@ -102,7 +105,7 @@ module dense_unit #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW =
     generate
         for (p = 0; p < PE; p = p + 1) begin : stored
             mulshift #(AW, MW, KW, TW, SHIFT, YW, LO, HI) one(
-                clk, en, acc[p*AW +: AW], m[p*MW +: MW], k[p*KW +: KW], y[p*YW +: YW]);
+                clk, en, complete[p*AW +: AW], m[p*MW +: MW], k[p*KW +: KW], y[p*YW +: YW]);
         end
     endgenerate
 endmodule
@@ -118,13 +121,17 @@ module window_unit #(parameter LANES = 1, XW = 8, WORDS = 1, IN_H = 8, IN_W = 8,
     reg [CROW-1:0] column;
     reg [CT-1:0] time_now, sent;
     reg [CW-1:0] ky, kx;
+    reg [AR-1:0] left_word, kx_word;
     reg [CROW-1:0] word;
     reg out, inside2, inside3, out2;
     wire en = !out || y_ready;
     wire loading = loaded < needed;
     wire sending = phase >= 0 && sent < SENT;
     wire go = en && (!loading || x_valid);
-    wire [AR-1:0] to = load_slot * ROW + column;
+    (* rom_style = "logic", ram_style = "logic" *) reg [AR-1:0] row_starts [0:(1<<CS)-1];
+    integer i;
+    initial for (i = 0; i < (1 << CS); i = i + 1) row_starts[i] = i < HELD ? i * ROW : 0;
+    wire [AR-1:0] to = row_starts[load_slot] + column;
     wire signed [CW-1:0] row = base + ky;
     wire signed [CW-1:0] col = left + kx;
     wire inside = row >= 0 && row < IN_H && col >= 0 && col < IN_W;
@@ -152,10 +159,11 @@ module window_unit #(parameter LANES = 1, XW = 8, WORDS = 1, IN_H = 8, IN_W = 8,
         phase <= -1;
         base <= -BEFORE_H;
         left <= -BEFORE_W;
-        {slot, load_slot, column, time_now, sent, ky, kx, word, loaded, out, out2} <= 0;
+        {slot, load_slot, column, time_now, sent, ky, kx, kx_word, word, loaded, out, out2} <= 0;
+        left_word <= -BEFORE_W * WORDS;
         needed <= PROLOGUE;
     end else if (go) begin
-        at <= place * ROW + (inside ? col * WORDS + word : word);
+        at <= row_starts[place[CS-1:0]] + left_word + kx_word + word;
         inside2 <= inside;
         inside3 <= inside2;
         out2 <= sending;
@@ -171,13 +179,18 @@ module window_unit #(parameter LANES = 1, XW = 8, WORDS = 1, IN_H = 8, IN_W = 8,
             sent <= sent + 1;
             word <= word_last ? 0 : word + 1;
             if (word_last) kx <= kx_last ? 0 : kx + 1;
+            if (word_last) kx_word <= kx_last ? 0 : kx_word + WORDS;
             if (word_last && kx_last) ky <= ky_last ? 0 : ky + 1;
-            if (word_last && kx_last && ky_last) left <= left + STRIDE;
+            if (word_last && kx_last && ky_last) begin
+                left <= left + STRIDE;
+                left_word <= left_word + STRIDE * WORDS;
+            end
         end
         time_now <= turn ? 0 : time_now + 1;
         if (turn) begin
             sent <= 0;
             left <= -BEFORE_W;
+            left_word <= -BEFORE_W * WORDS;
             phase <= phase + 1;
             base <= base + STRIDE;
             needed <= needed + STRIDE > IN_H ? IN_H : needed + STRIDE;

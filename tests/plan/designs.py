@@ -57,7 +57,8 @@ def add(words: int) -> units.Pair:
     """Sum of two streams."""
     byte = BYTE.int_type()
     total = Interval(-256, 254)
-    return units.Pair("linear", 1, words, byte, byte, total.int_type(), as_it_is(total), 1)
+    numbers = (("ma", 1), ("mb", 1))
+    return units.Pair("linear", 1, words, byte, byte, total.int_type(), as_it_is(total), 1, numbers)
 
 
 def connect(layers: list[tuple[str, Unit, str, str]], source: str, sink: str) -> Design:

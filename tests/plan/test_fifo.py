@@ -1,4 +1,4 @@
-"""FIFO depths: enough for the pace and against deadlock, and no more than needed where it matters."""
+"""FIFO depths: enough for the pace and against deadlock, and not much more."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from tests.plan.designs import residual
 from hypothesis import given
 from hypothesis import strategies as st
 
 from binpoint.plan import fifo
 from binpoint.plan.fifo import Process
 from binpoint.plan.units import Unit
+from tests.plan.designs import residual
 
 
 def late(unit: Unit) -> int:
@@ -21,7 +21,9 @@ def late(unit: Unit) -> int:
     return 7
 
 
-def cycles(network: Sequence[Process], depths: Mapping[str, int], inferences: int) -> list[int] | None:
+def cycles(
+    network: Sequence[Process], depths: Mapping[str, int], inferences: int
+) -> list[int] | None:
     """The cycle in which each inference ends, found cycle by cycle; None in a deadlock."""
     places = [(p, 0) for p in network]
     moved = {s: [0, 0] for p in network for s in (*p.reads, *p.writes)}
@@ -102,7 +104,7 @@ def test_cycle_by_cycle_too_little_depth_is_a_deadlock_too() -> None:
     assert cycles(network, {**depths, "skip": least - 1}, 1) is None
 
 
-def network_of(draw: st.DrawFn, words: int) -> list[Process]:
+def network_of(data: st.DataObject, words: int) -> list[Process]:
     """A source, a fork, a loop on one branch that takes words in runs, a join, a sink."""
 
     def events(late_by: int, run: int, gap: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -110,8 +112,8 @@ def network_of(draw: st.DrawFn, words: int) -> list[Process]:
         return late_by + at + at // run * gap
 
     every = events(0, 1, 0)
-    hold = draw(st.integers(0, 2 * words))
-    run, gap = draw(st.integers(1, words)), draw(st.integers(0, 5))
+    hold = data.draw(st.integers(0, 2 * words))
+    run, gap = data.draw(st.integers(1, words)), data.draw(st.integers(0, 5))
     out = np.maximum(events(hold, run, gap), events(0, 1, 0))
     return [
         Process("in", {}, {"x": every}, words),
@@ -125,7 +127,7 @@ def network_of(draw: st.DrawFn, words: int) -> list[Process]:
 @given(st.data())
 def test_whether_a_network_deadlocks_does_not_depend_on_time(data: st.DataObject) -> None:
     words = data.draw(st.integers(2, 12))
-    network = network_of(data.draw, words)
+    network = network_of(data, words)
     streams = ("x", "a", "skip", "b", "y")
     depths = {s: data.draw(st.integers(1, words)) for s in streams}
     assert (cycles(network, depths, 1) is None) == bool(fifo.simulate(network, depths))
@@ -133,7 +135,7 @@ def test_whether_a_network_deadlocks_does_not_depend_on_time(data: st.DataObject
 
 @given(st.data())
 def test_a_network_keeps_its_pace_at_its_occupancy(data: st.DataObject) -> None:
-    network = network_of(data.draw, data.draw(st.integers(2, 12)))
+    network = network_of(data, data.draw(st.integers(2, 12)))
     interval = max(p.length for p in network)
     even = data.draw(st.booleans())
     written, read = fifo.paced(network, interval, even=even)

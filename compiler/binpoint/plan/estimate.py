@@ -1,0 +1,409 @@
+"""What a design takes and how fast it is, layer by layer, before any synthesis.
+
+Resources are those of the datapaths of ``plan/fabric.py``, put together as the units are. They are
+meant for choosing a folding and for telling whether a design fits; they are no vendor's figures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import assert_never
+
+from binpoint.plan import fabric, units
+from binpoint.plan.design import Design
+from binpoint.plan.fabric import Resources
+from binpoint.plan.store import Store
+from binpoint.plan.units import Unit
+
+_SMALL_TABLE = 256
+_BOTH = 2
+_HANDSHAKE = Resources(lut=6, ff=4)
+_KINDS = (
+    units.Dense | units.Depthwise | units.Reduce | units.Arg | units.Softmax | units.Window
+    | units.Map | units.Pair | units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
+)  # fmt: skip
+Known = _KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEstimate:
+    """One layer.
+
+    Args:
+        name: of the layer.
+        stem: of its unit.
+        pe, simd: lanes of results, and products of a sum.
+        cycles: iterations of one inference.
+        latency: cycles from reading a word to writing what it completes.
+        interval: cycles between inferences, of this layer alone.
+        resources: without its streams.
+    """
+
+    name: str
+    stem: str
+    pe: int
+    simd: int
+    cycles: int
+    latency: int
+    interval: int
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class DesignEstimate:
+    """All layers in order, the streams between them, and the whole.
+
+    Args:
+        interval: cycles between inferences: the slowest layer's or port's.
+    """
+
+    layers: tuple[LayerEstimate, ...]
+    streams: Resources
+    total: Resources
+    interval: int
+
+    @property
+    def slowest(self) -> LayerEstimate:
+        """The layer that sets the pace, the first of equals."""
+        return max(self.layers, key=lambda layer: layer.interval)
+
+
+def estimate(design: Design) -> DesignEstimate:
+    """The estimate of a design with its streams at their depths."""
+    layers: list[LayerEstimate] = []
+    for layer in design.layers:
+        unit, late = layer.unit, latency(layer.unit)
+        pe, simd = parallel(unit)
+        cycles = unit.iterations
+        layers.append(
+            LayerEstimate(
+                layer.name, unit.stem, pe, simd, cycles, late, cycles + late, resources(unit)
+            )
+        )
+    fifos = fabric.total(
+        [fabric.fifo(s.depth, s.lanes * s.elem.width) for s in design.streams.values()]
+    )
+    whole = fabric.total([layer.resources for layer in layers]) + fifos
+    ports = [design.streams[p.stream].words for p in (*design.inputs, *design.outputs)]
+    pace = max(*(layer.interval for layer in layers), *ports)
+    return DesignEstimate(tuple(layers), fifos, whole, pace)
+
+
+def parallel(unit: Unit) -> tuple[int, int]:
+    """Lanes of results, and products of a sum."""
+    pe = getattr(unit, "pe", getattr(unit, "lanes", 1))
+    return int(pe), int(getattr(unit, "simd", 1))
+
+
+def latency(unit: Unit) -> int:
+    """Pipeline stages from reading a word to writing a result, as in the calibrated datapaths."""
+    match unit:
+        case units.Dense():
+            return 3 + fabric.bits(unit.simd) * (unit.simd > 1) + _store_stages(unit.store)
+        case units.Depthwise():
+            return 3 + _store_stages(unit.store)
+        case units.Reduce():
+            return 2 + _store_stages(unit.store)
+        case units.Map():
+            return 1 + _store_stages(unit.store)
+        case units.Pair():
+            return 3 + _store_stages(unit.store)
+        case _:
+            return 2
+
+
+def _store_stages(store: Store) -> int:
+    match store.form:
+        case "pass":
+            return 0
+        case "mulshift":
+            return 3 if store.ups is None and store.downs is None else 4
+        case _:
+            return 1
+
+
+def resources(unit: Unit) -> Resources:
+    """What a unit takes, its streams not counted."""
+    assert isinstance(unit, Known)
+    match unit:
+        case units.Dense():
+            return _dense(unit)
+        case units.Depthwise():
+            return _depthwise(unit)
+        case units.Window():
+            return _window(unit)
+        case units.Reduce():
+            return _reduce(unit)
+        case units.Arg():
+            return _arg(unit)
+        case units.Softmax():
+            return _softmax(unit)
+        case units.Map():
+            stored = stores(unit.store, unit.x.width, unit.folds, unit.pe)
+            held = Resources(ff=unit.pe * unit.x.width)
+            return _HANDSHAKE + stored + held + fabric.counter(unit.folds)
+        case units.Pair():
+            return _pair(unit)
+        case units.Concat() | units.Copy() | units.Frame() | units.Fork() | units.Lanes():
+            return _moves(unit)
+        case _:
+            assert_never(unit)
+
+
+# ---- results
+
+
+def stores(store: Store, x: int, folds: int, lanes: int, *, added: bool = False) -> Resources:
+    """What turns sums of `x` bits into results, with constants for `folds` words of lanes.
+
+    `added` tells that a slice has added the offset already.
+    """
+    y = store.result.width
+    match store.form:
+        case "pass":
+            return Resources(ff=y * lanes)
+        case "clamp":
+            return (fabric.compare(x) * 2 + Resources(lut=y, ff=y)) * lanes
+        case "thresholds":
+            assert store.thresholds is not None
+            rows, levels = store.thresholds.array.shape
+            constants = fabric.rom(folds if rows > 1 else 1, lanes * levels * x)
+            return fabric.thresholds(levels, x, y) * lanes + constants
+        case "lookup":
+            assert store.table is not None
+            rows, codes = store.table.array.shape
+            words = codes * (folds if rows > 1 else 1)
+            return fabric.rom(words, y, _SMALL_TABLE) * lanes
+        case _:
+            return _rescaled(store, x, folds, lanes, added=added)
+
+
+def _rescaled(store: Store, x: int, folds: int, lanes: int, *, added: bool) -> Resources:
+    assert store.multiplier is not None
+    assert store.offset is not None
+    assert store.shift is not None
+    assert store.total is not None
+    m = _width(store.multiplier.array.min(), store.multiplier.array.max())
+    k = _width(store.offset.array.min(), store.offset.array.max())
+    shifts = sorted({int(s) for s in store.shift.array.reshape(-1)})
+    whole, y = store.total.width, store.result.width
+    same = store.multiplier.array.shape[0] == 1
+    if same and _is_shift(int(store.multiplier.array[0])):
+        each = Resources() if added else Resources(lut=whole, ff=whole)
+        each += fabric.clamp(max(whole - shifts[0], y), y)
+    else:
+        each = fabric.mulshift(x, m, k, whole, shifts[0], y)
+    if len(shifts) > 1:
+        each += Resources(lut=whole * math.ceil(math.log(len(shifts), 4)))
+    lists = [c.array for c in (store.ups, store.downs) if c is not None]
+    for listed in lists:
+        each += Resources(lut=listed.shape[1] * x / 3 + y, ff=y)
+    words = 1 if same else folds
+    constants = fabric.rom(words, lanes * (m + k))
+    if len(shifts) > 1:
+        constants += fabric.rom(words, lanes * fabric.bits(max(shifts) + 1))
+    for listed in lists:
+        constants += fabric.rom(words, lanes * listed.shape[1] * (x + 1))
+    return each * lanes + constants
+
+
+def _is_shift(number: int) -> bool:
+    """Whether a product with the number is none: a power of two, or zero."""
+    return number >= 0 and number & (number - 1) == 0
+
+
+def _width(lo: int, hi: int) -> int:
+    """Bits of a signed type that holds both."""
+    return max(int(lo + 1 if lo < 0 else lo).bit_length(), int(hi).bit_length()) + 1
+
+
+# ---- sums of products
+
+
+def _dense(unit: units.Dense) -> Resources:
+    x, simd = unit.x.width, unit.simd
+    rows, words = unit.groups * unit.folds, unit.groups * unit.folds * unit.steps
+    parts = [
+        _HANDSHAKE,
+        _sums(unit, unit.pe, simd, shared=True),
+        fabric.rom(words, unit.pe * simd * _held(unit)),
+        fabric.rom(rows, unit.pe * unit.acc.width),
+        stores(unit.store, unit.acc.width, rows, unit.pe),
+        Resources(ff=simd * x),
+        fabric.counter(unit.steps),
+        fabric.counter(rows),
+        fabric.counter(words),
+        _delays(latency(unit), fabric.bits(rows) if rows > 1 else 0),
+    ]
+    if unit.folds > 1:
+        parts += [
+            fabric.ram(unit.steps, simd * x),
+            Resources(lut=simd * x),
+            fabric.counter(unit.folds),
+        ]
+    return fabric.total(parts)
+
+
+def _depthwise(unit: units.Depthwise) -> Resources:
+    parts = [
+        _HANDSHAKE,
+        _sums(unit, unit.pe, 1, shared=False),
+        fabric.rom(unit.folds * unit.taps, unit.pe * _held(unit)),
+        fabric.rom(unit.folds, unit.pe * unit.acc.width),
+        stores(unit.store, unit.acc.width, unit.folds, unit.pe),
+        Resources(ff=unit.pe * unit.x.width),
+        fabric.counter(unit.taps),
+        fabric.counter(unit.folds),
+        fabric.counter(unit.folds * unit.taps),
+        _delays(latency(unit), fabric.bits(unit.folds) if unit.folds > 1 else 0),
+    ]
+    return fabric.total(parts)
+
+
+def _held(unit: units.Dense | units.Depthwise) -> int:
+    """Bits of a weight in memory."""
+    return 1 if unit.arithmetic == "signs" else unit.weight.width
+
+
+def _sums(
+    unit: units.Dense | units.Depthwise, lanes: int, terms: int, *, shared: bool
+) -> Resources:
+    x = unit.x.width + (not unit.x.signed)
+    w = unit.weight.width + (not unit.weight.signed)
+    width = min(unit.product.width + (not unit.product.signed), x + w)
+    acc = unit.acc.width + (not unit.acc.signed)
+    one = fabric.product(x, w, unit.arithmetic, lanes if shared else 1)
+    return fabric.mac(lanes, terms, one, width, acc)
+
+
+def _delays(stages: int, index: int) -> Resources:
+    """What goes with words through the pipeline: flags, and indices in shift registers."""
+    return Resources(lut=2 * index + 2, ff=2 * stages + 2 * index)
+
+
+# ---- windows and folds
+
+
+def _window(unit: units.Window) -> Resources:
+    """A ring of rows, counters of time, place and tap, and addresses."""
+    wide = unit.lanes * unit.elem.width
+    words = unit.rows_held * unit.row_words
+    address = fabric.bits(words)
+    row = fabric.bits(unit.row_words)
+    place = fabric.bits(max(unit.size)) + 2
+    slot = fabric.bits(unit.rows_held)
+    time = fabric.bits(max(unit.phase, unit.prologue))
+    kernel = sum(fabric.bits(k) for k in unit.kernel)
+    control = Resources(
+        lut=3 * address + 2 * row + 7 * place + 4 * slot + 4 * time + 2 * kernel,
+        ff=3 * address + 2 * row + 7 * place + 2 * slot + 2 * time,
+    )
+    padding = Resources(lut=wide if any(unit.before) else 0)
+    return _HANDSHAKE + control + padding + fabric.ram(words, wide)
+
+
+def _reduce(unit: units.Reduce) -> Resources:
+    acc, lanes = unit.acc.width, unit.pe
+    joined = Resources(lut=acc) if unit.kind == "sum" else fabric.compare(acc) + Resources(lut=acc)
+    held = fabric.ram(unit.folds, lanes * acc) if unit.held and unit.folds > 1 else Resources()
+    parts = [
+        _HANDSHAKE,
+        (joined + Resources(ff=acc)) * lanes,
+        held,
+        stores(unit.store, acc, unit.folds, lanes),
+        fabric.counter(unit.taps),
+        fabric.counter(unit.folds),
+    ]
+    return fabric.total(parts)
+
+
+def _arg(unit: units.Arg) -> Resources:
+    index = fabric.bits(unit.taps)
+    each = fabric.compare(unit.x.width) + Resources(
+        lut=unit.x.width + index, ff=unit.x.width + index
+    )
+    held = fabric.ram(unit.folds, unit.pe * (unit.x.width + index))
+    counters = fabric.counter(unit.taps) + fabric.counter(unit.folds)
+    return _HANDSHAKE + each * unit.pe + counters + (held if unit.folds > 1 else Resources())
+
+
+def _softmax(unit: units.Softmax) -> Resources:
+    """A held row, a table, an adder, and a divider that finds one bit a cycle."""
+    low, high = int(unit.table.array.min()), int(unit.table.array.max())
+    entry, quotient = _width(low, high), unit.quotient_bits
+    divider = Resources(lut=3 * quotient, ff=3 * quotient)
+    adder = Resources(lut=quotient, ff=quotient)
+    parts = [
+        _HANDSHAKE,
+        fabric.ram(unit.count, unit.x.width),
+        fabric.rom(unit.table.array.size, entry, _SMALL_TABLE),
+        fabric.compare(unit.x.width),
+        adder,
+        divider,
+        fabric.clamp(quotient, 8),
+        fabric.counter(unit.row_cycles),
+    ]
+    return fabric.total(parts)
+
+
+# ---- pairs and moves
+
+
+def _pair(unit: units.Pair) -> Resources:
+    """Two operands, what is computed of them, and the store."""
+    a, b, product = unit.a.width, unit.b.width, unit.product.width
+    numbers = dict(unit.numbers)
+    match unit.form:
+        case "linear":
+            each = _scaled(a, numbers["ma"]) + _scaled(b, numbers["mb"])
+            if each.dsp < _BOTH:
+                each += Resources(lut=product, ff=product)
+        case "product":
+            zeros = Resources(lut=(a if numbers["zero_a"] else 0) + (b if numbers["zero_b"] else 0))
+            each = zeros + fabric.product(a + 1, b + 1, "multiply")
+        case "table":
+            each = Resources(lut=product)
+        case _:
+            each = fabric.compare(product) + Resources(lut=product, ff=product)
+    in_slices = unit.form == "linear" and each.dsp == _BOTH
+    operands = Resources() if in_slices else Resources(ff=a + b)
+    parts = [_HANDSHAKE, (each + operands) * unit.pe, fabric.counter(unit.folds)]
+    if unit.constant is not None:
+        parts.append(fabric.rom(unit.folds, unit.pe * (a if unit.constant_first else b)))
+    elif unit.held is not None and unit.folds > 1:
+        parts.append(fabric.ram(unit.folds, unit.pe * (b if unit.held else a)))
+    return fabric.total(parts) + stores(unit.store, product, 1, unit.pe, added=in_slices)
+
+
+def _scaled(width: int, number: int) -> Resources:
+    """A product with a number that is known."""
+    if _is_shift(number):
+        return Resources()
+    return fabric.product(width, number.bit_length() + 1, "multiply")
+
+
+def _moves(
+    unit: units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes,
+) -> Resources:
+    wide = unit.elem.width * (
+        max(unit.lanes_in, unit.lanes_out) if isinstance(unit, units.Lanes) else unit.lanes
+    )
+    match unit:
+        case units.Concat():
+            choice = Resources(lut=wide * math.ceil(len(unit.parts) / 4), ff=wide)
+            return _HANDSHAKE + choice + fabric.counter(sum(unit.parts))
+        case units.Copy():
+            axes = fabric.total([fabric.counter(n) for n in unit.sizes])
+            index = fabric.bits(unit.words + 1)
+            address = Resources(lut=index * (len(unit.sizes) + 3), ff=3 * index)
+            return _HANDSHAKE + axes + address + fabric.ram(unit.ring, wide)
+        case units.Frame():
+            axes = fabric.total([fabric.counter(n) for n in unit.whole])
+            inside = fabric.total([fabric.compare(fabric.bits(n)) * 2 for n in unit.whole])
+            return _HANDSHAKE + axes + inside + Resources(lut=wide, ff=wide)
+        case units.Fork():
+            return _HANDSHAKE + Resources(lut=2 * unit.count, ff=wide)
+        case units.Lanes():
+            ratio = max(unit.lanes_in, unit.lanes_out) // min(unit.lanes_in, unit.lanes_out)
+            return _HANDSHAKE + Resources(lut=wide, ff=wide) + fabric.counter(ratio)

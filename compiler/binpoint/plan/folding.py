@@ -1,0 +1,427 @@
+"""choose_folding(): PE and SIMD of every layer for an asked throughput or latency, within a part.
+
+Every layer gets the cheapest folding with which it keeps the pace, so that all are balanced to the
+slowest. Cheap is what takes the smallest share of the part. The choice is made on units alone; the
+design is then built with it, its streams are sized, and the whole is estimated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from binpoint.errors import BadOption, DoesNotFit
+from binpoint.ir.graph import Graph
+from binpoint.options import CompileOptions
+from binpoint.plan import estimate, units
+from binpoint.plan.dataflow import design
+from binpoint.plan.design import Design, Folding, Layer
+from binpoint.plan.estimate import DesignEstimate
+from binpoint.plan.fabric import Resources
+from binpoint.plan.fifo import Sizing, sized
+from binpoint.plan.units import Unit
+from binpoint.target import Fabric, FpgaTarget
+
+# Look-up tables beyond this share are seldom routed (AMD UG949, on congestion, advises 70 to 80 %).
+FILL = 0.8
+_SLOWER = 1.15
+_ROUNDS = 12
+_STEP = 0.9
+_ADAPTOR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A folding, and the design that it makes.
+
+    Args:
+        folding: by layer.
+        design: with its streams at the depths of `sizing`.
+        estimate: of the design.
+        clock_hz: cycles in a second.
+        asked: cycles between inferences that were asked for; None for as few as fit.
+        notice: what stands in the way, with figures, if the asked pace is not reached.
+    """
+
+    folding: Mapping[str, Folding]
+    design: Design
+    sizing: Sizing
+    estimate: DesignEstimate
+    clock_hz: float
+    asked: int | None
+    notice: str | None = None
+
+    @property
+    def fps(self) -> float:
+        """Inferences in a second."""
+        return self.clock_hz / self.sizing.interval
+
+    @property
+    def latency(self) -> float:
+        """Seconds from the first word in to the last word out."""
+        return self.sizing.latency / self.clock_hz
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A way to fold a layer: cycles between inferences, and what it takes with its window."""
+
+    folding: Folding
+    interval: int
+    resources: Resources
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """Where a layer's words come from: the layer, None for a port; elements of one inference."""
+
+    source: str | None
+    elements: int
+    forked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A layer that can be folded: all ways, cheapest first, and its operands."""
+
+    name: str
+    options: tuple[_Option, ...]
+    operands: tuple[_Operand, ...]
+    by_simd: bool
+
+
+def choose_folding(
+    graph: Graph,
+    target: FpgaTarget,
+    options: CompileOptions,
+    *,
+    fps: float | None = None,
+    latency: float | None = None,
+    given: Mapping[str, Folding] | None = None,
+) -> Choice:
+    """The cheapest folding that meets `fps` or `latency` (seconds) at the target's clock.
+
+    With neither, the fastest that fits the part. Layers in `given` are folded as it says. A pace
+    that no folding within the part reaches is no error: `notice` says how far it gets and why.
+
+    Raises:
+        BadOption: both or a number that is not positive, or `given` does not divide.
+        DoesNotFit: the design does not fit the part at any folding.
+        NoIntegerForm: an op has no form as a unit.
+    """
+    hertz = 1e9 / target.clock.period_ns
+    goal = _goal(fps, latency, hertz)
+    base = design(graph, target, options, given)
+    places = _places(base, target.fabric, given or {})
+    floor = _floor(base, places)
+    pace = _fitting(places, target.fabric, max(floor, goal or 0))
+    build = partial(_built, graph, target, options, places, goal)
+    choice = build(pace)
+    for _ in range(_ROUNDS):
+        slower = _slower(choice, target, pace)
+        quicker = None if latency is None else _quicker(choice, places, target, pace, floor)
+        if slower is None and quicker is None:
+            break
+        pace = slower or quicker or pace
+        choice = build(pace)
+    over = _over(choice.estimate.total, target.fabric)
+    if over:
+        raise DoesNotFit(
+            "the design does not fit the part",
+            at=target.name,
+            have=over,
+            hint="choose a larger part, or a smaller model",
+        )
+    return replace(choice, notice=_notice(choice, target, latency, floor))
+
+
+def _slower(choice: Choice, target: FpgaTarget, pace: int) -> int | None:
+    """The next pace to try if the built design, adaptors and streams included, is too large."""
+    if _over(choice.estimate.total, target.fabric) is None:
+        return None
+    return math.ceil(max(pace, choice.sizing.interval) * _SLOWER)
+
+
+def _quicker(
+    choice: Choice, places: tuple[_Place, ...], target: FpgaTarget, pace: int, floor: int
+) -> int | None:
+    """The next pace to try if words take too long from end to end, and a quicker one fits."""
+    assert choice.asked is not None
+    share = choice.asked / choice.sizing.latency
+    if share >= 1 or pace <= floor:
+        return None
+    wanted = max(floor, math.floor(pace * min(_STEP, share)))
+    return wanted if _fitting(places, target.fabric, wanted) == wanted else None
+
+
+def _goal(fps: float | None, latency: float | None, hertz: float) -> int | None:
+    """Cycles between inferences that were asked for."""
+    if fps is not None and latency is not None:
+        raise BadOption("both a throughput and a latency are asked for", hint="give one of them")
+    asked = fps if fps is not None else latency
+    if asked is None:
+        return None
+    if not asked > 0 or math.isinf(asked):
+        raise BadOption("an asked pace is not positive", have=str(asked))
+    cycles = hertz / fps if fps is not None else asked * hertz
+    return max(1, math.floor(cycles))
+
+
+# ---- what can be folded
+
+
+def _places(base: Design, part: Fabric, given: Mapping[str, Folding]) -> tuple[_Place, ...]:
+    """The layers that compute nodes, in order."""
+    windows = {layer.name: layer for layer in base.layers if isinstance(layer.unit, units.Window)}
+    found: list[_Place] = []
+    for layer in base.layers:
+        if not layer.nodes:
+            continue
+        window = windows.get(f"{layer.name}_window")
+        first = layer if window is None else window
+        operands = tuple(_operand(base, stream) for stream in first.reads)
+        fixed = given.get(layer.name)
+        ways = _ways(base, layer, window) if fixed is None else [fixed]
+        options = [_option(layer, window, way, part) for way in ways]
+        options.sort(key=lambda o: (o.share, o.folding.pe * o.folding.simd, o.folding.simd))
+        by_simd = isinstance(layer.unit, units.Dense)
+        found.append(_Place(layer.name, tuple(options), operands, by_simd))
+    return tuple(found)
+
+
+def _operand(base: Design, stream: str) -> _Operand:
+    """The layer that computes what a stream carries, behind forks and changes of lanes."""
+    elements = base.streams[stream].words * base.streams[stream].lanes
+    forked = False
+    while (layer := base.producer(stream)) is not None and not layer.nodes:
+        forked = forked or isinstance(layer.unit, units.Fork)
+        if not isinstance(layer.unit, units.Fork | units.Lanes):
+            break
+        stream = layer.reads[0]
+    known = layer is not None and layer.nodes
+    return _Operand(layer.name if layer is not None and known else None, elements, forked)
+
+
+def _ways(base: Design, layer: Layer, window: Layer | None) -> list[Folding]:
+    """All foldings that divide a layer."""
+    channels, depth = _sizes(base, layer, window)
+    return [Folding(pe, simd) for pe in _divisors(channels) for simd in _divisors(depth)]
+
+
+def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
+    """What PE and SIMD must divide."""
+    unit = layer.unit
+    match unit:
+        case units.Dense():
+            if window is None:
+                return unit.channels, unit.depth
+            assert isinstance(window.unit, units.Window)
+            return unit.channels, window.unit.words * window.unit.lanes
+        case units.Depthwise():
+            return unit.channels, 1
+        case units.Reduce() | units.Arg():
+            return unit.folds * unit.pe, 1
+        case units.Map() | units.Pair():
+            shape = base.graph.value(base.graph.node(layer.nodes[-1]).outputs[0]).shape
+            return math.gcd((shape or (1,))[-1], _row(unit)), 1
+        case units.Concat() | units.Copy() | units.Frame():
+            return _run(unit) * unit.lanes, 1
+        case _:
+            return 1, 1
+
+
+def _run(unit: units.Concat | units.Copy | units.Frame) -> int:
+    """Words that always move together."""
+    match unit:
+        case units.Concat():
+            return math.gcd(*unit.parts)
+        case units.Copy() if unit.strides[-1] == 1:
+            return math.gcd(unit.sizes[-1], unit.offset, unit.words, *unit.strides[:-1])
+        case units.Frame() if unit.steps[-1] == 1:
+            return math.gcd(unit.before[-1], unit.sizes[-1], unit.whole[-1])
+        case _:
+            return 1
+
+
+def _row(unit: units.Map | units.Pair) -> int:
+    """Elements after which a unit's constants come round."""
+    if isinstance(unit, units.Pair):
+        return unit.folds * unit.pe
+    return unit.folds * unit.pe if unit.store.per_channel else unit.words * unit.pe
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _option(layer: Layer, window: Layer | None, way: Folding, part: Fabric) -> _Option:
+    """A folding with its cycles and resources."""
+    parts = [folded(layer.unit, way)]
+    if window is not None:
+        assert isinstance(window.unit, units.Window)
+        parts.append(folded_window(window.unit, way, layer.unit))
+    interval = max(unit.iterations + estimate.latency(unit) for unit in parts)
+    need = sum((estimate.resources(unit) for unit in parts), Resources())
+    share = need.lut / part.lut + need.dsp / part.dsp + need.bram18 / part.bram18
+    return _Option(way, interval, need, share)
+
+
+def folded(unit: Unit, way: Folding) -> Unit:
+    """A unit folded otherwise; `way` must divide it."""
+    pe = way.pe
+    match unit:
+        case units.Dense():
+            return replace(unit, pe=pe, simd=way.simd)
+        case units.Depthwise():
+            return replace(unit, pe=pe)
+        case units.Reduce() | units.Arg() | units.Pair():
+            return replace(unit, pe=pe, folds=unit.folds * unit.pe // pe)
+        case units.Map():
+            folds = unit.folds * unit.pe // pe if unit.store.per_channel else 1
+            return replace(unit, pe=pe, words=unit.words * unit.pe // pe, folds=folds)
+        case units.Concat():
+            return replace(unit, lanes=pe, parts=tuple(n * unit.lanes // pe for n in unit.parts))
+        case units.Copy() | units.Frame():
+            return _moved(unit, pe)
+        case _:
+            return unit
+
+
+def _moved(unit: units.Copy | units.Frame, lanes: int) -> Unit:
+    """A move in words of other lanes."""
+
+    def inner(numbers: tuple[int, ...]) -> tuple[int, ...]:
+        return (*numbers[:-1], numbers[-1] * unit.lanes // lanes)
+
+    if isinstance(unit, units.Frame):
+        axes = inner(unit.before), inner(unit.sizes), inner(unit.whole)
+        return replace(unit, before=axes[0], sizes=axes[1], whole=axes[2], lanes=lanes)
+    if lanes == unit.lanes:
+        return unit
+    outer = tuple(s * unit.lanes // lanes for s in unit.strides[:-1])
+    return replace(
+        unit,
+        words=unit.words * unit.lanes // lanes,
+        sizes=inner(unit.sizes),
+        strides=(*outer, 1),
+        offset=unit.offset * unit.lanes // lanes,
+        lanes=lanes,
+    )
+
+
+def folded_window(window: units.Window, way: Folding, consumer: Unit) -> units.Window:
+    """The window that sends words as wide as its consumer takes them."""
+    if isinstance(consumer, units.Dense):
+        return replace(window, words=window.words * window.lanes // way.simd, lanes=way.simd)
+    return replace(window, groups=window.groups * window.lanes // way.pe, lanes=way.pe)
+
+
+# ---- choosing
+
+
+def _floor(base: Design, places: tuple[_Place, ...]) -> int:
+    """The fewest cycles between inferences that any folding has."""
+    ports = [base.streams[p.stream].words for p in base.inputs]
+    return max(*(min(o.interval for o in place.options) for place in places), *ports)
+
+
+def _chosen(places: tuple[_Place, ...], pace: int) -> dict[str, _Option]:
+    """The cheapest option of each layer that keeps the pace, with streams that keep it too.
+
+    Where no two options of neighbours have a common lane width that is wide enough, the fastest
+    join that there is remains; the built design shows it.
+    """
+    chosen: dict[str, _Option] = {}
+    for place in places:
+        ways = [o for o in place.options if o.interval <= pace]
+        ways = ways or [min(place.options, key=lambda o: o.interval)]
+        chosen[place.name] = min(
+            ways, key=lambda o: (_join(place, o, chosen) > pace, o.share, o.folding.simd)
+        )
+    return chosen
+
+
+def _join(place: _Place, option: _Option, chosen: Mapping[str, _Option]) -> int:
+    """Cycles of the slowest change of lanes between a layer and its producers."""
+    wanted = option.folding.simd if place.by_simd else option.folding.pe
+    slowest = 0
+    for operand in place.operands:
+        given = 1 if operand.source is None else chosen[operand.source].folding.pe
+        if operand.forked:
+            slowest = max(slowest, operand.elements // given + _ADAPTOR)
+        if given != wanted:
+            slowest = max(slowest, operand.elements // math.gcd(given, wanted) + _ADAPTOR)
+    return slowest
+
+
+def _fitting(places: tuple[_Place, ...], part: Fabric, pace: int) -> int:
+    """The fastest pace, no faster than asked, at which the layers fit; the slowest if none does."""
+
+    def fits(cycles: int) -> bool:
+        need = sum((o.resources for o in _chosen(places, cycles).values()), Resources())
+        return _over(need, part) is None
+
+    low, high = pace, max(pace, *(o.interval for place in places for o in place.options))
+    if fits(low):
+        return low
+    while high - low > max(1, low // 1000):
+        middle = (low + high) // 2
+        if fits(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _built(
+    graph: Graph,
+    target: FpgaTarget,
+    options: CompileOptions,
+    places: tuple[_Place, ...],
+    goal: int | None,
+    pace: int,
+) -> Choice:
+    """The design at a pace, with streams sized."""
+    folding = {name: option.folding for name, option in _chosen(places, pace).items()}
+    made = design(graph, target, options, folding)
+    sizing = sized(made, estimate.latency)
+    made = made.with_depths(sizing.depths)
+    hertz = 1e9 / target.clock.period_ns
+    return Choice(folding, made, sizing, estimate.estimate(made), hertz, goal)
+
+
+def _over(need: Resources, part: Fabric) -> str | None:
+    """What a part has too little of; None if it has enough."""
+    rows = (
+        ("LUT", need.lut, part.lut * FILL),
+        ("FF", need.ff, part.ff),
+        ("DSP", need.dsp, part.dsp),
+        ("BRAM18", need.bram18, part.bram18),
+    )
+    over = [f"{name} {have:.0f} of {limit:.0f}" for name, have, limit in rows if have > limit]
+    return ", ".join(over) or None
+
+
+def _notice(choice: Choice, target: FpgaTarget, latency: float | None, floor: int) -> str | None:
+    """Why the asked pace is not reached."""
+    if choice.asked is None:
+        return None
+    if latency is not None:
+        if choice.latency <= latency:
+            return None
+        pace = f"asked for {latency:g} s, found {choice.latency:.3g} s"
+    else:
+        if choice.sizing.interval <= choice.asked:
+            return None
+        asked = choice.clock_hz / choice.asked
+        pace = f"asked for {asked:.0f} inferences/s, found {choice.fps:.0f}"
+    slow, part, need = choice.estimate.slowest, target.fabric, choice.estimate.total
+    limit = "no folding is faster" if choice.sizing.interval <= floor else "the part has no more"
+    return (
+        f"{pace}, as {limit}: {need.lut:.0f} of {part.lut} LUT, {need.dsp} of {part.dsp} DSP, "
+        f"{need.bram18} of {part.bram18} BRAM18 of {target.name}; the slowest layer is "
+        f"`{slow.name}` with PE {slow.pe}, SIMD {slow.simd} and {slow.interval} cycles"
+    )

@@ -22,8 +22,8 @@ binpoint compile … --pipeline "{example}"
 
 Passes are separated by commas. Options stand in braces after the name, separated by spaces, as in
 `assign-types{{samples=20}}`; the elements of a tuple are separated by commas. `str()` of a pass or
-pipeline gives this text. A pipeline leads from stage float to stage integer, and each pass begins at
-the stage where the one before ends.
+pipeline gives this text. A pipeline leads from stage float to stage integer, and each pass begins
+at the stage where the one before ends.
 
 In Python, `pipelines.PIPELINES["mcu"]` has the methods `insert_before`, `insert_after`, `replace`,
 `without` and `until`, which take the name of a pass and return a new pipeline; the example
@@ -46,7 +46,7 @@ and `DequantizeLinear` become types; `Identity`, `Dropout` and `Cast` between re
 What is missing is refused by name.
 
 The quantizers of QONNX are read from `qonnx.custom_op.general`, `finn.custom_op.general`,
-`onnx.brevitas` and the default domain; in a model with any of them (`../decisions/0001-qonnx.md`),
+`onnx.brevitas` and the default domain; in a model with any of them (`../decisions/0006-qonnx.md`),
 operators between quantizers that are straight or bent lines stay exact.
 
 {operators}

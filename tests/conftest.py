@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+# Trains and exports networks; its packages are the extra `training`, which needs torch by hand.
+collect_ignore = [] if find_spec("brevitas") is not None else ["frontend/test_brevitas.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,11 +4,12 @@
 2. Results lie within `bounds`, and `bounds` is monotone: narrower operands, no wider results.
 3. The check graph equals `reference`.
 4. The C kernel equals `reference`, under sanitizers.
+5. The HLS kernel equals `reference`, under sanitizers.
 7. A kernel's symbol determines its text.
 
 Moreover a clamp that an op takes in is the clamp after it.
 
-(5 is the same as 4 for hardware; 6, the error of lowering, is in `tests/ops/test_lowering.py`.)
+(6, the error of lowering, is in `tests/ops/test_lowering.py`.)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.emit.environment import render_template
+from binpoint.emit.fpga_hls import render as render_hls
 from binpoint.emit.mcu_c import KernelView, render
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Node, Value
@@ -28,10 +30,12 @@ from binpoint.ir.verify import verify
 from binpoint.numeric.interval import Interval
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
+from binpoint.plan.dataflow import design
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_c import run_host
-from binpoint.target import load_target
+from binpoint.sim.host_hls import run_native
+from binpoint.target import FpgaTarget, load_target
 
 Codes = Mapping[str, NDArray[np.int64]]
 Values = Sequence[Mapping[str, NDArray[np.int64]]]
@@ -40,7 +44,7 @@ Values = Sequence[Mapping[str, NDArray[np.int64]]]
 def samples(
     graph: Graph, rng: np.random.Generator, count: int = 3
 ) -> list[dict[str, NDArray[np.int64]]]:
-    """Codes for all inputs, within their bounds: uniform, then at the ends, then near the middle."""
+    """Codes for all inputs, within bounds: uniform, then at the ends, then near the middle."""
     return [
         {name: codes(graph.value(name), rng, kind) for name in graph.inputs}
         for kind in range(count)
@@ -125,6 +129,18 @@ def law_4_kernels(
     program = arrange(graph, options)
     project = render(program, load_target("host"), options)
     found = run_host(program, project, options, inputs, deep=True)
+    difference = first_difference(graph, values, found)
+    assert difference is None, str(difference)
+
+
+def law_5_hardware(graph: Graph, inputs: Sequence[Codes], values: Values) -> None:
+    """The emitted HLS C++ carries the same integers on every stream."""
+    target = load_target("zynq-7020")
+    assert isinstance(target, FpgaTarget)
+    plan = design(graph, target, CompileOptions(name="laws"))
+    project = render_hls(plan, target, values[:1])
+    carried = [{**sample, **found} for sample, found in zip(inputs, values, strict=True)]
+    found = run_native(plan, project, carried, deep=True)
     difference = first_difference(graph, values, found)
     assert difference is None, str(difference)
 

@@ -6,6 +6,7 @@ A maker returns what it added, or None where the operator does not fit the tenso
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +37,10 @@ def _groups(w: Weave, channels: int) -> int:
     return w.pick(options)
 
 
-def _window(w: Weave, spatial: tuple[int, ...], *, dilated: bool = True) -> dict[str, object]:
+def _window(w: Weave, spatial: tuple[int, ...], *, dilated: bool = True) -> dict[str, Any]:
     """Kernel, strides, dilations and paddings that fit; no padding reaches the kernel's size."""
     kernel = [w.number(1, min(3, n)) for n in spatial]
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "kernel_shape": kernel,
         "strides": [w.number(1, 3) for _ in spatial],
     }
@@ -64,8 +65,7 @@ def convolution(w: Weave, x: str) -> str | None:
     channels = w.shape(x)[1]
     groups = _groups(w, channels)
     window = _window(w, spatial)
-    kernel = window["kernel_shape"]
-    assert isinstance(kernel, list)
+    kernel: list[int] = window["kernel_shape"]
     count = groups * w.number(1, 3)
     weights = _weights(w, count, channels // groups, *kernel)
     return w.apply("Conv", x, weights, *_bias(w, count), group=groups, **window)
@@ -80,7 +80,7 @@ def transposed_convolution(w: Weave, x: str) -> str | None:
     kernel = [w.number(1, 3) for _ in spatial]
     strides = [w.number(1, 3) for _ in spatial]
     each = w.number(1, 3)
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "strides": strides,
         "dilations": [w.number(1, 2) for _ in spatial],
         "group": groups,
@@ -171,17 +171,18 @@ def power(w: Weave, x: str) -> str | None:
 
 
 _ANYWHERE = (
-    ("Abs", 13), ("Neg", 13), ("Sigmoid", 13), ("Tanh", 13), ("Exp", 13), ("Erf", 13), ("Softplus", 13),
-    ("Softsign", 13), ("HardSigmoid", 13), ("HardSwish", 14), ("Elu", 13), ("Selu", 13), ("Celu", 13),
-    ("LeakyRelu", 13), ("ThresholdedRelu", 13), ("Floor", 13), ("Ceil", 13), ("Round", 13), ("Sign", 13),
-    ("Sin", 13), ("Cos", 13), ("Mish", 18), ("Gelu", 20),
+    ("Abs", 13), ("Neg", 13), ("Sigmoid", 13), ("Tanh", 13), ("Exp", 13), ("Erf", 13),
+    ("Softplus", 13), ("Softsign", 13), ("HardSigmoid", 13), ("HardSwish", 14), ("Elu", 13),
+    ("Selu", 13), ("Celu", 13), ("LeakyRelu", 13), ("ThresholdedRelu", 13), ("Floor", 13),
+    ("Ceil", 13), ("Round", 13), ("Sign", 13), ("Sin", 13), ("Cos", 13), ("Mish", 18),
+    ("Gelu", 20),
 )  # fmt: skip
 _POSITIVE = ("Sqrt", "Log", "Reciprocal")
 
 
 def function(w: Weave, x: str) -> str | None:
     op = w.pick([name for name, since in _ANYWHERE if w.opset >= since])
-    attributes: dict[str, object] = {}
+    attributes: dict[str, Any] = {}
     if op in ("Elu", "Celu", "LeakyRelu", "ThresholdedRelu") and w.chance(0.6):
         attributes["alpha"] = w.pick([0.1, 0.25, 1.5])
     if op == "Gelu" and w.chance(0.5):
@@ -381,7 +382,7 @@ def resize(w: Weave, x: str) -> str | None:
     if spatial is None:
         return None
     scales = [1.0, 1.0, *(float(w.number(1, 3)) for _ in spatial)]
-    attributes: dict[str, object] = {"mode": w.pick(["nearest", "linear"])}
+    attributes: dict[str, Any] = {"mode": w.pick(["nearest", "linear"])}
     attributes["coordinate_transformation_mode"] = w.pick(
         ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
     )
@@ -399,7 +400,7 @@ def gemm(w: Weave, x: str) -> str | None:
         return None if flat is None else gemm(w, flat)
     count, depth, turned = w.number(1, 8), shape[1], w.number(0, 1)
     weights = w.normal((count, depth), 1.5 / np.sqrt(depth))
-    attributes: dict[str, object] = {"transB": turned}
+    attributes: dict[str, Any] = {"transB": turned}
     if w.chance(0.3):
         attributes |= {"alpha": 0.5, "beta": 2.0}
     return w.apply(
@@ -450,8 +451,9 @@ def residual(w: Weave, x: str) -> str | None:
 
 
 MAKERS: tuple[Maker, ...] = (
-    convolution, conv_block, conv_block, transposed_convolution, pool, pool, global_pool, reduction,
-    binary, binary, division, power, function, function, positive_function, clamp, relu6, prelu, batch_norm,
-    softmax, layer_norm, argmax, concat, concat, split, cut, pad, reshape, transpose, gather, repeat, blocks, resize,
-    gemm, matmul, nothing, residual, residual,
+    convolution, conv_block, conv_block, transposed_convolution, pool, pool, global_pool,
+    reduction, binary, binary, division, power, function, function, positive_function, clamp,
+    relu6, prelu, batch_norm, softmax, layer_norm, argmax, concat, concat, split, cut, pad,
+    reshape, transpose, gather, repeat, blocks, resize, gemm, matmul, nothing, residual,
+    residual,
 )  # fmt: skip

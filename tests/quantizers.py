@@ -136,7 +136,7 @@ class Quantizer:
         many = self.random.random() < 0.6 and array.shape[axis] > 1
         rest = tuple(i for i in range(array.ndim) if i != axis) if many else None
         top = np.maximum(np.abs(array).max(axis=rest), 1e-3)
-        scales = (top / 127).astype(np.float32)
+        scales: Array = (top / 127).astype(np.float32)
         spread = (
             scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)]) if many else scales
         )
@@ -144,10 +144,7 @@ class Quantizer:
         names = [self.constant(f"{name}_codes", codes), self.constant(f"{name}_scale", scales)]
         names.append(self.constant(f"{name}_zero", np.zeros(scales.shape, np.int8)))
         real = f"{name}_dq{len(self.nodes)}"
-        attributes = {"axis": axis} if many else {}
-        self.nodes.append(
-            helper.make_node("DequantizeLinear", names, [real], f"{real}_DQ", **attributes)
-        )
+        self._dequantized(names, real, axis if many else None)
         return real, np.atleast_1d(scales)
 
     def bias(self, name: str, x: Parameters, scales: NDArray[np.float32]) -> str:
@@ -161,11 +158,14 @@ class Quantizer:
         arrays = {f"{name}_codes": codes, f"{name}_scale": units, f"{name}_zero": zero}
         names = [self.constant(n, a) for n, a in arrays.items()]
         real = f"{name}_dq{len(self.nodes)}"
-        attributes = {"axis": 0} if units.ndim else {}
-        self.nodes.append(
-            helper.make_node("DequantizeLinear", names, [real], f"{real}_DQ", **attributes)
-        )
+        self._dequantized(names, real, 0 if units.ndim else None)
         return real
+
+    def _dequantized(self, names: list[str], real: str, axis: int | None) -> None:
+        node = helper.make_node("DequantizeLinear", names, [real], f"{real}_DQ")
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.nodes.append(node)
 
     def operands(self, node: onnx.NodeProto) -> list[str]:
         """The operands of a node in the QDQ model."""

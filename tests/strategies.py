@@ -156,7 +156,8 @@ def _info(name: str, array: Array) -> onnx.ValueInfoProto:
 def finished(body: onnx.GraphProto, opset: int) -> onnx.ModelProto:
     """A graph as a valid model."""
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-    onnx.checker.check_model(model)
+    checker: Any = onnx.checker
+    checker.check_model(model)
     return model
 
 

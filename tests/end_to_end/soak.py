@@ -25,7 +25,7 @@ def soak(graphs: int, seed: int) -> Tally:
         batch = range(start, min(start + _BATCH, seed + graphs))
         trials = [t for number in batch if (t := _attempt(number, tally)) is not None]
         _compare(trials, tally)
-        print(f"{batch.stop - seed} of {graphs}: {tally.equal} equal", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{batch.stop - seed} of {graphs}: {tally.equal} equal\n")
     return tally
 
 
@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     tally = soak(given.graphs, given.seed)
-    print(tally)
+    sys.stdout.write(f"{tally}\n")
     return 1 if tally.failures else 0
 
 

@@ -1,4 +1,4 @@
-"""The node tests of onnx.backend.test: every operator of the table, through import and interpreter."""
+"""The node tests of onnx.backend.test, through import and interpreter."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -17,7 +18,7 @@ from tests.strategies import weave
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 _ELSEWHERE = frozenset({"Upsample", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
-"""Operators that random models cannot hold: of older opsets, or on integers (see `test_onnx_backend`)."""
+"""Operators that random models cannot hold: of older opsets, or on integers."""
 
 randoms = st.randoms(use_true_random=False)
 
@@ -43,7 +44,7 @@ def test_all_witnesses_agree(many: list[Random]) -> None:
 
 
 @pytest.mark.slow
-def test_all_witnesses_agree_on_many_models(record_property: pytest.RecordProperty) -> None:
+def test_all_witnesses_agree_on_many_models(record_property: Callable[[str, object], None]) -> None:
     tally = soak(300, 10_000)
     record_property("soak", str(tally))
     assert not tally.failures, "\n".join(tally.failures)

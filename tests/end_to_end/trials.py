@@ -23,7 +23,7 @@ from tests.quantizers import quantized_model
 from tests.strategies import weave
 
 _IN_FLOAT = frozenset({"ConvTranspose", "ReduceMean", "ReduceSum", "LayerNormalization"})
-"""Operators that onnxruntime computes in float32 between quantizers, with sums in an order of its own."""
+"""Operators that onnxruntime computes in float32, with sums in an order of its own."""
 
 
 @dataclass(slots=True)
@@ -40,8 +40,9 @@ class Tally:
     def __str__(self) -> str:
         """A table."""
         lines = [
-            f"{self.tried} tried, {self.refused.total()} refused, {self.equal} equal in interpreter, "
-            f"onnxruntime and C, {self.runtime_equal} of them also in onnxruntime's run of the QDQ model",
+            f"{self.tried} tried, {self.refused.total()} refused",
+            f"{self.equal} equal in interpreter, onnxruntime and C",
+            f"{self.runtime_equal} of them also in onnxruntime's run of the QDQ model",
             *(f"{count:6d} refused: {reason}" for reason, count in sorted(self.refused.items())),
             "operators compiled: "
             + ", ".join(f"{n} {c}" for n, c in sorted(self.operators.items())),
@@ -101,7 +102,7 @@ def compare(trials: Sequence[Trial], tally: Tally) -> None:
 
 
 def _runtime_steps(trial: Trial) -> int | None:
-    """By how many codes onnxruntime's run of a QDQ model differs; None where it does not define the bytes."""
+    """By how many codes onnxruntime's run differs; None where it does not define the bytes."""
     if not trial.graph.quantized or not follows_runtime(trial.model):
         return None
     return runtime_difference(trial)

@@ -605,7 +605,8 @@ def test_a_constant_computed_to_infinity_is_refused(tmp_path: Path) -> None:
 
 NAMES = (
     'say "hi"', "*/ int x; /*", "a\nb", "a\r\n#error", "int", "return", "a??/", "*\\", "ünï/çødé",
-    "日本", "%s%n", "'", "\\", "\t", "0", "x" * 300, "../../etc", "\x7f", "é", "main", "exp", "NULL",
+    "日本", "%s%n", "'", "\\", "\t", "0", "x" * 300, "../../etc",
+    "\x7f", "é", "main", "exp", "NULL",
 )  # fmt: skip
 
 

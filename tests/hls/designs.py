@@ -61,7 +61,7 @@ def lowered(model: onnx.ModelProto, options: CompileOptions, seed: int = 0) -> G
     """The integer graph, with noise as samples."""
     with tempfile.TemporaryDirectory(prefix="binpoint-hls-") as folder:
         path = Path(folder) / "net.onnx"
-        onnx.save(model, path)
+        path.write_bytes(model.SerializeToString())
         return lowered_file(path, "random", options, seed)
 
 

@@ -101,9 +101,10 @@ class Sketch:
         room = [
             2 if dilated and 2 * (k - 1) < n else 1 for k, n in zip(kernel, spatial, strict=True)
         ]
-        pads = [tuple(self.number(0, k - 1) if padded else 0 for k in kernel) for _ in range(2)]
+        most = [k - 1 if padded else 0 for k in kernel]
+        before, after = (tuple(self.number(0, m) for m in most) for _ in range(2))
         strides = tuple(self.number(1, 3) for _ in kernel)
-        return Window(kernel, strides, *pads, tuple(self.number(1, r) for r in room))
+        return Window(kernel, strides, before, after, tuple(self.number(1, r) for r in room))
 
     def spatial(self) -> tuple[int, ...]:
         """One or two spatial axes."""
@@ -142,7 +143,7 @@ class Sketch:
             self.graph.outputs += (value.name,)
 
     def prove(self) -> None:
-        """Give ops of onnxruntime's semantics their proved forms, as the pass does; some stay exact."""
+        """Give ops of onnxruntime's semantics their proved forms; some stay exact."""
         for node in self.graph.nodes():
             proved = getattr(node.op, "proved", None)
             if proved is not None and self.random.random() < 0.7:

@@ -196,16 +196,9 @@ class Importer:
     def _import(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
         """Results, and whether they are codes."""
         kind = node.op
-        if kind == "QuantizeLinear" or kind == "com.microsoft.QuantizeLinear":
-            return (self._quantize(build, node),), True
-        if kind == "DequantizeLinear" or kind == "com.microsoft.DequantizeLinear":
-            return (self._dequantize(build, node),), False
-        if kind in QUANTIZED:
-            return (self._quantized(build, node, QUANTIZED[kind]),), True
-        if kind == "com.microsoft.QLinearConcat":
-            return (self._concat(build, node),), True
-        if kind in ("MatMulInteger", "ConvInteger"):
-            return (self._exact(build, node),), False
+        quantizer = self._quantizer(build, node)
+        if quantizer is not None:
+            return quantizer
         if kind == "Shape" or (kind != "Constant" and kind in _ALIASES):
             return self._known(build, node)
         if (
@@ -216,15 +209,37 @@ class Importer:
         if kind not in self.ops:
             node.refuse("is not supported", hint=HINTS.get(kind, _HINT))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
-        if any(node.codes) and not coded:
-            if kind not in _ORDERED:
-                node.refuse("computes on stored integers", hint="dequantize them first")
-            real = tuple(
-                self._as_integers(v) if v is not None and c else v
-                for v, c in zip(node.inputs, node.codes, strict=True)
-            )
-            node = replace(node, inputs=real)
+        if not coded:
+            node = self._compared(node)
         return self.ops[kind].from_onnx(node, build), coded
+
+    def _compared(self, node: OnnxNode) -> OnnxNode:
+        """The node with stored integers as plain ones, if all it does is to compare them."""
+        if not any(node.codes):
+            return node
+        if node.op not in _ORDERED:
+            node.refuse("computes on stored integers", hint="dequantize them first")
+        pairs = zip(node.inputs, node.codes, strict=True)
+        plain = (self._as_integers(v) if v is not None and c else v for v, c in pairs)
+        return replace(node, inputs=tuple(plain))
+
+    def _quantizer(
+        self, build: GraphBuilder, node: OnnxNode
+    ) -> tuple[tuple[Value, ...], bool] | None:
+        """A quantizer, or an operator on codes; None if it is none of them."""
+        match node.op.removeprefix("com.microsoft."):
+            case "QuantizeLinear":
+                return (self._quantize(build, node),), True
+            case "DequantizeLinear":
+                return (self._dequantize(build, node),), False
+            case "QLinearConcat":
+                return (self._concat(build, node),), True
+            case "MatMulInteger" | "ConvInteger":
+                return (self._exact(build, node),), False
+            case _ if node.op in QUANTIZED:
+                return (self._quantized(build, node, QUANTIZED[node.op]),), True
+            case _:
+                return None
 
     def _rational(
         self, build: GraphBuilder, node: OnnxNode

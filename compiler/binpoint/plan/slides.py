@@ -39,6 +39,9 @@ def window_unit(
     place: Place, slide: Slide, x: Value, *, groups: int, words: int, lanes: int, fill: int
 ) -> Draft:
     """The unit that sends every window over `x`; padding is `fill`."""
+    if x.shape[0] != 1:
+        hint = "export the model for a batch of one"
+        raise place.refuse("a window over a batch of more than one has no form", hint)
     bounds = x.interval.union(Interval(fill, fill)) if slide.padded else place.range(x)
     return slide_over(
         place, slide, x.shape[1:-1], bounds, place.end(x, lanes), (groups, words, fill)

@@ -120,10 +120,6 @@ def dense(place: Place) -> list[Draft]:
 def conv(place: Place) -> list[Draft]:
     """A window, then sums over its words; the zero point goes into the bias and the padding."""
     (x, w, bias), op = place.inputs, cast("IntConv", place.op)
-    if x.shape[0] != 1:
-        raise place.refuse(
-            "a batch of more than one has no form", "export the model for a batch of one"
-        )
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     codes = array_of(w)
     if place.step.call.stem == "depthwise":

@@ -68,7 +68,7 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
 
 
 def _narrower(tensor: Tensor, value: Value) -> Interval:
-    """What both the writer and the op prove of a result: ops may know more than their operators tell."""
+    """What both the writer and the op prove of a result; ops may know more than operators tell."""
     lo, hi = max(tensor.range.lo, value.interval.lo), min(tensor.range.hi, value.interval.hi)
     return Interval(lo, hi)
 

@@ -2,7 +2,7 @@
 
 ARM_PACKAGES := gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 RISCV_PACKAGES := gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf qemu-system-misc
-TEST_PACKAGES := $(ARM_PACKAGES) $(RISCV_PACKAGES) clang
+TEST_PACKAGES := $(ARM_PACKAGES) $(RISCV_PACKAGES) clang cmake
 
 # Matrices here are small: threads of the linear algebra library cost more than they give.
 export OPENBLAS_NUM_THREADS ?= 1

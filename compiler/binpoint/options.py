@@ -12,6 +12,7 @@ import msgspec
 
 from binpoint import toml
 from binpoint.errors import BadOption
+from binpoint.ir.names import hides
 
 Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
 
@@ -55,6 +56,13 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     planner: Literal["auto", "greedy"] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
     check: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a name under which the model's files would hide others."""
+        if self.name is not None and hides(self.name.lower()):
+            raise BadOption(
+                "a model of this name would hide a header or a build target", have=self.name
+            )
 
     def to_toml(self) -> str:
         """Return the TOML text that reads back as these options; an absent name is left out."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,6 +16,9 @@ from binpoint.errors import TemplateError, printable
 from binpoint.numeric.fixed import IntType
 
 _PER_LINE = 16
+_MARK = re.compile(r"(?<=\*)(?=/)|(?<=/)(?=\*)|(?<=\?)(?=\?)")
+"""Inside of comment marks and of what begins a trigraph."""
+_PLAIN = frozenset(string.ascii_letters + string.digits + " _-./:,;()[]{}<>=+*#@!$%^&|~")
 
 
 class _Loader(jinja2.BaseLoader):
@@ -64,19 +69,14 @@ def c_array(array: NDArray[Any], elem: IntType) -> str:
 
 def comment(text: str) -> str:
     """Text that is safe inside a C comment: one line, no comment marks, no trigraphs, ASCII."""
-    plain = printable(text).encode("ascii", "backslashreplace").decode()
-    return plain.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").replace("\\", "/")
+    plain = printable(text).encode("ascii", "backslashreplace").decode().replace("\\", "/")
+    return _MARK.sub(" ", plain)
 
 
 def c_string(text: str) -> str:
-    """A C string literal of any text."""
-    out: list[str] = []
-    for byte in text.encode("utf-8"):
-        char = chr(byte)
-        out.append(
-            char if char.isalnum() or char in " _-./:,;()[]{}<>=+*#@!$%^&|~" else f"\\{byte:03o}"
-        )
-    return '"' + "".join(out) + '"'
+    """A C string literal of any text, in UTF-8."""
+    safe = "".join(c if c in _PLAIN else f"\\{ord(c):03o}" for c in text.encode().decode("latin-1"))
+    return f'"{safe}"'
 
 
 @cache

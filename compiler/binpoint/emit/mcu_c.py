@@ -82,9 +82,10 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class PortView:
-    """An input or output as macros and a parameter."""
+    """An input or output as macros and a parameter, whose name no library or compiler has."""
 
     name: str
+    parameter: str
     macro: str
     source: str
     ctype: str
@@ -160,14 +161,20 @@ def port_views(
     inputs: Sequence[Port], outputs: Sequence[Port]
 ) -> tuple[list[PortView], list[PortView]]:
     """Inputs and outputs as templates see them."""
-    return [_port(p, i) for i, p in enumerate(inputs)], [_port(p, i) for i, p in enumerate(outputs)]
+    into = [_port(p, Place.INPUT, i) for i, p in enumerate(inputs)]
+    return into, [_port(p, Place.OUTPUT, i) for i, p in enumerate(outputs)]
 
 
-def _port(port: Port, index: int) -> PortView:
+def _parameter_of(port: Port, place: Place) -> str:
+    return f"{'in' if place is Place.INPUT else 'out'}_{port.name}"
+
+
+def _port(port: Port, place: Place, index: int) -> PortView:
     kind, reading = port.value.elem, port.value.reading
     scales = reading.scales if reading is not None else tuple(map(float, kind.scales))
     return PortView(
         name=port.name,
+        parameter=_parameter_of(port, place),
         macro=port.name.upper(),
         source=port.source,
         ctype=ctype(kind.storage),
@@ -252,9 +259,9 @@ def _place(program: Program, argument: Buffer) -> str:
     kind = ctype(argument.elem)
     match storage.place:
         case Place.INPUT:
-            return program.inputs[storage.index].name
+            return _parameter_of(program.inputs[storage.index], storage.place)
         case Place.OUTPUT:
-            return program.outputs[storage.index].name
+            return _parameter_of(program.outputs[storage.index], storage.place)
         case _:
             qualifier = "" if argument.written else "const "
             return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -43,19 +45,33 @@ class Project:
         Raises:
             OutputError: the folder exists or cannot be written; nothing is left behind.
         """
-        if folder.exists() or folder.is_symlink():
-            raise OutputError(
-                "the output folder exists already",
-                at=str(folder),
-                hint="choose a new name, or remove it",
-            )
+        made: list[Path] = []
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError as error:
+            if os.path.lexists(folder):
+                raise OutputError(
+                    "the output folder exists already",
+                    at=str(folder),
+                    hint="choose a new name, or remove it",
+                )
+            self._write(folder, made)
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
             raise OutputError(
-                "the output folder cannot be written", at=str(folder), have=error.strerror
+                "the output folder cannot be written",
+                at=str(folder),
+                have=error.strerror if isinstance(error, OSError) else str(error),
             ) from error
+        finally:
+            for parent in reversed(made):
+                with contextlib.suppress(OSError):  # it holds the project, or someone else's files
+                    parent.rmdir()
+
+    def _write(self, folder: Path, made: list[Path]) -> None:
+        """Write and move; parents that had to be made go on the list."""
+        for parent in reversed(folder.absolute().parents):
+            if not parent.is_dir():
+                parent.mkdir(exist_ok=True)
+                made.append(parent)
+        scratch = Path(tempfile.mkdtemp(prefix=".binpoint-", dir=folder.absolute().parent))
         try:
             for path in sorted(self.files):
                 target = scratch / path
@@ -63,9 +79,5 @@ class Project:
                 target.write_bytes(self.files[path])
             scratch.chmod(0o755)
             scratch.rename(folder)
-        except OSError as error:
-            raise OutputError(
-                "the output folder cannot be written", at=str(folder), have=error.strerror
-            ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

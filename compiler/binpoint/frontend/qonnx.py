@@ -51,9 +51,9 @@ _WIDEST_CONSTANT = 32
 
 def is_rational(graph: onnx.GraphProto) -> bool:
     """Whether a model states quantizers of QONNX, or clips the codes of QuantizeLinear."""
-    codes = {n.output[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+    codes = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.output[:1]}
     return any(
-        is_quantizer(node) or (node.op_type == "Clip" and node.input[0] in codes)
+        is_quantizer(node) or (node.op_type == "Clip" and not codes.isdisjoint(node.input[:1]))
         for node in graph.node
     )
 

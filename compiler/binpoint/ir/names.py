@@ -15,6 +15,13 @@ _WORDS = """
     throw try typeid typename using virtual wchar_t xor xor_eq NULL arena context
 """
 _RESERVED = frozenset(_WORDS.split())
+_FILES = """
+    assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign
+    stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar
+    unistd wchar wctype all clean edit_cache help install list_install_components package
+    package_source rebuild_cache test vectors
+"""
+_HIDDEN = frozenset(_FILES.split())
 _LONGEST = 48
 
 
@@ -31,6 +38,17 @@ def identifier(text: str) -> str:
     if not name or name[0].isdigit() or name in _RESERVED:
         name = f"v_{name}" if name else "v"
     return name
+
+
+def prefix_of(text: str) -> str:
+    """Return a prefix made from ``text`` for a model's symbols, files and build targets."""
+    name = identifier(text).lower()
+    return f"{name}_model" if hides(name) else name
+
+
+def hides(prefix: str) -> bool:
+    """Whether a header or a target of this name would hide one of the system's or of CMake's."""
+    return prefix in _HIDDEN
 
 
 def unique(text: str, taken: Container[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
-from binpoint.ir.names import identifier, unique
+from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step, fuse
 from binpoint.plan.memory import Lifetime, aligned, place
@@ -46,7 +46,7 @@ def arrange(graph: Graph, options: CompileOptions) -> Program:
     constants, found = _constants(graph, order.steps, taken)
     storage = _storage(graph, owner, placement.offsets) | found
     return Program(
-        name=options.name or identifier(graph.name).lower(),
+        name=options.name or prefix_of(graph.name),
         graph=graph,
         steps=order.steps,
         inputs=inputs,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from binpoint import toml
 from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
-from binpoint.ir.names import identifier, unique
+from binpoint.ir.names import prefix_of, unique
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.options import CompileOptions
 from binpoint.plan import units
@@ -50,7 +50,7 @@ def design(
             design is folded, too large, or more than dense layers.
     """
     builder = _Builder(graph, folding or {}, target.interface.beat_bits)
-    made = builder.build(options.name or identifier(graph.name).lower())
+    made = builder.build(options.name or prefix_of(graph.name))
     return made if style is Style.STREAM else parallel(made, folding or {})
 
 

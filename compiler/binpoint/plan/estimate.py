@@ -400,7 +400,10 @@ def _moves(
             axes = fabric.total([fabric.counter(n) for n in unit.sizes])
             index = fabric.bits(unit.words + 1)
             address = Resources(lut=index * (len(unit.sizes) + 3), ff=3 * index)
-            return _HANDSHAKE + axes + address + fabric.ram(unit.ring, wide)
+            held = fabric.ram(unit.ring, wide)
+            if isinstance(unit, units.Gather):
+                held += fabric.rom(unit.table.array.size, index)
+            return _HANDSHAKE + axes + address + held
         case units.Frame():
             axes = fabric.total([fabric.counter(n) for n in unit.whole])
             inside = fabric.total([fabric.compare(fabric.bits(n)) * 2 for n in unit.whole])

@@ -242,7 +242,6 @@ def layers() -> tuple[Case, ...]:
         _layer("images, sum of branches, 8", pair(2048, 8)),
         _layer("pendigits, dense 32 to 10, 2x8", dense(1, 10, 32, (2, 8))),
         _layer("keywords, first 10x4 of 1 to 64, 16x1", dense(125, 64, 40, (16, 1))),
-        _layer("bits counted, dense 256 to 256, 8x32", dense(1, 256, 256, (8, 32), (1, 1))),
         _layer("6 bits, dense 64 to 32, 4x4", dense(1, 32, 64, (4, 4), (6, 6))),
         _layer("3 bits, dense 128 to 64, 4x16", dense(1, 64, 128, (4, 16), (3, 3))),
         _layer("keywords, depthwise 3x3 of 64, 4", depthwise(125, 64, 9, 4)),

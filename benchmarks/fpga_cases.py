@@ -15,7 +15,7 @@ from binpoint.plan.fabric import Resources
 from binpoint.plan.store import Store
 from binpoint.plan.units import Unit
 
-KINDS = {"multiply": 0, "planes": 1, "signs": 2}
+KINDS = {"multiply": 0, "planes": 1, "signs": 2, "count": 3}
 MULTIPLIER = 18
 
 
@@ -33,19 +33,24 @@ def levels(count: int) -> int:
     return (count - 1).bit_length()
 
 
+def _product(x: int, w: int, arithmetic: str) -> int:
+    """Bits of a product; a count of zero or one has a sign here, which is never set."""
+    return {"multiply": x + w - 1, "planes": x + 2, "signs": x + 1, "count": 2}[arithmetic]
+
+
 # ---- primitives
 
 
 def sums(pe: int, simd: int, x: int, w: int, arithmetic: str = "multiply") -> Case:
     """PE sums of SIMD products of `x` by `w` bits."""
-    width = {"multiply": x + w - 1, "planes": x + 2, "signs": x + 1}[arithmetic]
+    width = _product(x, w, arithmetic)
     acc = width + levels(simd) + 4
     parameters = {
         "PE": pe, "SIMD": simd, "LEVELS": levels(simd), "XW": x, "WW": w,
         "PW": width, "AW": acc, "KIND": KINDS[arithmetic], "SAME": 1,
     }  # fmt: skip
     one = fabric.product(x, w, arithmetic, pe)
-    model = fabric.mac(pe, simd, one, width, acc)
+    model = fabric.mac(pe, simd, one, 1 if arithmetic == "count" else width, acc)
     return Case(
         f"{pe}x{simd} sums, {x} by {w} bits, {arithmetic}", Datapath("mac", parameters), model
     )
@@ -105,6 +110,7 @@ def primitives() -> tuple[Case, ...]:
         sums(2, 16, 3, 2, "planes"),
         *(sums(1, 8, x, 1, "signs") for x in (2, 3, 5, 8)),
         sums(2, 16, 2, 1, "signs"),
+        *(sums(pe, simd, 1, 1, "count") for pe, simd in ((1, 8), (1, 32), (2, 16), (1, 64))),
         *(
             rescale(x, 18, k, t, s)
             for x, k, t, s in ((16, 24, 28, 16), (20, 32, 38, 24), (24, 38, 42, 28))
@@ -167,13 +173,13 @@ def dense(
 ) -> units.Dense:
     """Sums over `depth` operands by weights of some bits, by PE and SIMD."""
     x, w = bits
-    arithmetic = {1: "signs", 2: "planes"}.get(w, "multiply")
-    width = {"multiply": x + w - 1, "planes": x + 2, "signs": x + 1}[arithmetic]
+    arithmetic = {1: "count" if x == 1 else "signs", 2: "planes"}.get(w, "multiply")
+    width = _product(x, w, arithmetic)
     acc = IntType(width + levels(depth) + 1, signed=True)
     low, high = (-(1 << (w - 1)), (1 << (w - 1)) - 1) if w > 1 else (-1, 1)
     return units.Dense(
         rows, 1, _numbers((channels, depth), low, high), _numbers((channels,), -100, 100),
-        IntType(x, signed=True), IntType(w, signed=True), acc, IntType(width, signed=True),
+        IntType(x, signed=x > 1), IntType(w, signed=True), acc, IntType(width, signed=True),
         _store(channels, acc), *way, arithmetic,
     )  # fmt: skip
 
@@ -281,7 +287,7 @@ def _products(
     assert store.shift is not None
     assert store.total is not None
     words, offset = rows * steps, int(store.offset.array.max()).bit_length() + 1
-    width = 1 if unit.arithmetic == "signs" else unit.weight.width
+    width = 1 if unit.arithmetic in {"signs", "count"} else unit.weight.width
     parameters = {
         "PE": pe, "SIMD": simd, "LEVELS": levels(simd), "XW": unit.x.width, "WW": width,
         "PW": unit.product.width, "AW": unit.acc.width, "KIND": KINDS[unit.arithmetic],

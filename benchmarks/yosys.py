@@ -19,8 +19,7 @@ _LUTS = {
     **{f"LUT{n}": 1 for n in range(1, 7)},
     "INV": 1, "SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1,
     "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4,
-    "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4,
-    "RAM32M": 4, "RAM64M": 4,
+    "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM32M": 4, "RAM64M": 4,
 }  # fmt: skip
 _FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE")
 _BLOCKS = {"RAMB18E1": 1, "RAMB36E1": 2}

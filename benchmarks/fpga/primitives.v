@@ -2,7 +2,7 @@
 // Numbers are two's complement; the generator gives an unsigned operand one more bit, always zero.
 
 // One product. KIND 0 multiplies, 1 adds shifted operands for a weight of two bits, 2 adds or subtracts
-// for a weight of one bit that means -1 or 1.
+// for a weight of one bit that means -1 or 1, 3 compares two such bits.
 module product #(parameter XW = 8, WW = 8, PW = 16, KIND = 0) (
     input signed [XW-1:0] x, input signed [WW-1:0] w, output signed [PW-1:0] p);
     generate
@@ -12,6 +12,8 @@ module product #(parameter XW = 8, WW = 8, PW = 16, KIND = 0) (
             wire signed [PW-1:0] first = w[0] ? {{(PW-XW){x[XW-1]}}, x} : {PW{1'b0}};
             wire signed [PW-1:0] second = w[WW-1] ? {{(PW-XW-1){x[XW-1]}}, x, 1'b0} : {PW{1'b0}};
             assign p = first - second;
+        end else if (KIND == 3) begin : count
+            assign p = {{(PW-1){1'b0}}, ~(x[0] ^ w[0])};
         end else begin : signs
             assign p = w[0] ? {{(PW-XW){x[XW-1]}}, x} : -{{(PW-XW){x[XW-1]}}, x};
         end
@@ -62,7 +64,7 @@ module mac #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW = 16, AW
             always @(posedge clk) if (en) held <= products;
             tree #(SIMD, PW, LEVELS) adders(clk, en, held, sum);
             wire signed [AW-1:0] base = first ? bias[p*AW +: AW] : acc[p*AW +: AW];
-            wire signed [AW-1:0] next = base + sum;
+            wire signed [AW-1:0] next = base + (KIND == 3 ? sum <<< 1 : sum);
             always @(posedge clk) if (add) acc[p*AW +: AW] <= next;
         end
     endgenerate

@@ -18,7 +18,7 @@ from tests.ops.integer_cases import CASES, Case
 from tests.ops.sketch import Sketch
 
 _EVERYTHING: tuple[Case, ...] = (*CASES, *(case.add for case in FLOAT_CASES))
-_WITHOUT = frozenset({"gather", "interpolate", "layernorm", "matmul", "resize_linear"})
+_WITHOUT = frozenset({"interpolate", "layernorm", "matmul", "resize_linear"})
 """Kernels that no unit computes."""
 
 

@@ -97,6 +97,7 @@ def _called(layer: Layer, parts: Parts) -> set[str]:
         "first",
         "whole",
         "steps",
+        "index",
         "entries",
     )
     return {a.name for a in parts.arrays if a.name in {f"{layer.name}_{n}" for n in own}}
@@ -130,6 +131,8 @@ def _moved(name: str, unit: Moving) -> Parts:
             ends = {f"end{i}": int(e) for i, e in enumerate(np.cumsum(unit.parts))}
             constants = {"iterations": unit.iterations, "lanes": unit.lanes, "row": sum(unit.parts)}
             return Parts(f"concat{len(unit.parts)}", constants | ends)
+        case units.Gather():
+            return _gather(name, unit)
         case units.Copy():
             return _copy(name, unit)
         case units.Frame():
@@ -310,6 +313,17 @@ def _copy(name: str, unit: units.Copy) -> Parts:
     both = (("sizes", unit.sizes), ("strides", unit.strides))
     arrays = tuple(_few(f"{name}_{key}", numbers) for key, numbers in both)
     return Parts("copy", constants, arrays=arrays)
+
+
+def _gather(name: str, unit: units.Gather) -> Parts:
+    index = unit.indices()
+    constants = {
+        "iterations": unit.iterations,
+        "reads": unit.words,
+        "ring": unit.ring,
+        "results": index.size,
+    }
+    return Parts("gather", constants, arrays=(array_view(f"{name}_index", index, signed=True),))
 
 
 def _frame(name: str, unit: units.Frame) -> Parts:

@@ -169,7 +169,8 @@ def stores(store: Store, x: int, folds: int, lanes: int, *, added: bool = False)
             assert store.thresholds is not None
             rows, levels = store.thresholds.array.shape
             constants = fabric.rom(folds if rows > 1 else 1, lanes * levels * x)
-            return fabric.thresholds(levels, x, y) * lanes + constants
+            signs = Resources(lut=x if store.sign is not None else 0)
+            return (fabric.thresholds(levels, x, y) + signs) * lanes + constants
         case "lookup":
             assert store.table is not None
             rows, codes = store.table.array.shape
@@ -263,7 +264,7 @@ def _depthwise(unit: units.Depthwise) -> Resources:
 
 def _held(unit: units.Dense | units.Depthwise) -> int:
     """Bits of a weight in memory."""
-    return 1 if unit.arithmetic == "signs" else unit.weight.width
+    return 1 if unit.arithmetic in {"signs", "count"} else unit.weight.width
 
 
 def _sums(
@@ -272,6 +273,8 @@ def _sums(
     x = unit.x.width + (not unit.x.signed)
     w = unit.weight.width + (not unit.weight.signed)
     width = min(unit.product.width + (not unit.product.signed), x + w)
+    if unit.arithmetic == "count":
+        width = 1
     acc = unit.acc.width + (not unit.acc.signed)
     one = fabric.product(x, w, unit.arithmetic, lanes if shared else 1)
     return fabric.mac(lanes, terms, one, width, acc)
@@ -397,7 +400,10 @@ def _moves(
             axes = fabric.total([fabric.counter(n) for n in unit.sizes])
             index = fabric.bits(unit.words + 1)
             address = Resources(lut=index * (len(unit.sizes) + 3), ff=3 * index)
-            return _HANDSHAKE + axes + address + fabric.ram(unit.ring, wide)
+            held = fabric.ram(unit.ring, wide)
+            if isinstance(unit, units.Gather):
+                held += fabric.rom(unit.table.array.size, index)
+            return _HANDSHAKE + axes + address + held
         case units.Frame():
             axes = fabric.total([fabric.counter(n) for n in unit.whole])
             inside = fabric.total([fabric.compare(fabric.bits(n)) * 2 for n in unit.whole])

@@ -76,10 +76,15 @@ def in_slices(a: int, b: int) -> int:
 
 
 def product(x: int, w: int, arithmetic: str, sharers: int = 1) -> Resources:
-    """One product of an operand of `x` bits, without register, the same in `sharers` lanes."""
+    """One product of an operand of `x` bits, without register, the same in `sharers` lanes.
+
+    A bit that is counted comes with half of what the first sum of two bits takes more than others.
+    """
     match arithmetic:
         case "signs":
             return Resources(lut=x + 1 + x / sharers)
+        case "count":
+            return Resources(lut=1.5)
         case "planes":
             return Resources(lut=2 * x)
         case _:

@@ -85,12 +85,16 @@ class _Operand:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A layer that can be folded: all ways, cheapest first, and its operands."""
+    """A layer: all ways to fold it, cheapest first, and its operands.
+
+    Where there is one way only and the user does not ask for it, the layer follows its neighbours.
+    """
 
     name: str
     options: tuple[_Option, ...]
     operands: tuple[_Operand, ...]
     by_simd: bool
+    follows: bool
 
 
 def choose_folding(
@@ -188,7 +192,8 @@ def _places(base: Design, part: Fabric, given: Mapping[str, Folding]) -> tuple[_
         options = [_option(layer, window, way, part) for way in ways]
         options.sort(key=lambda o: (o.share, o.folding.pe * o.folding.simd, o.folding.simd))
         by_simd = isinstance(layer.unit, units.Dense)
-        found.append(_Place(layer.name, tuple(options), operands, by_simd))
+        follows = len(options) == 1 and fixed is None
+        found.append(_Place(layer.name, tuple(options), operands, by_simd, follows))
     return tuple(found)
 
 
@@ -238,6 +243,8 @@ def _run(unit: units.Concat | units.Copy | units.Frame) -> int:
     match unit:
         case units.Concat():
             return math.gcd(*unit.parts)
+        case units.Gather():
+            return 1
         case units.Copy() if unit.strides[-1] == 1:
             return math.gcd(unit.sizes[-1], unit.offset, unit.words, *unit.strides[:-1])
         case units.Frame() if unit.steps[-1] == 1:
@@ -385,7 +392,8 @@ def _built(
     pace: int,
 ) -> Choice:
     """The design at a pace, with streams sized."""
-    folding = {name: option.folding for name, option in _chosen(places, pace).items()}
+    chosen = _chosen(places, pace)
+    folding = {place.name: chosen[place.name].folding for place in places if not place.follows}
     made = design(graph, target, options, folding)
     sizing = sized(made, estimate.latency)
     made = made.with_depths(sizing.depths)

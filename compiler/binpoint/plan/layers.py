@@ -31,6 +31,7 @@ _UNITS: Mapping[str, Callable[[Place], list[Draft]]] = MappingProxyType(
         "softmax": blocks.softmax,
         "concat": moves.concat,
         "copy": moves.copy,
+        "gather": moves.gather,
         "pad": moves.pad,
     }
 )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.plan.unit import Unit
@@ -89,6 +90,19 @@ class Copy(Unit):
         """As soon as the word is there."""
         before = self._read_before()
         return (before + np.arange(before.size),)
+
+
+@dataclass(frozen=True, slots=True)
+class Gather(Copy):
+    """The same with the index of each word of the result in a table."""
+
+    stem: ClassVar[str] = "gather"
+
+    table: Constant
+
+    def indices(self) -> IntArray:
+        """Which word of the operand each word of the result is."""
+        return self.table.array.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from typing import cast
 
+import numpy as np
+
+from binpoint.ir.constant import Constant
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.pad import IntPad
+from binpoint.ops.slices import IntGather
 from binpoint.plan import units
 from binpoint.plan.place import Draft, End, Place
 
@@ -50,6 +54,18 @@ def copy(place: Place) -> list[Draft]:
     unit = units.Copy(
         x.type.size // lanes, sizes, strides, op.offset // lanes, x.interval.int_type(), lanes
     )
+    return _one(place.name, unit, (place.end(x, lanes),), (place.end(place.result, lanes),))
+
+
+def gather(place: Place) -> list[Draft]:
+    """Rows in the order of constant indices."""
+    (x,), op = place.inputs, cast("IntGather", place.op)
+    inner = math.prod(x.shape[op.axis + 1 :])
+    lanes = place.fold(pe=inner, default=math.gcd(place.lanes[0], inner)).pe
+    whole = np.arange(x.type.size // lanes).reshape(*x.shape[: op.axis + 1], inner // lanes)
+    table = Constant(np.take(whole, op.indices.array, op.axis).reshape(-1))
+    kind = x.interval.int_type()
+    unit = units.Gather(x.type.size // lanes, (), (), 0, kind, lanes, table)
     return _one(place.name, unit, (place.end(x, lanes),), (place.end(place.result, lanes),))
 
 

@@ -15,7 +15,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
-from binpoint.plan.movers import Concat, Copy, Fork, Frame, Lanes
+from binpoint.plan.movers import Concat, Copy, Fork, Frame, Gather, Lanes
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit
 
@@ -27,6 +27,7 @@ __all__ = (
     "Depthwise",
     "Fork",
     "Frame",
+    "Gather",
     "Lanes",
     "Map",
     "Pair",

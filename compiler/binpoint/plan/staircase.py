@@ -25,6 +25,7 @@ from binpoint.ops.thresholds import IntThresholds
 from binpoint.plan.store import Store
 
 _BITS = (8, 10, 12, 14, 16, 17, 20, 24, 27, 31)
+_PROBED = 3
 _MOST_CODES = 256
 _COMPARED = 15
 _MOST_COMPARED = 255
@@ -180,9 +181,14 @@ def _narrowest(stairs: _Staircase) -> list[MulShift] | None:
     codes = np.arange(stairs.lo + 1, stairs.hi + 1, dtype=np.int64)
     steps = stairs.steps
     whole = Steps(codes, steps, steps - 1, steps <= high, steps > low).select(moving)
+    slopes = stairs.slopes[moving]
+    few = np.arange(len(slopes)) < _PROBED
     for bits in _BITS:
-        found = [f for f in fit(whole, stairs.slopes[moving], bits) if f is not None]
-        if len(found) < int(moving.sum()):
+        # Too few bits fail in almost every channel: some of them tell at once.
+        if None in fit(whole.select(few), slopes[few], bits):
+            continue
+        found = [f for f in fit(whole, slopes, bits) if f is not None]
+        if len(found) < len(slopes):
             continue
         rest = iter(found)
         level = stairs.lo + (steps <= low).sum(axis=1)
@@ -294,21 +300,23 @@ def _differences(
     With `zero` an exact tie reaches an odd number of steps from it one accumulator later.
     """
     lo, hi = reach
-    ups: list[int] = []
-    downs: list[int] = []
-    for index, step in enumerate(steps.tolist()):
-        code = least + 1 + index
-        goal = (code << form.shift) - form.offset
-        own = hi + 1 if not form.multiplier else -(-goal // form.multiplier)
-        if zero is not None and own * form.multiplier == goal and (code - zero) & 1:
-            own += 1
-        own = min(max(own, lo), hi + 1)
-        if abs(own - step) > _MOST_CORRECTIONS:
-            return list(range(_MOST_CORRECTIONS + 1)), []
-        ups.extend(range(step, own))
-        downs.extend(range(own, step))
+    codes = least + 1 + np.arange(len(steps), dtype=np.int64)
+    own = np.full(len(steps), hi + 1, np.int64)
+    if form.multiplier:
+        goals = (codes << form.shift) - form.offset
+        own = -(-goals // form.multiplier)
+        if zero is not None:
+            own += (own * form.multiplier == goals) & ((codes - zero) & 1 == 1)
+    own = np.clip(own, lo, hi + 1)
+    apart = np.abs(own - steps)
+    too_many = list(range(_MOST_CORRECTIONS + 1))
+    if int(apart.sum()) > 2 * _MOST_CORRECTIONS:
+        return too_many, []
+    pairs = [(int(own[i]), int(steps[i])) for i in np.flatnonzero(apart)]
+    ups = [x for mine, step in pairs for x in range(step, mine)]
+    downs = [x for mine, step in pairs for x in range(mine, step)]
     if len(set(ups + downs)) < len(ups) + len(downs):
-        return list(range(_MOST_CORRECTIONS + 1)), []
+        return too_many, []
     return ups, downs
 
 

@@ -107,7 +107,8 @@ def test_an_examples_quantizers_give_the_codes_that_qonnx_gives(
 ) -> None:
     folder = trained[example]
     path = next(folder.glob("*.onnx"))
-    x = np.load(path.with_suffix(".npz"))["x"][:40].astype(np.float32)
+    with np.load(path.with_suffix(".npz")) as samples:
+        x = samples["x"][:40].astype(np.float32)
     graph = binpoint.load(path)
     target = binpoint.load_target("host")
     graph = binpoint.run(
@@ -127,8 +128,9 @@ def test_the_integers_find_every_class_of_frames(trained: dict[str, Path], place
     (words,) = commands("03_can_intrusion_fpga", "python")[1:]
     rows = [line.split() for line in run_module(place(words)).splitlines()]
     assert [row[0] for row in rows] == ["normal", "DoS", "fuzzing", "spoofing", "all"]
-    frames = np.load(trained["03_can_intrusion_fpga"] / "can_frames.npz")
-    assert [int(row[3].rstrip(",")) for row in rows[:-1]] == np.bincount(frames["label"]).tolist()
+    with np.load(trained["03_can_intrusion_fpga"] / "can_frames.npz") as frames:
+        counts = np.bincount(frames["label"]).tolist()
+    assert [int(row[3].rstrip(",")) for row in rows[:-1]] == counts
     assert all(float(row[-1]) > 0.5 for row in rows)
 
 

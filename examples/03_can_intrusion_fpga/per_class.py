@@ -24,11 +24,13 @@ def main(folder: Path) -> None:
         folder / "can.onnx", binpoint.load_target("host"), binpoint.CompileOptions(),
         samples=folder / "can.npz", verify="none",
     )  # fmt: skip
-    graph, held_out = result.graph, np.load(folder / "can.npz")
+    graph = result.graph
+    with np.load(folder / "can.npz") as held_out:
+        x, y = held_out["x"], held_out["y"]
     # The input's quantizer has one bit and scale 1: codes are the bits themselves.
-    codes = ({graph.inputs[0]: bits[None].astype(np.int64)} for bits in held_out["x"])
+    codes = ({graph.inputs[0]: bits[None].astype(np.int64)} for bits in x)
     scores = [binpoint.evaluate(graph, code)[graph.outputs[0]] for code in codes]
-    by_class(CLASSES, held_out["y"], np.array([score.argmax() for score in scores]))
+    by_class(CLASSES, y, np.array([score.argmax() for score in scores]))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from tests.qonnx_oracle import compare
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 FPGA = ("03_can_intrusion_fpga", "04_jet_tagger_fpga", "05_small_cnn_fpga")
-# The short trainings reach 0.98, 0.82 and 0.86 or more from each of twelve seeds; this leaves
-# room for machines that add floats in another order. Guessing the largest class gives 0.6, 0.2 and 0.1.
 NEXT_TO_A_TIE = 1e-4
+# The short trainings reach 0.97, 0.82 and 0.85 or more from each of twelve seeds; this leaves room
+# for machines that add floats in another order. Guessing the largest class gives 0.6, 0.2 and 0.1.
 ACCURACY = {"can": 0.95, "tagger": 0.75, "cnn": 0.75}
 
 

@@ -91,7 +91,7 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     context = Context(target, options, sets.calibration)
     passes = pipelines.choose(pipeline, device)
     floating, typed, graph = _lower(imported, passes, context, dump_ir)
-    program = arrange(graph, options)
+    program = arrange(graph, options, device)
     budget.check(device, memory_use(program, device, None))
 
     trial = _trial(sets.scored, imported, options, verify_samples)

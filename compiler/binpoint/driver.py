@@ -141,7 +141,7 @@ class _Made:
 
 
 def _emit_c(graph: Graph, target: McuTarget, options: CompileOptions, trial: Samples) -> _Made:
-    program = arrange(graph, options)
+    program = arrange(graph, options, target)
     budget.check(target, memory_use(program, target, None))
     project = mcu_c.render(program, target, options)
     inputs = list(stored_inputs(graph, trial.part(0, 8)))

@@ -22,7 +22,7 @@ from binpoint.passes.cleanup import MergeDuplicates, RemoveDead, RemoveDeadInteg
 from binpoint.passes.manager import Pipeline, run
 from binpoint.target import load_target
 from tests.ir.test_graph import RELU, diamond, integers
-from tests.plan.fakes import Fake, kind
+from tests.plan.fakes import Fake, code_type, kind
 
 HOST = load_target("host")
 
@@ -71,7 +71,7 @@ def test_stages_must_join() -> None:
         Pipeline(EditIntegers(nothing), Edit(nothing))
     assert caught.value.exit is Exit.USAGE
     with pytest.raises(UnknownPass):
-        Pipeline(RemoveDead()) + Pipeline(RemoveDeadIntegers())
+        _ = Pipeline(RemoveDead()) + Pipeline(RemoveDeadIntegers())
 
 
 def names(pipeline: Pipeline) -> list[str]:
@@ -241,8 +241,8 @@ def test_outputs_stay_apart_and_types_keep_values_apart() -> None:
     build = GraphBuilder(graph)
     x = build.input("x", diamond().value("x").type)
     a, b, c = (build.one(RELU, x) for _ in range(3))
-    typed = kind(1).elem
-    graph.set_value(replace(c, fixed=typed))  # pyright: ignore[reportArgumentType]
+    typed = code_type()
+    graph.set_value(replace(c, fixed=typed))
     y = build.one(diamond().node("ny").op, b, c)
     graph.outputs = graph.output_names = (a.name, b.name, y.name)
     done = run(Pipeline(MergeDuplicates()), graph, context())

@@ -22,7 +22,10 @@ from binpoint.numeric.interval import Interval
 TOP = 2**63 - 1
 LOW = -(2**63)
 Ints = NDArray[Any]
-Build = Callable[..., Tensor]
+Operand = tuple[Ints, int, int]
+"""An array, and the ends of its range."""
+One = Callable[[OnnxWriter, Tensor], Tensor]
+Two = Callable[[OnnxWriter, Tensor, Tensor], Tensor]
 
 
 def spread(rng: np.random.Generator, lo: int, hi: int, shape: Sequence[int]) -> Ints:
@@ -38,14 +41,31 @@ def spread(rng: np.random.Generator, lo: int, hi: int, shape: Sequence[int]) -> 
     return mixed.reshape(shape)
 
 
-def check(build: Build, expected: Callable[..., Ints], *operands: tuple[Ints, int, int]) -> Tensor:
-    """Run what `build` writes on operands with their ranges; every element must be as expected."""
+def check(build: One, expected: Callable[[Ints], Ints], operand: Operand) -> Tensor:
+    """Run what `build` writes on an operand; every element must be as expected."""
+    return _check(lambda w, given: build(w, *given), lambda given: expected(*given), (operand,))
+
+
+def check_pair(
+    build: Two, expected: Callable[[Ints, Ints], Ints], first: Operand, second: Operand
+) -> Tensor:
+    """The same of two operands."""
+    return _check(
+        lambda w, given: build(w, *given), lambda given: expected(*given), (first, second)
+    )
+
+
+def _check(
+    build: Callable[[OnnxWriter, list[Tensor]], Tensor],
+    expected: Callable[[list[Ints]], Ints],
+    operands: tuple[Operand, ...],
+) -> Tensor:
     writer = OnnxWriter()
     given = [
         Tensor(f"in{i}", array.shape, Interval(lo, hi))
         for i, (array, lo, hi) in enumerate(operands)
     ]
-    result = build(writer, *given)
+    result = build(writer, given)
     graph = helper.make_graph(
         writer.nodes,
         "probe",
@@ -57,7 +77,7 @@ def check(build: Build, expected: Callable[..., Ints], *operands: tuple[Ints, in
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     feeds = {t.name: array for t, (array, _, _) in zip(given, operands, strict=True)}
     found = ort.plain(model).run(feeds)[result.name]
-    wanted = np.asarray(expected(*(a.astype(object) for a, _, _ in operands)))
+    wanted = np.asarray(expected([a.astype(object) for a, _, _ in operands]))
     assert found.dtype == np.int64
     assert found.shape == result.shape == wanted.shape
     assert found.astype(object).tolist() == wanted.tolist()
@@ -66,13 +86,20 @@ def check(build: Build, expected: Callable[..., Ints], *operands: tuple[Ints, in
     return result
 
 
-def refused(build: Build, *ranges: tuple[int, int], shape: Sequence[int] = (4,)) -> None:
-    writer = OnnxWriter()
-    operands = [
-        Tensor(f"in{i}", tuple(shape), Interval(lo, hi)) for i, (lo, hi) in enumerate(ranges)
-    ]
+def refused(build: One, ends: tuple[int, int], *, shape: Sequence[int] = (4,)) -> None:
+    """Assert that `build` refuses an operand of this range."""
+    operand = Tensor("in", tuple(shape), Interval(*ends))
     with pytest.raises(InvariantBroken, match="check graph"):
-        build(writer, *operands)
+        build(OnnxWriter(), operand)
+
+
+def refused_pair(
+    build: Two, first: tuple[int, int], second: tuple[int, int], *, shape: Sequence[int] = (4,)
+) -> None:
+    """The same of two operands."""
+    a, b = (Tensor(n, tuple(shape), Interval(*e)) for n, e in (("a", first), ("b", second)))
+    with pytest.raises(InvariantBroken, match="check graph"):
+        build(OnnxWriter(), a, b)
 
 
 # ---- arithmetic
@@ -90,26 +117,26 @@ def test_sums_are_exact_to_the_end_of_int64(
     def build(w: OnnxWriter, x: Tensor, y: Tensor) -> Tensor:
         return w.add(x, y) if op == "add" else w.sub(x, y)
 
-    check(
+    check_pair(
         build,
         lambda x, y: x + y if op == "add" else x - y,
         (a, -half, half - 1),
         (b, -half, half - 1),
     )
-    refused(build, (LOW, TOP), (-1, 1))
-    refused(build, (-half, half), (-half, half))
+    refused_pair(build, (LOW, TOP), (-1, 1))
+    refused_pair(build, (-half, half), (-half, half))
 
 
 def test_products_are_exact_to_the_end_of_int64(rng: np.random.Generator) -> None:
     for low, high, factor in ((-(2**31), 2**31 - 1, 2**32 - 1), (-(2**62), 2**62 - 1, 2)):
         a, b = spread(rng, low, high, (300,)), spread(rng, -factor + 1, factor - 1, (300,))
-        check(
+        check_pair(
             lambda w, x, y: w.mul(x, y),
             lambda x, y: x * y,
             (a, low, high),
             (b, -factor + 1, factor - 1),
         )
-    refused(lambda w, x, y: w.mul(x, y), (-(2**32), 2**32), (-(2**31), 2**31))
+    refused_pair(lambda w, x, y: w.mul(x, y), (-(2**32), 2**32), (-(2**31), 2**31))
 
 
 def test_absolute_values(rng: np.random.Generator) -> None:
@@ -132,14 +159,14 @@ def test_shifts_beyond_int64_are_refused() -> None:
 
 def test_quotients_round_down(rng: np.random.Generator) -> None:
     a, b = spread(rng, -(2**62), TOP, (400,)), spread(rng, 1, 2**61, (400,))
-    check(
+    check_pair(
         lambda w, x, y: w.floor_divide(x, y),
         lambda x, y: x // y,
         (a, -(2**62), TOP),
         (b, 1, 2**61),
     )
-    refused(lambda w, x, y: w.floor_divide(x, y), (0, 9), (0, 3))
-    refused(lambda w, x, y: w.floor_divide(x, y), (0, 9), (-3, 3))
+    refused_pair(lambda w, x, y: w.floor_divide(x, y), (0, 9), (0, 3))
+    refused_pair(lambda w, x, y: w.floor_divide(x, y), (0, 9), (-3, 3))
 
 
 # ---- choices
@@ -150,7 +177,7 @@ def test_choices_see_every_bit(relation: str, rng: np.random.Generator) -> None:
     a = spread(rng, LOW, TOP, (500,))
     b = np.where(rng.random(500) < 0.3, a, np.clip(a, LOW + 1, None) - 1)
     tests = {"Less": np.less, "Greater": np.greater, "Equal": np.equal}
-    check(
+    check_pair(
         lambda w, x, y: w.select(x, relation, y, w.const(1), w.const(0)),
         lambda x, y: tests[relation](x, y).astype(int),
         (a, LOW, TOP),
@@ -161,15 +188,15 @@ def test_choices_see_every_bit(relation: str, rng: np.random.Generator) -> None:
 def test_maxima_minima_and_clamps(rng: np.random.Generator) -> None:
     a, b = spread(rng, LOW, TOP, (5, 100)), spread(rng, LOW, TOP, (100,))
     whole = ((a, LOW, TOP), (b, LOW, TOP))
-    check(lambda w, x, y: w.maximum(x, y), np.maximum, *whole)
-    check(lambda w, x, y: w.minimum(x, y), np.minimum, *whole)
+    check_pair(lambda w, x, y: w.maximum(x, y), np.maximum, *whole)
+    check_pair(lambda w, x, y: w.minimum(x, y), np.minimum, *whole)
     for lo, hi in ((-128, 127), (LOW, 0), (0, TOP), (TOP - 1, TOP), (5, 5)):
-        made = check(
-            lambda w, x, lo=lo, hi=hi: w.clamp(x, lo, hi),
-            lambda x, lo=lo, hi=hi: np.clip(x, lo, hi),
-            (a, LOW, TOP),
-        )
+        made = _clamped(a, lo, hi)
         assert (made.range.lo, made.range.hi) == (lo, hi)
+
+
+def _clamped(a: Ints, lo: int, hi: int) -> Tensor:
+    return check(lambda w, x: w.clamp(x, lo, hi), lambda x: np.clip(x, lo, hi), (a, LOW, TOP))
 
 
 def test_a_clamp_that_changes_nothing_writes_nothing() -> None:
@@ -191,7 +218,7 @@ def test_matrix_products_in_int32(top: int, rng: np.random.Generator) -> None:
     b = np.full((depth, 5), 2**31 // top // 8)
     b[:, 1:] = rng.integers(-3, 4, (depth, 4))
     bound = 2**31 - 1
-    made = check(
+    made = check_pair(
         lambda w, x, y: w.matmul(x, y, Interval(-bound, bound)),
         lambda x, y: x @ y,
         (a, -top, top),
@@ -204,14 +231,14 @@ def test_matrix_products_in_int64(rng: np.random.Generator) -> None:
     a = spread(rng, -(2**31), 2**31 - 1, (2, 4, 33))
     b = spread(rng, -(2**26), 2**26, (33, 6))
     reach = 33 * 2**57
-    check(
+    check_pair(
         lambda w, x, y: w.matmul(x, y, Interval(-reach, reach)),
         lambda x, y: x @ y,
         (a, -(2**31), 2**31 - 1),
         (b, -(2**26), 2**26),
     )
     wide = Interval(-(2**64), 2**64)
-    refused(lambda w, x, y: w.matmul(x, y, wide), (-1, 1), (-1, 1), shape=(4, 4))
+    refused_pair(lambda w, x, y: w.matmul(x, y, wide), (-1, 1), (-1, 1), shape=(4, 4))
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -263,7 +290,7 @@ def test_elements_are_moved_with_all_their_bits(rng: np.random.Generator) -> Non
     check(lambda w, x: w.take(x, places, 1), lambda x: np.take(x, places, 1), whole)
     check(lambda w, x: w.reshape(x, (4, 12)), lambda x: x.reshape(4, 12), whole)
     check(lambda w, x: w.transpose(x, (2, 0, 1)), lambda x: x.transpose(2, 0, 1), whole)
-    check(
+    check_pair(
         lambda w, x, y: w.concat([x, y, x], 1),
         lambda x, y: np.concatenate([x, y, x], 1),
         whole,

@@ -29,6 +29,7 @@ from binpoint.report.summary import Findings, Report, SampleUse, again, memory_u
 from binpoint.sim.check_graph import write_onnx
 from binpoint.sim.convert import stored_inputs
 from binpoint.sim.folder import read_folder, verify_written
+from binpoint.sim.source import departures
 from binpoint.sim.verify import (
     Answer,
     Subject,
@@ -102,7 +103,9 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
 
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
     ratios = noise(floating, graph, sets.scored)
-    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(typed))
+    removed = macs(imported) - macs(typed)
+    apart = departures(graph, options.semantics)
+    found = Findings(use, score(subject, sets.scored), ratios, removed, apart)
     report = summarize(program, device, verdict, found)
     project = project.with_files({"report.json": rendering.json(report).encode()})
     return Result(graph, program, project, verdict, report)

@@ -103,7 +103,8 @@ class Graph:
     `output_names` are the model's own names of the outputs, `quantized` tells that the model came
     with quantizers of its own, `rational` that these are of any width and what lies between them is
     exact, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself takes as
-    stored integers, with their type.
+    stored integers, with their type, `filled` the values of a quantized model that got their types
+    here because the model states none.
     """
 
     def __init__(self, name: str) -> None:
@@ -116,6 +117,7 @@ class Graph:
         self.rational = False
         self.digest = ""
         self.coded: Mapping[str, IntType] = {}
+        self.filled: tuple[str, ...] = ()
         self._graph: nx.DiGraph[Key] = nx.DiGraph()
         self._values: dict[str, Value] = {}
         self._nodes: dict[str, Node] = {}
@@ -194,7 +196,7 @@ class Graph:
             self.output_names,
         )
         other.quantized, other.digest, other.coded = self.quantized, self.digest, self.coded
-        other.rational = self.rational
+        other.rational, other.filled = self.rational, self.filled
         other._graph = self._graph.copy()
         other._values = dict(self._values)
         other._nodes = dict(self._nodes)

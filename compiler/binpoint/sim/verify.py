@@ -24,7 +24,7 @@ from binpoint.sim.convert import stored_inputs
 from binpoint.sim.host_c import HostBuild, run_project
 from binpoint.sim.interface import Codes, Interface
 from binpoint.sim.measure import Measurement, emulate
-from binpoint.sim.source import compare_source
+from binpoint.sim.source import compare_source, departures
 from binpoint.target import McuTarget
 
 EMULATED_SAMPLES = 3
@@ -260,10 +260,10 @@ def linked_parts(figures: Measurement) -> str | None:
 def _source(
     subject: Subject, samples: Samples, expected: Sequence[Codes], *, asked: bool
 ) -> WitnessResult:
-    """The user's own file in onnxruntime; ops that it runs in float may differ."""
+    """The user's own file in onnxruntime; a difference counts unless a departure excuses it."""
     if not asked:
         return WitnessResult("source", Answer.NOT_RUN, reason=_NOT_ASKED, counts=False)
     found = compare_source(subject.model, subject.graph, samples, expected)
     answer = Answer.EQUAL if found.equal else Answer.DIFFERENT
-    excused = found.equal or bool(found.float_ops)
+    excused = found.equal or bool(departures(subject.graph, subject.options.semantics))
     return WitnessResult("source", answer, found.samples, str(found), counts=not excused)

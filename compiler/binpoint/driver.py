@@ -45,6 +45,7 @@ from binpoint.sim.emitted import EmittedC, EmittedHls
 from binpoint.sim.folder import read_folder, verify_written
 from binpoint.sim.host_hls import HlsInterface
 from binpoint.sim.interface import Interface
+from binpoint.sim.source import departures
 from binpoint.sim.verify import Subject, reference
 from binpoint.sim.verify import verify as run_witnesses
 from binpoint.sim.witness import Answer, Verdict, witnesses_of
@@ -121,11 +122,12 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
         case _:
             assert_never(target)
 
-    subject = Subject(graph, made.emitted, model)
+    subject = Subject(graph, made.emitted, options, model)
     verdict = _checked(run_witnesses(subject, trial, asked))
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
     ratios = noise(floating, graph, sets.scored)
-    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(typed))
+    removed, apart = macs(imported) - macs(typed), departures(graph, options.semantics)
+    found = Findings(use, score(subject, sets.scored), ratios, removed, apart)
     report = _summarized(made.plan, target, verdict, found)
     project = made.project.with_files({"report.json": rendering.json(report).encode()})
     return Result(graph, made.plan, project, verdict, report)
@@ -141,7 +143,7 @@ class _Made:
 
 
 def _emit_c(graph: Graph, target: McuTarget, options: CompileOptions, trial: Samples) -> _Made:
-    program = arrange(graph, options)
+    program = arrange(graph, options, target)
     budget.check(target, memory_use(program, target, None))
     project = mcu_c.render(program, target, options)
     inputs = list(stored_inputs(graph, trial.part(0, 8)))

@@ -96,7 +96,7 @@ def test_the_same_input_gives_the_same_bytes(folder: Path, fast: Result) -> None
 def test_a_build_that_computes_something_else_is_found(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = EmittedHls._run  # pyright: ignore[reportPrivateUsage]
+    real = EmittedHls.build
 
     def off_by_one(self: EmittedHls, inputs: list[Codes], *rest: object, **more: object) -> object:
         found = real(self, inputs, *rest, **more)  # pyright: ignore[reportArgumentType]
@@ -104,7 +104,7 @@ def test_a_build_that_computes_something_else_is_found(
         found[3][name] = found[3][name] + 1
         return found
 
-    monkeypatch.setattr(EmittedHls, "_run", off_by_one)
+    monkeypatch.setattr(EmittedHls, "build", off_by_one)
     with pytest.raises(Mismatch, match="native integers differs") as caught:
         compiled(folder)
     assert "sample 3" in (caught.value.have or "")

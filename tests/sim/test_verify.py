@@ -206,7 +206,7 @@ def test_operators_that_stay_float_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "different"), [("qnet", True), ("tail", False)])
-def test_other_codes_than_the_users_file_count_unless_it_computes_in_float(
+def test_other_codes_than_the_users_file_count_unless_a_departure_excuses_them(
     name: str, different: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def twisted(*_: object, **__: object) -> list[dict[str, np.ndarray]]:

@@ -80,7 +80,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("accuracy", _accuracy(report)),
         ("samples", _samples(report)),
         ("requantizers", _requantizers(report)),
-    ]
+        *(("departure", text) for text in _departures(report)),
+    ]  # fmt: skip
     rows += [
         (f"{row.memory} budget", _memory(row.used_bytes, row.available_bytes, row.unmeasured))
         for row in report.budget
@@ -157,6 +158,19 @@ def _samples(report: Report) -> str:
 def _requantizers(report: Report) -> str:
     counts = msgspec.to_builtins(report.requantizers)
     return ", ".join(f"{count} {form}" for form, count in counts.items()) + " (channels)"
+
+
+def _departures(report: Report) -> list[str]:
+    """One line a reason: how many values, and the first of them."""
+    places: dict[str, list[str]] = {}
+    for row in report.departures:
+        places.setdefault(row.reason, []).append(", ".join(row.origin) or row.value)
+    return [f"{reason} ({_some(names)})" for reason, names in places.items()]
+
+
+def _some(names: list[str]) -> str:
+    first = names[0] or "all values"
+    return first if len(names) == 1 else f"{len(names)} values, the first at {first}"
 
 
 def number(value: int | None) -> str:

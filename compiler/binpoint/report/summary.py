@@ -21,6 +21,7 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program
 from binpoint.report.accuracy import Score
 from binpoint.sim.measure import Measurement
+from binpoint.sim.source import Departure
 from binpoint.sim.witness import Verdict
 from binpoint.target import Content, McuTarget
 
@@ -110,6 +111,19 @@ class Layer(_Table, frozen=True):
     snr_db: float | None
 
 
+class DepartureRow(_Table, frozen=True):
+    """A value whose codes may differ from those of onnxruntime's run of the model's own file.
+
+    Attributes:
+        value: empty where all of them may.
+        origin: ONNX nodes that it came from.
+    """
+
+    value: str
+    origin: tuple[str, ...]
+    reason: str
+
+
 class MemoryUse(_Table, frozen=True):
     """A memory of the target: bytes used, bytes there, and what is not counted as unmeasured."""
 
@@ -193,6 +207,7 @@ class Report(_Table, frozen=True):
         instructions: of one inference, the median of the emulated runs.
         unmeasured: why code, stack and instructions are null, where they are.
         float_linked: floating-point routines and instructions in the emulated image.
+        departures: for a model that came quantized, where its bytes are not all onnxruntime's.
         changed_files: files of a folder that no longer are as they were written.
     """
 
@@ -218,6 +233,7 @@ class Report(_Table, frozen=True):
     accuracy: Accuracy
     verdict: Answer
     witnesses: tuple[WitnessRow, ...]
+    departures: tuple[DepartureRow, ...]
     requantizers: Requantizers
     budget: tuple[MemoryUse, ...]
     layers: tuple[Layer, ...]
@@ -234,6 +250,7 @@ class Findings:
     snr_db: Mapping[str, float]
     """By value name."""
     macs_removed: int
+    departures: tuple[Departure, ...]
 
 
 def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: Findings) -> Report:
@@ -294,6 +311,10 @@ def known(
         ),
         verdict=verdict.answer.value,
         witnesses=witness_rows(verdict),
+        departures=tuple(
+            DepartureRow(value=d.value, origin=d.origin, reason=d.reason)
+            for d in findings.departures
+        ),
         requantizers=count_requantizers(graph),
         budget=(),
         layers=layers,

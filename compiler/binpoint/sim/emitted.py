@@ -144,13 +144,13 @@ class EmittedHls:
         """
         few = inputs[: max(1, _AP_WORK // max(1, self.macs))]
         return {
-            Witness.NATIVE: Trial(lambda: self._run(inputs, Build.NATIVE), len(inputs)),
-            Witness.AP: Trial(lambda: self._run(few, Build.AP), len(few)),
+            Witness.NATIVE: Trial(lambda: self.build(inputs, Build.NATIVE), len(inputs)),
+            Witness.AP: Trial(lambda: self.build(few, Build.AP), len(few)),
         }
 
     def outputs(self, inputs: Sequence[Codes]) -> Sequence[Codes]:
         """Of native integers, without sanitizers."""
-        return self._run(inputs, Build.NATIVE, checked=False)
+        return self.build(inputs, Build.NATIVE, checked=False)
 
     def emulated(
         self, inputs: Sequence[Codes], compare: Compare, asked: Sequence[Witness]
@@ -159,9 +159,10 @@ class EmittedHls:
         del inputs, compare, asked
         return None
 
-    def _run(
+    def build(
         self, inputs: Sequence[Codes], build: Build, *, checked: bool = True
     ) -> list[dict[str, NDArray[Any]]]:
+        """The outputs of one build; `checked` is under sanitizers."""
         carried = [self._sent(sample) for sample in inputs]
         found = run_files(self.interface, self.files, carried, build, checked=checked)
         return [self._received(values) for values in found]

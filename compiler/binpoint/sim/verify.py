@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
+from binpoint.options import CompileOptions
 from binpoint.passes.samples import Samples
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import Difference, first_difference
 from binpoint.sim.convert import stored_inputs
 from binpoint.sim.emitted import EMULATED_SAMPLES, Emitted, Trial
 from binpoint.sim.interface import Codes
-from binpoint.sim.source import compare_source
+from binpoint.sim.source import compare_source, departures
 from binpoint.sim.witness import (
     NOT_ASKED,
     Answer,
@@ -38,6 +39,7 @@ class Subject:
 
     graph: Graph
     emitted: Emitted
+    options: CompileOptions
     model: Path
 
 
@@ -109,10 +111,10 @@ def reference(
 def _source(
     subject: Subject, samples: Samples, expected: Sequence[Codes], *, asked: bool
 ) -> WitnessResult:
-    """The user's own file in onnxruntime; ops that it runs in float may differ."""
+    """The user's own file in onnxruntime; a difference counts unless a departure excuses it."""
     if not asked:
         return WitnessResult("source", Answer.NOT_RUN, reason=NOT_ASKED, counts=False)
     found = compare_source(subject.model, subject.graph, samples, expected)
     answer = Answer.EQUAL if found.equal else Answer.DIFFERENT
-    excused = found.equal or bool(found.float_ops)
+    excused = found.equal or bool(departures(subject.graph, subject.options.semantics))
     return WitnessResult("source", answer, found.samples, str(found), counts=not excused)

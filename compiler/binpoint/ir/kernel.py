@@ -58,7 +58,7 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A function that kernels of a variant share: a template of the variant's folder, with traits."""
+    """A function that kernels of a variant share: a template of its folder, with traits."""
 
     stem: str
     traits: tuple[tuple[str, str], ...] = ()
@@ -74,9 +74,9 @@ class KernelCall:
     """One call of a kernel. `traits` select forms within a template, by name and value.
 
     `variant` is the folder of the template, empty for portable C; `note` says what a variant relies
-    on, in the comment of the emitted call; `blocks` are the functions it calls; a `shared` kernel is
-    one function even where others are compiled anew for each call. `scratch` bytes of the arena are
-    the call's own.
+    on, in the comment of the emitted call; `blocks` are the functions it calls. A `shared` kernel
+    is one function even where others are compiled anew for each call. `scratch` bytes of the arena
+    are the call's own.
     """
 
     stem: str

@@ -101,7 +101,8 @@ def _conv(
     elif width < step_w and not any((*window.before, *window.after)):
         layout, columns = "picked", out[1] * width
     unit = {"rows": step_w * depth, "picked": width * depth, "columns": step_w * depth * height}
-    product = _product(inputs, op.zero, "wide", depth, padded=op.window.padded, codes=codes)
+    turned = 1 if layout == "columns" else depth
+    product = _product(inputs, op.zero, "wide", turned, padded=op.window.padded, codes=codes)
     if product is None:
         return None
     row = columns * depth + columns * depth % 2
@@ -147,7 +148,7 @@ def _product(
     reach = channel_reach(Weights(rows, _codes(bias), w.elem), x, padded=padded, zero=zero)
     cubes = given if given.ndim == 3 else given[:, None, :]
     weights = np.pad(cubes, ((0, 0), (0, 0), (0, cubes.shape[2] % 2)))
-    order = "even" if depth % 4 == 0 and cubes.shape[2] % 4 == 0 else ""
+    order = "even" if depth % 4 == 0 else ""
     if order:
         shaped = weights.reshape(*weights.shape[:2], -1, 4)
         weights = shaped[..., _ORDER].reshape(weights.shape)
@@ -164,7 +165,7 @@ def _call(
     options: CompileOptions,
     operand: IntType,
 ) -> KernelCall | None:
-    """The call, storing results of eight bits where they are proved, else by the portable epilogue."""
+    """The call; results of eight bits in the block itself, others by the portable epilogue."""
     op = step.nodes[1].op if len(step.nodes) > 1 else None
     found = fixed(op, product.reach) if isinstance(op, Requantize) else None
     if found is not None:
@@ -222,8 +223,8 @@ def _stored(
 def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     """What the block needs to make results of sums."""
     if found is None:
-        return (Number("up", 8), Number("window", 0, "uint32_t"))
-    up = (Number("up", found.up), Number("window", found.window * 0x10001, "uint32_t"))
+        return ()
+    up = (Number("up", found.up), Number("near", found.window * 0x10001, "uint32_t"))
     if not clamp:
         return up
     assert isinstance(op, Requantize)
@@ -232,7 +233,7 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
 
 
 def pack(weights: IntArray, rows: int) -> IntArray | None:
-    """Words ``[groups, steps, rows / 2]`` of ``[C, runs, run]`` weights; None if a lane is too narrow.
+    """Words ``[groups, steps, rows / 2]`` of ``[C, runs, run]`` weights; None where lanes overflow.
 
     Channels are filled up to a multiple of `rows` by zeros.
     """

@@ -1,13 +1,15 @@
 """Results of eight bits from sums, with sixteen bits after the point in one word.
 
-    total = floor(acc·2^up · scale / 2^32) + offset,    y = clamp((total >> 16) - bias, lo, hi)
+    total = floor(acc·2^up · scale / 2^32) + offset
+    y = clamp((total >> 16) − bias, lo, hi)
 
-where bias is 128 for signed results, so that saturation is unsigned for all, ``scale`` is the requantizer's factor times 2^(48 - up), and ``offset`` bias, zero point and
-one half, times 2^16, and `margin`. Let the factor's own rounding and the requantizer's (two roundings
-to float32, or none) move ``acc · factor`` by at most e units of 2^-16, and let margin be the least
-integer above e. Flooring takes off less than one unit. So wherever the low half of total is at
-least ``window = 2·margin``, total and the requantizer's own value lie between the same two
-integers and y is its result. Where it is below, the kernel asks the requantizer itself.
+``scale`` is the requantizer's factor times 2^(48 − up); ``bias`` is 128 for signed results, so that
+all saturate unsigned; ``offset`` is bias, zero point and one half, times 2^16, and a margin. Let
+the rounding of scale and the requantizer's own roundings (to float32, or none) move acc · factor by
+at most e units of 2^-16, and let margin be the least integer above e. Flooring takes off less than
+one unit. So wherever the low half of total is at least ``window = 2·margin``, total and the
+requantizer's own value lie between the same two integers, and y is its result. Where it is below,
+the kernel asks the requantizer itself.
 """
 
 from __future__ import annotations

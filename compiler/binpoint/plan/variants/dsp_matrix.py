@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
@@ -34,7 +35,7 @@ _ORDER = (0, 2, 1, 3)
 _UNUSED = {
     "rows": ("stride_w",),
     "picked": ("pad_w", "columns", "width"),
-    "columns": ("row", "width", "stride_w"),
+    "columns": ("row", "stride_w"),
 }
 """Numbers of a convolution that a layout of its scratch makes no use of."""
 
@@ -232,7 +233,7 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     return (*up, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
 
 
-def pack(weights: IntArray, rows: int) -> IntArray | None:
+def pack(weights: IntArray, rows: int) -> NDArray[np.uint32] | None:
     """Words ``[groups, steps, rows / 2]`` of ``[C, runs, run]`` weights; None where lanes overflow.
 
     Channels are filled up to a multiple of `rows` by zeros.
@@ -249,7 +250,7 @@ def pack(weights: IntArray, rows: int) -> IntArray | None:
     return np.ascontiguousarray(shaped).astype(np.uint32)
 
 
-def _constants(product: Product, found: Fixed | None) -> IntArray:
+def _constants(product: Product, found: Fixed | None) -> NDArray[np.int32]:
     """For each block: first values of its sums, then scale and offset of each row."""
     rows = _ROWS[product.shape]
     missing = -product.bias.size % rows

@@ -178,6 +178,7 @@ def _fits(shape: Shape) -> bool:
         along.result > 1
         and along.dilation == 1
         and farthest <= _OFFSET
+        and 2 * shape.pitch * across.stride <= _OFFSET
         and along.result_spacing <= _STEP
         and 4 * across.kernel * (along.kernel + 1) <= _OFFSET
     )
@@ -282,6 +283,7 @@ def _traits(
         ("form", "packed" if shape.packed else "general"),
         *((name, str(value)) for name, value in numbers.items()),
         *(() if shape.packed else ((name, str(value)) for name, value in general.items())),
+        ("odd", "odd" if along.result % 2 else ""),
         ("saturation", saturation),
         ("least", str(least)),
         ("most", str(most)),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,12 +31,14 @@ class HighWord:
     """Constants of all channels; one shift for all.
 
     Args:
+        bases: what is to be taken off the accumulators first, per channel; 0 where all of them fit.
         multipliers: 0 to 2**31 - 1 per channel.
         offsets: int32 per channel; zero point and one half are inside.
         windows: 0 per channel with a proof.
         shift: 1 to 24.
     """
 
+    bases: tuple[int, ...]
     multipliers: tuple[int, ...]
     offsets: tuple[int, ...]
     windows: tuple[int, ...]
@@ -80,6 +82,11 @@ class Staircase:
         reached, preceded = self.table <= self.high[:, None], self.table > self.low[:, None]
         return Steps(codes, self.table, self.table - 1, reached, preceded)
 
+    def above(self, base: Ints) -> Staircase:
+        """The same function of the accumulator less `base`."""
+        table, low, high = self.table - base[:, None], self.low - base, self.high - base
+        return replace(self, table=table, low=low, high=high)
+
 
 def thresholds_of(
     function: Callable[[Ints], Ints], low: Ints, high: Ints, lo: int, hi: int
@@ -107,25 +114,34 @@ def high_word(
             None where the function has no exact form.
         shift: to be used instead of the largest possible one, if not larger.
     """
-    flat = stairs.flat
+    flat, base = stairs.flat, _bases(stairs, prescale)
     most = min(_most(stairs, prescale), _MAX_SHIFT if shift is None else shift)
-    if most < 1:
+    if base is None or most < 1:
         return None
     bits, grain = most + _WORD - prescale, 1 << (_WORD - prescale)
-    proofs = fit(stairs.steps, stairs.slope, shift=bits, grain=grain)
+    moved = stairs.above(base)
+    proofs = fit(moved.steps, stairs.slope, shift=bits, grain=grain)
     rows: list[tuple[int, int, int]] = []
     for channel, proof in enumerate(proofs):
         proved = None if proof is None else (proof.multiplier, proof.offset // grain, 0)
         if flat[channel]:
             rows.append((0, int(stairs.start[channel]) << most, 0))
-        elif proved is not None and _fits(stairs, channel, proved, prescale):
+        elif proved is not None and _fits(moved, channel, proved, prescale):
             rows.append(proved)
-        elif window_bits is not None:
+        elif window_bits is not None and not base[channel]:
             rows.append(_exact(stairs, channel, bits, most, window_bits))
         else:
             return None
     multipliers, offsets, windows = (tuple(c) for c in zip(*rows, strict=True))
-    return HighWord(multipliers, offsets, windows, most)
+    return HighWord(tuple(base.tolist()), multipliers, offsets, windows, most)
+
+
+def _bases(stairs: Staircase, prescale: int) -> Ints | None:
+    """The middle of each reach that int32 does not hold scaled; None where it is too wide."""
+    limit = (1 << (31 - prescale)) - 1
+    fitting = np.maximum(-stairs.low, stairs.high) <= limit
+    base = np.where(fitting, 0, (stairs.low + stairs.high) >> 1)
+    return base if bool((stairs.high - base <= limit).all()) else None
 
 
 def _most(stairs: Staircase, prescale: int) -> int:

@@ -146,7 +146,7 @@ def fit(
 
     Args:
         steps: of C channels.
-        scale: float32 [C], the slope of the steps.
+        scale: float32 [C], the slope of the steps; float64 counts where `shift` is given.
         bits: of the multiplier, at most 31.
         shift: per channel, to be used instead of the one that gives the multiplier these bits.
         grain: a power of two that divides the offsets.
@@ -157,8 +157,11 @@ def fit(
     mantissa, binary_point = decompose(scale)
     if shift is None:
         shift = np.clip(binary_point + bits - FLOAT_BITS, 0, _MAX_SHIFT)
-    shift = np.broadcast_to(np.asarray(shift, np.int64), binary_point.shape)
-    nearest = _scaled(mantissa, shift - binary_point)
+        nearest = _scaled(mantissa, shift - binary_point)
+    else:
+        shift = np.broadcast_to(np.asarray(shift, np.int64), binary_point.shape)
+        exact = np.rint(np.ldexp(np.asarray(scale, np.float64), shift))
+        nearest = np.minimum(exact, (1 << MULTIPLIER_BITS) - 1).astype(np.int64)
     multiplier = nearest
     low, high, _ = _offsets(steps, multiplier, shift)
     failed = _above(low, grain) > high
@@ -178,7 +181,7 @@ def _above(low: Ints, grain: int) -> Ints:
 
 
 def _scaled(mantissa: Ints, left: Ints) -> Ints:
-    # Further left than by 7 bits no 31-bit multiplier exists.
+    # Left by at most 7 bits; further left the scale exceeds 2**30 and no 31-bit multiplier exists.
     rounded = np.where(
         left >= 0,
         mantissa << np.clip(left, 0, 30),

@@ -18,7 +18,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table
 from binpoint.ir.op import IntArray
-from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.numeric.fixed import I8, I32
 from binpoint.numeric.highword import HighWord
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntDepthwise
@@ -30,6 +30,7 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
 from binpoint.plan.variants.rounding import high_word_of
 
+_BYTE = 8
 _PRESCALE = 8
 _WINDOWED = 1 << 31
 _PLANE_BYTES = 4096
@@ -118,7 +119,7 @@ def depthwise(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     x, w, bias = graph.arguments(step.nodes[0])
     y = graph.value(step.writes[0])
-    if x.constant is not None or x.elem.storage not in (I8, U8) or y.elem.storage not in (I8, U8):
+    if x.constant is not None or x.elem.storage.width > _BYTE:
         return None
     assert w.constant is not None
     assert bias.constant is not None
@@ -133,11 +134,12 @@ def depthwise(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     weights = Weights(rows, bias.constant.array.astype(np.int64), w.elem)
     reach = channel_reach(weights, x, padded=op.window.padded, zero=op.zero)
     form = high_word_of(requantizer, reach, _PRESCALE)
-    if form is None or np.abs(folded).max() >> (31 - _PRESCALE):
+    if form is None:
         return None
     if max(form.windows) and 4 * max(form.windows) >= 1 << form.shift:
         return None
-    call = _call(step, op, shape, _transposed(codes, op, shape), folded, form, requantizer)
+    sums = (folded - np.array(form.bases)) << _PRESCALE
+    call = _call(step, op, shape, _transposed(codes, op, shape), sums, form, requantizer)
     in_place = step.reads if _overwrites(shape, x, y) else ()
     return replace(step, call=call, in_place=in_place)
 
@@ -200,7 +202,7 @@ def _overwrites(shape: Shape, x: Value, y: Value) -> bool:
     A channel's row is read before any element of the channel at or before it is written: the plane
     holds all rows up to the last one that a band needs.
     """
-    if x.type.size != y.type.size or x.elem.storage.width != y.elem.storage.width:
+    if x.type.size != y.type.size:
         return False
     across, along = shape.across, shape.along
     same = across.size == across.result and along.size == along.result
@@ -230,7 +232,7 @@ def _call(
     x, y = (a for a in step.call.arguments if isinstance(a, Buffer) and a.name in ("x", "y"))
     window = max(form.windows)
     window = 1 << (window - 1).bit_length() if window else 0
-    rows = zip(bias << _PRESCALE, form.multipliers, form.offsets, form.windows, strict=True)
+    rows = zip(bias.tolist(), form.multipliers, form.offsets, form.windows, strict=True)
     constants = [(b, m - _WINDOWED, o + window - w) if w else (b, m, o) for b, m, o, w in rows]
     tables = [
         Table("w", Constant(weights.astype(np.int8)), I8),

@@ -23,13 +23,13 @@ _NARROW = 8
 def high_word_of(op: Requantize, reach: Ranges, prescale: int) -> HighWord | None:
     """Return the constants of `op` for sums within `reach`, scaled up by ``2**prescale``.
 
-    None for a result of more than 8 bits, sums that leave int32, a function that falls, or one
+    None for a result of more than 8 bits, sums of too wide a range, a function that falls, or one
     without proof.
     """
     low, high = (np.array(ends, np.int64) for ends in zip(*reach, strict=True))
     slope = np.broadcast_to(_slope(op), low.shape)
     largest = max(int(np.abs(low).max()), int(np.abs(high).max()))
-    if op.result.storage.width > _NARROW or slope.min() < 0 or largest << prescale >= 1 << 31:
+    if op.result.storage.width > _NARROW or slope.min() < 0:
         return None
 
     def codes(acc: Ints) -> Ints:

@@ -128,8 +128,8 @@ def high_word(
             rows.append((0, int(stairs.start[channel]) << most, 0))
         elif proved is not None and _fits(moved, channel, proved, prescale):
             rows.append(proved)
-        elif window_bits is not None and not base[channel]:
-            rows.append(_exact(stairs, channel, bits, most, window_bits))
+        elif window_bits is not None:
+            rows.append(_exact(moved, channel, int(base[channel]), (bits, most), window_bits))
         else:
             return None
     multipliers, offsets, windows = (tuple(c) for c in zip(*rows, strict=True))
@@ -163,13 +163,15 @@ def _fits(stairs: Staircase, channel: int, row: tuple[int, int, int], prescale: 
 
 
 def _exact(
-    stairs: Staircase, channel: int, bits: int, shift: int, window_bits: int
+    stairs: Staircase, channel: int, base: int, shifts: tuple[int, int], window_bits: int
 ) -> tuple[int, int, int]:
-    """Nearest multiplier; the window covers its error too."""
-    scaled = float(stairs.slope[channel]) * 2.0**bits
-    multiplier = round(scaled)
+    """Nearest multiplier; the window covers its error, and that of the base's own product."""
+    bits, shift = shifts
+    slope = float(stairs.slope[channel])
+    multiplier, start = round(slope * 2.0**bits), round(base * slope * 2.0**shift)
     reach = max(abs(int(stairs.low[channel])), abs(int(stairs.high[channel])))
-    error = reach * abs(scaled - multiplier) * 2.0 ** (shift - bits)
+    error = reach * abs(slope * 2.0**bits - multiplier) * 2.0 ** (shift - bits)
+    error += 1.0 if base else 0.0
     window = math.ceil(2.0 ** (shift - window_bits) + error * (1 + 2.0**-20))
-    offset = (stairs.zero << shift) + (1 << (shift - 1)) + window
+    offset = start + (stairs.zero << shift) + (1 << (shift - 1)) + window
     return multiplier, offset, window

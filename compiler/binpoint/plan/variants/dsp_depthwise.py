@@ -22,7 +22,6 @@ from binpoint.numeric.fixed import I8, I32
 from binpoint.numeric.highword import HighWord
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntDepthwise
-from binpoint.ops.forms import U32
 from binpoint.ops.linear import Weights, channel_reach
 from binpoint.ops.requantize import OnnxruntimeRequantize, Requantize
 from binpoint.options import CompileOptions
@@ -239,8 +238,7 @@ def _call(
         Table("constants", Constant(np.array(constants, np.int64).astype(np.int32)), I32),
     ]
     if window:
-        scales = Constant(_scale_bits(form, requantizer))
-        tables.append(Table("scales", scales, U32))
+        tables.append(Table("ties", Constant(_ties(form, requantizer)), I32))
     zero = (Number("zero_y", requantizer.result.zero_points[0]),) if window else ()
     return KernelCall(
         "depthwise",
@@ -308,11 +306,12 @@ def _saturation(lo: int, hi: int) -> tuple[str, str, str]:
     return name, str(lo) if lo > least else "", str(hi) if hi < most else ""
 
 
-def _scale_bits(form: HighWord, requantizer: Requantize) -> NDArray[np.uint32]:
-    """The float32 bits of the scale of each channel with a window, in order."""
+def _ties(form: HighWord, requantizer: Requantize) -> NDArray[np.int32]:
+    """The float32 bits of the scale, and the base, of each channel with a window, in order."""
     assert isinstance(requantizer, OnnxruntimeRequantize)
     scales = np.broadcast_to(np.array(requantizer.scales, np.float32), (len(form.windows),))
-    return scales[np.array(form.windows) > 0].view(np.uint32)
+    rows = np.stack([scales.view(np.int32), np.array(form.bases, np.int32)], axis=1)
+    return rows[np.array(form.windows) > 0]
 
 
 def _note(form: HighWord) -> str:

@@ -13,11 +13,19 @@ from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.dsp_depthwise import depthwise
+from binpoint.plan.variants.dsp_elements import add, lookup, maxpool, mul, total
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
-FAMILIES: tuple[tuple[Feature, Family], ...] = (("dsp", depthwise),)
+FAMILIES: tuple[tuple[Feature, Family], ...] = (
+    ("dsp", depthwise),
+    ("dsp", add),
+    ("dsp", mul),
+    ("dsp", lookup),
+    ("dsp", maxpool),
+    ("dsp", total),
+)
 """The families in the order in which they are asked, with the feature that they need."""
 
 

@@ -27,7 +27,7 @@ from binpoint.ops.requantize import OnnxruntimeRequantize, Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
-from binpoint.plan.variants.rounding import high_word_of
+from binpoint.plan.variants.rounding import high_word_of, saturation
 
 _BYTE = 8
 _PRESCALE = 8
@@ -278,32 +278,19 @@ def _traits(
     }  # fmt: skip
     general = {"even": along.even, "first": along.first, "last": along.last, "turn": turn}
     least, most = requantizer.lo, requantizer.hi
-    saturation, lo, hi = _saturation(least, most)
+    saturating, lo, hi = saturation(least, most)
     return (
         ("form", "packed" if shape.packed else "general"),
         *((name, str(value)) for name, value in numbers.items()),
         *(() if shape.packed else ((name, str(value)) for name, value in general.items())),
         ("odd", "odd" if along.result % 2 else ""),
-        ("saturation", saturation),
+        ("saturation", saturating),
         ("least", str(least)),
         ("most", str(most)),
         ("lo", lo),
         ("hi", hi),
         ("limit", str(2 * window << (32 - shift)) if window else ""),
     )
-
-
-def _saturation(lo: int, hi: int) -> tuple[str, str, str]:
-    """The saturating instruction with its bits, and the ends that are narrower, if any."""
-    signed = lo < 0
-    bits = max((hi + 1).bit_length() - 1, 0)
-    if not signed and lo == 0 and hi == (1 << bits) - 1 and bits:
-        return f"usat{bits}", "", ""
-    if signed and lo == -(1 << bits) and hi == (1 << bits) - 1:
-        return f"ssat{bits + 1}", "", ""
-    least, most = (-128, 127) if signed else (0, 255)
-    name = "ssat8" if signed else "usat8"
-    return name, str(lo) if lo > least else "", str(hi) if hi < most else ""
 
 
 def _ties(form: HighWord, requantizer: Requantize) -> NDArray[np.int32]:

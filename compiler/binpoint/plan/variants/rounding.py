@@ -63,3 +63,16 @@ def _spread(op: IntThresholds) -> np.ndarray[tuple[int, ...], np.dtype[np.float6
     if not steps.shape[1]:
         return np.zeros(len(steps))
     return steps.shape[1] / (steps[:, -1] - steps[:, 0] + 1.0)
+
+
+def saturation(lo: int, hi: int) -> tuple[str, str, str]:
+    """Return the saturating instruction with its bits, and the ends that are narrower, if any."""
+    signed = lo < 0
+    bits = max((hi + 1).bit_length() - 1, 0)
+    if not signed and lo == 0 and hi == (1 << bits) - 1 and bits:
+        return f"usat{bits}", "", ""
+    if signed and lo == -(1 << bits) and hi == (1 << bits) - 1:
+        return f"ssat{bits + 1}", "", ""
+    least, most = (-128, 127) if signed else (0, 255)
+    name = "ssat8" if signed else "usat8"
+    return name, str(lo) if lo > least else "", str(hi) if hi < most else ""

@@ -12,19 +12,19 @@ from collections.abc import Callable
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.dsp_depthwise import depthwise
-from binpoint.plan.variants.dsp_elements import add, lookup, maxpool, mul, total
+from binpoint.plan.variants import dsp_depthwise, dsp_elements, dsp_matrix
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
 FAMILIES: tuple[tuple[Feature, Family], ...] = (
-    ("dsp", depthwise),
-    ("dsp", add),
-    ("dsp", mul),
-    ("dsp", lookup),
-    ("dsp", maxpool),
-    ("dsp", total),
+    ("dsp", dsp_matrix.matrix),
+    ("dsp", dsp_depthwise.depthwise),
+    ("dsp", dsp_elements.add),
+    ("dsp", dsp_elements.mul),
+    ("dsp", dsp_elements.lookup),
+    ("dsp", dsp_elements.maxpool),
+    ("dsp", dsp_elements.total),
 )
 """The families in the order in which they are asked, with the feature that they need."""
 

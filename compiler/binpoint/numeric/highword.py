@@ -103,7 +103,7 @@ def thresholds_of(
 
 
 def high_word(
-    stairs: Staircase, prescale: int, window_bits: int | None, shift: int | None = None
+    stairs: Staircase, prescale: int, window_bits: int | None, grid: int = 1
 ) -> HighWord | None:
     """Return constants for all channels, or None where some channel has neither proof nor window.
 
@@ -112,10 +112,11 @@ def high_word(
         prescale: 0 to 8; every accumulator scaled up by it fits int32.
         window_bits: float32 rounding changes nothing further than ``2**-window_bits`` from a tie;
             None where the function has no exact form.
-        shift: to be used instead of the largest possible one, if not larger.
+        grid: a shift of that or more is a multiple of it, else the largest possible one.
     """
     flat, base = stairs.flat, _bases(stairs, prescale)
-    most = min(_most(stairs, prescale), _MAX_SHIFT if shift is None else shift)
+    most = min(_most(stairs, prescale), _MAX_SHIFT)
+    most -= most % grid if most >= grid else 0
     if base is None or most < 1:
         return None
     bits, grain = most + _WORD - prescale, 1 << (_WORD - prescale)

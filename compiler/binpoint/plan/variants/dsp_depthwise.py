@@ -31,6 +31,7 @@ from binpoint.plan.variants.rounding import high_word_of, saturation
 
 _BYTE = 8
 _PRESCALE = 8
+_GRID = 2
 _WINDOWED = 1 << 31
 _PLANE_BYTES = 4096
 _OFFSET = 4095
@@ -112,7 +113,6 @@ class Shape:
 
 def depthwise(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """The step with DSP instructions, where it is a requantized depthwise convolution of bytes."""
-    del options
     op, requantizer = step.nodes[0].op, step.nodes[-1].op
     if not isinstance(op, IntDepthwise) or not isinstance(requantizer, Requantize):
         return None
@@ -132,7 +132,8 @@ def depthwise(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     rows = np.moveaxis(codes, -1, 0).reshape(codes.shape[-1], -1)
     weights = Weights(rows, bias.constant.array.astype(np.int64), w.elem)
     reach = channel_reach(weights, x, padded=op.window.padded, zero=op.zero)
-    form = high_word_of(requantizer, reach, _PRESCALE)
+    grid = _GRID if options.optimize == "speed" else 2 * _GRID
+    form = high_word_of(requantizer, reach, _PRESCALE, grid)
     if form is None:
         return None
     if max(form.windows) and 4 * max(form.windows) >= 1 << form.shift:
@@ -248,6 +249,7 @@ def _call(
         scratch=shape.plane,
         variant="dsp",
         note=_note(form),
+        shared=True,
     )
 
 

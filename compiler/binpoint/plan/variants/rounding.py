@@ -20,8 +20,10 @@ from binpoint.ops.thresholds import IntThresholds
 _NARROW = 8
 
 
-def high_word_of(op: Requantize, reach: Ranges, prescale: int) -> HighWord | None:
+def high_word_of(op: Requantize, reach: Ranges, prescale: int, grid: int = 1) -> HighWord | None:
     """Return the constants of `op` for sums within `reach`, scaled up by ``2**prescale``.
+
+    A shift of `grid` or more is a multiple of it, so that kernels can share code.
 
     None for a result of more than 8 bits, sums of too wide a range, a function that falls, or one
     without proof.
@@ -41,7 +43,7 @@ def high_word_of(op: Requantize, reach: Ranges, prescale: int) -> HighWord | Non
     if isinstance(op, AffineRequantize):
         zero = int(max(abs(k) / 2.0**s for k, s in zip(op.offsets, op.shifts, strict=True))) + 1
     table = thresholds_of(codes, low, high, op.lo, op.hi)
-    return high_word(Staircase(table, low, high, op.lo, zero, slope), prescale, bits)
+    return high_word(Staircase(table, low, high, op.lo, zero, slope), prescale, bits, grid)
 
 
 def _slope(op: Requantize) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -98,7 +98,7 @@ class KernelCall:
         parts += [value for _, value in self.traits if value]
         if self.epilogue is not None:
             parts += [self.epilogue.form] + (["pc"] if self.epilogue.per_channel else [])
-        return "_".join(parts)
+        return "_".join(parts).replace("-", "m")
 
     @property
     def all_arguments(self) -> tuple[Argument, ...]:

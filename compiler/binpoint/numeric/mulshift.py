@@ -132,7 +132,11 @@ def prove_mulshift(
 
 
 def fit(
-    steps: Steps, scale: npt.ArrayLike, bits: int = MULTIPLIER_BITS
+    steps: Steps,
+    scale: npt.ArrayLike,
+    bits: int = MULTIPLIER_BITS,
+    shift: npt.ArrayLike | None = None,
+    grain: int = 1,
 ) -> tuple[MulShift | None, ...]:
     """Return multiplier, shift and offset that take every step where it is, per channel, or None.
 
@@ -142,26 +146,38 @@ def fit(
 
     Args:
         steps: of C channels.
-        scale: float32 [C], the slope of the steps.
+        scale: float32 [C], the slope of the steps; float64 counts where `shift` is given.
         bits: of the multiplier, at most 31.
+        shift: per channel, to be used instead of the one that gives the multiplier these bits.
+        grain: a power of two that divides the offsets.
     """
     if steps.codes.size == 0:
         # No step: there is one output code, to which the clamp brings anything.
         return (MulShift(0, 1, 0),) * len(steps.first)
     mantissa, binary_point = decompose(scale)
-    shift = np.clip(binary_point + bits - FLOAT_BITS, 0, _MAX_SHIFT)
-    nearest = _scaled(mantissa, shift - binary_point)
+    if shift is None:
+        shift = np.clip(binary_point + bits - FLOAT_BITS, 0, _MAX_SHIFT)
+        nearest = _scaled(mantissa, shift - binary_point)
+    else:
+        shift = np.broadcast_to(np.asarray(shift, np.int64), binary_point.shape)
+        exact = np.rint(np.ldexp(np.asarray(scale, np.float64), shift))
+        nearest = np.minimum(exact, (1 << MULTIPLIER_BITS) - 1).astype(np.int64)
     multiplier = nearest
     low, high, _ = _offsets(steps, multiplier, shift)
-    failed = low > high
+    failed = _above(low, grain) > high
     if failed.any():
         multiplier = multiplier.copy()
         multiplier[failed] = _search(steps.select(failed), nearest[failed], shift[failed])
         low, high, _ = _offsets(steps, multiplier, shift)
     return tuple(
-        MulShift(int(m), int(s), _roundest(int(a), int(b))) if a <= b else None
+        MulShift(int(m), int(s), _roundest(int(a), int(b))) if _above(a, grain) <= b else None
         for m, s, a, b in zip(multiplier, shift, low, high, strict=True)
     )
+
+
+def _above(low: Ints, grain: int) -> Ints:
+    """Return the least multiples of ``grain`` that are not less."""
+    return -(-low // grain) * grain
 
 
 def _scaled(mantissa: Ints, left: Ints) -> Ints:

@@ -298,14 +298,16 @@ class OnnxruntimeSoftmax(IntegerOp):
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """A loop over each set, float32 carried out on integers."""
+        factor = int(float32.softmax_factor(float(self.result.scale)))
         arguments = (
             *_arguments(self.block, inputs, outputs[0]),
-            Number("factor", int(float32.softmax_factor(float(self.result.scale)))),
+            Number("factor", factor),
             Number("zero", self.result.zero_point),
             Number("lo", self.result.storage.min),
             Number("hi", self.result.storage.max),
         )
-        traits = (("form", "float"), ("softfloat", "softfloat"))
+        product = "_wide" if factor > _CODES else ""
+        traits = (("form", "float"), ("product", product), ("softfloat", "softfloat"))
         return KernelCall(self.stem, arguments, traits, formula="y = QLinearSoftmax(x)")
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:

@@ -12,12 +12,21 @@ from collections.abc import Callable
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants import dsp_matrix
+from binpoint.plan.variants import dsp_depthwise, dsp_elements, dsp_matmul, dsp_matrix
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
-FAMILIES: tuple[tuple[Feature, Family], ...] = (("dsp", dsp_matrix.matrix),)
+FAMILIES: tuple[tuple[Feature, Family], ...] = (
+    ("dsp", dsp_matrix.matrix),
+    ("dsp", dsp_depthwise.depthwise),
+    ("dsp", dsp_elements.add),
+    ("dsp", dsp_elements.mul),
+    ("dsp", dsp_elements.lookup),
+    ("dsp", dsp_elements.maxpool),
+    ("dsp", dsp_elements.total),
+    ("dsp", dsp_matmul.matmul),
+)
 """The families in the order in which they are asked, with the feature that they need."""
 
 

@@ -1,0 +1,166 @@
+"""Element by element with DSP instructions: sums and products of pairs, lookups, maxima, totals.
+
+Four elements at a time, so that the loop costs little beside them. Sums end in one saturating shift
+(SSAT or USAT with its built-in shift); products in the high word of one more product, proved over
+all products that occur (`numeric.highword`); maxima take four bytes by USUB8 or SSUB8 with SEL, and
+totals four bytes by two SXTAB16, whose halfwords hold 256 of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from binpoint.ir.graph import Graph
+from binpoint.ir.kernel import Argument, KernelCall, Number
+from binpoint.numeric.float32 import Ints
+from binpoint.numeric.highword import Staircase, high_word, thresholds_of
+from binpoint.ops.blocks import IntSum
+from binpoint.ops.lookup import IntLookup
+from binpoint.ops.pairwise import Clamped, IntMul, OnnxruntimeMul
+from binpoint.ops.pooling import IntMaxPool
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.variants.rounding import saturation
+
+_BYTE = 8
+_FEW = 8
+_PRODUCT_PRESCALE = 14
+_UNROLLED_TAPS = 9
+
+
+def add(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Sums of two bytes in 32 bits: two MLA and a saturating shift."""
+    op, call = step.nodes[0].op, step.call
+    if call.stem != "add" or dict(call.traits)["form"] != "narrow" or not isinstance(op, Clamped):
+        return None
+    if _short(call, graph, step):
+        return None
+    return _saturated(step, op, options, "two MLA and a saturating shift: the formula itself")
+
+
+def mul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Products of two bytes: MUL, SMMLA and a saturating shift."""
+    op, call = step.nodes[0].op, step.call
+    if not isinstance(op, IntMul | OnnxruntimeMul) or _short(call, graph, step):
+        return None
+    a, b = graph.arguments(step.nodes[0])
+    zeros = (op.zero_a, op.zero_b) if isinstance(op, IntMul) else (op.a.zero_point, op.b.zero_point)
+    product = (a.interval - zeros[0]) * (b.interval - zeros[1])
+    low, high = np.array([product.lo], np.int64), np.array([product.hi], np.int64)
+
+    def codes(products: Ints) -> Ints:
+        return op.codes(products + zeros[0], np.array(zeros[1] + 1))
+
+    if max(-product.lo, product.hi) >> (31 - _PRODUCT_PRESCALE):
+        return None
+    table = thresholds_of(codes, low, high, op.lo, op.hi)
+    stairs = Staircase(table, low, high, op.lo, op.result.zero_point, _slope(op))
+    form = high_word(stairs, _PRODUCT_PRESCALE, None)
+    if form is None or form.bases[0]:
+        return None
+    kept = [n for n in call.arguments if not isinstance(n, Number) or n.name[0] in "nab"]
+    numbers: list[Argument] = [
+        *(n for n in kept),
+        Number("zero_a", zeros[0]),
+        Number("zero_b", zeros[1] << _PRODUCT_PRESCALE),
+        Number("multiplier", form.multipliers[0]),
+        Number("offset", form.offsets[0]),
+        Number("shift", form.shift, "uint32_t"),
+    ]
+    moved = replace(step, call=replace(call, arguments=tuple(numbers)))
+    note = f"y = (high word of 2^{_PRODUCT_PRESCALE} (a - za)(b - zb) m + offset) >> shift, proved"
+    return _saturated(moved, op, options, f"{note} at every step of the result")
+
+
+def _slope(op: IntMul | OnnxruntimeMul) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Steps of the result per step of the product."""
+    if isinstance(op, IntMul):
+        return np.array([op.multiplier * 2.0**-op.shift])
+    return np.array([float(op.a.scale) * float(op.b.scale) / float(op.result.scale)])
+
+
+def lookup(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """A table of bytes, four elements at a time."""
+    del options
+    op = step.nodes[0].op
+    if not isinstance(op, IntLookup) or graph.value(step.writes[0]).type.size < _FEW:
+        return None
+    return _plain(step, (), "four elements at a time")
+
+
+def maxpool(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Maxima of four channels at a time."""
+    del options
+    op = step.nodes[0].op
+    if not isinstance(op, IntMaxPool):
+        return None
+    (x,) = graph.arguments(step.nodes[0])
+    if x.elem.storage.width > _BYTE or x.shape[-1] < 4:
+        return None
+    window = op.window.planar(x.shape[1:-1])[0]
+    whole = not window.padded and 1 < window.taps <= _UNROLLED_TAPS
+    taps = (("rows", str(window.kernel[0])), ("columns", str(window.kernel[1]))) if whole else ()
+    sign = "s" if x.elem.storage.signed else "u"
+    traits = (*step.call.traits, ("sign", sign), *taps)
+    dropped = ("kernel_h", "kernel_w") if whole else ()
+    arguments = tuple(a for a in step.call.arguments if a.name not in dropped)
+    moved = replace(step, call=replace(step.call, arguments=arguments))
+    return _plain(moved, traits, f"{sign.upper()}SUB8 and SEL keep the larger of four bytes")
+
+
+def total(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Totals of four channels at a time."""
+    del options
+    op = step.nodes[0].op
+    if not isinstance(op, IntSum):
+        return None
+    (x,) = graph.arguments(step.nodes[0])
+    inner = next(
+        a.value for a in step.call.arguments if isinstance(a, Number) and a.name == "inner"
+    )
+    if x.elem.storage.width > _BYTE or inner < 4:
+        return None
+    sign = "s" if x.elem.storage.signed else "u"
+    traits = (*step.call.traits, ("sign", sign))
+    return _plain(
+        step, traits, f"two {sign.upper()}XTAB16 add four bytes; 256 of them fit halfwords"
+    )
+
+
+def _short(call: KernelCall, graph: Graph, step: Step) -> bool:
+    """Whether elements are wider than bytes, or the innermost loop is too short to gain."""
+    values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
+    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    last = int(dict(call.traits)["rank"][0]) - 1
+    return any(v.elem.storage.width > _BYTE for v in values) or numbers[f"n{last}"] < 4
+
+
+def _plain(step: Step, traits: Sequence[tuple[str, str]], note: str) -> Step:
+    call = replace(step.call, variant="dsp", note=note, traits=tuple(traits))
+    return replace(step, call=call)
+
+
+def _saturated(step: Step, op: Clamped, options: CompileOptions, note: str) -> Step:
+    """The clamp as traits, and the shift with it where kernels are inlined."""
+    call = step.call
+    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    literal = options.optimize == "speed" and 0 < numbers["shift"] < 32
+    dropped = ("lo", "hi", "shift") if literal else ("lo", "hi")
+    arguments = tuple(
+        a for a in call.arguments if not isinstance(a, Number) or a.name not in dropped
+    )
+    name, lo, hi = saturation(op.lo, op.hi)
+    kept = tuple(t for t in call.traits if t[0] in ("rank", "inner"))
+    traits = (
+        *kept,
+        ("saturation", name),
+        ("least", str(op.lo)),
+        ("most", str(op.hi)),
+        ("narrow", "narrow" if lo or hi else ""),
+        ("shift", str(numbers["shift"]) if literal else ""),
+    )
+    changed = replace(call, arguments=arguments, traits=traits, variant="dsp", note=note)
+    return replace(step, call=changed)

@@ -1,0 +1,82 @@
+"""Products of two computed matrices with DSP instructions.
+
+Both operands lie in scratch as int16 without their zero points, in words of two steps of the depth:
+columns of the right one, as many at a time as scratch holds, and two rows of the left one. Then two
+rows by two columns take four loads and four SMLAD for eight products. Where the requantizer has a
+proof in the high word (`numeric.highword`), the right operand is scaled up by 2^7 for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from binpoint.ir.graph import Graph
+from binpoint.ir.kernel import KernelCall, Number
+from binpoint.numeric.interval import Interval
+from binpoint.ops.dense import IntMatMul
+from binpoint.ops.requantize import Requantize
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.variants.rounding import high_word_of, saturation
+
+_BYTE = 8
+_PRESCALE = 7
+_SCRATCH = 4096
+_LEAST_DEPTH = 4
+
+
+def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """The step with DSP instructions, where both operands are bytes."""
+    op = step.nodes[0].op
+    if not isinstance(op, IntMatMul):
+        return None
+    a, b = graph.arguments(step.nodes[0])
+    depth, columns = a.shape[-1], b.shape[-1]
+    half = (depth + 1) // 2
+    chunk = min(columns, _SCRATCH // (4 * half) - 2)
+    narrow = all(v.elem.storage.width <= _BYTE for v in (a, b))
+    if not narrow or depth < _LEAST_DEPTH or min(chunk, a.shape[-2]) < 2:
+        return None
+    numbers = (Number("chunk", chunk), Number("half", half))
+    arguments = (*step.call.arguments, *numbers)
+    scratch = 4 * half * (chunk + 2)
+    call = replace(
+        step.call, arguments=arguments, variant="dsp", scratch=scratch, traits=(("form", "any"),),
+        note="SMLAD on words of two int16",
+    )  # fmt: skip
+    (acc,) = graph.results(step.nodes[0])
+    found = _proved(call, step, acc.interval, options)
+    return replace(step, call=found or call)
+
+
+def _proved(
+    call: KernelCall, step: Step, reach: Interval, options: CompileOptions
+) -> KernelCall | None:
+    """With one SMMLA and a saturating shift as epilogue, if that is proved."""
+    requantizer = step.nodes[-1].op
+    if not isinstance(requantizer, Requantize) or requantizer.channels > 1:
+        return None
+    form = high_word_of(requantizer, ((reach.lo, reach.hi),), _PRESCALE)
+    if form is None or form.windows[0] or form.bases[0]:
+        return None
+    literal = options.optimize == "speed"
+    name, lo, hi = saturation(requantizer.lo, requantizer.hi)
+    numbers = (
+        Number("multiplier", form.multipliers[0]),
+        Number("offset", form.offsets[0]),
+        *(() if literal else (Number("shift", form.shift, "uint32_t"),)),
+    )
+    traits = (
+        ("form", "high"),
+        ("saturation", name),
+        ("least", str(requantizer.lo)),
+        ("most", str(requantizer.hi)),
+        ("narrow", "narrow" if lo or hi else ""),
+        ("shift", str(form.shift) if literal else ""),
+    )
+    note = (
+        f"{call.note}; y = (high word of 2^{_PRESCALE} acc m + offset) >> shift, "
+        "proved at every step of the result"
+    )
+    arguments = (*call.arguments, *numbers)
+    return replace(call, arguments=arguments, traits=traits, epilogue=None, note=note)

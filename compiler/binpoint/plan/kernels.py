@@ -12,12 +12,13 @@ from collections.abc import Callable
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
+from binpoint.plan.variants.mve_depthwise import depthwise
 from binpoint.plan.variants.mve_matrix import matrix
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
-FAMILIES: tuple[tuple[Feature, Family], ...] = (("mve", matrix),)
+FAMILIES: tuple[tuple[Feature, Family], ...] = (("mve", matrix), ("mve", depthwise))
 """The families in the order in which they are asked, with the feature that they need."""
 
 

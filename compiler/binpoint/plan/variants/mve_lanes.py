@@ -10,14 +10,16 @@ a form takes the always exact one, whose window around ties is tested for four c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
-from binpoint.ir.kernel import Argument, Number, Table
+from binpoint.ir.kernel import Argument, Number
 from binpoint.numeric.exact import ExactScale
-from binpoint.numeric.fixed import I32, IntType
+from binpoint.numeric.float32 import Ints
 from binpoint.numeric.interval import Interval
 from binpoint.ops.requantize import OnnxruntimeRequantize, Requantize
 
@@ -69,15 +71,14 @@ class Lanes:
     numbers: tuple[Argument, ...]
 
 
-def lanes(
-    op: Requantize, bias: np.ndarray[tuple[int], np.dtype[np.int64]], acc: Interval
-) -> Lanes | None:
+def lanes(op: Requantize, bias: Ints, acc: Interval, order: Sequence[int]) -> Lanes | None:
     """The constants of a requantizer for sums that lack `bias`, or None if lanes cannot hold it.
 
     Args:
         op: the requantizer.
         bias: int64 [C], added to each sum modulo 2^32.
         acc: range of the sums with their bias.
+        order: of the channels, in fours.
     """
     rows = _rows(op, len(bias))
     if rows is None or op.result.storage.width != 8:  # noqa: PLR2004 - bytes
@@ -87,7 +88,7 @@ def lanes(
     for up in range(highest, -1, -1):
         found = [_first(choices, up, reach) for choices in rows]
         if all(f is not None for f in found):
-            return _packed(op, bias, [f for f in found if f is not None], up)
+            return _packed(op, bias, [f for f in found if f is not None], up, order)
     return None
 
 
@@ -143,16 +144,14 @@ def _exact(scale: ExactScale, zero: int) -> Row:
 
 
 def _packed(
-    op: Requantize, bias: np.ndarray[tuple[int], np.dtype[np.int64]], found: list[Found], up: int
+    op: Requantize, bias: Ints, found: list[Found], up: int, order: Sequence[int]
 ) -> Lanes:
     """Blocks of four channels: biases, multipliers, offsets, then shifts and windows as bytes."""
-    count = -(-len(found) // LANES) * LANES
-    columns = np.zeros((4, count), np.int64)
-    columns[2, :] = 1
-    columns[:, : len(found)] = np.array(found, np.int64).T
-    multipliers, offsets, shifts, windows = columns
-    biases = np.zeros(count, np.int64)
-    biases[: len(found)] = bias << up
+    columns = np.zeros((5, max(len(order), len(found))), np.int64)
+    columns[0, : len(found)] = bias << up
+    columns[3, :] = 1
+    columns[1:, : len(found)] = np.array(found, np.int64).T
+    biases, multipliers, offsets, shifts, windows = columns[:, list(order)]
     words = [c.reshape(-1, LANES) for c in (biases, multipliers, offsets)]
     tail = [_bytes(-shifts), _bytes(windows)]
     block = wrapped(np.concatenate([*words, *tail], axis=1))
@@ -173,16 +172,11 @@ def _packed(
     return Lanes(f"{clamp}_tie" if near else clamp, Constant(block), numbers)
 
 
-def _bytes(column: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:
+def _bytes(column: Ints) -> Ints:
     """Four bytes a word, the first lowest."""
     return np.ascontiguousarray(column.astype(np.int8)).view("<i4").astype(np.int64)[:, None]
 
 
-def wrapped(array: np.ndarray) -> np.ndarray:
+def wrapped(array: Ints) -> NDArray[np.int32]:
     """The integers modulo 2^32, as int32."""
     return (array & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
-
-
-def table(name: str, constant: Constant, elem: IntType = I32) -> Table:
-    """A constant that belongs to the call."""
-    return Table(name, constant, elem)

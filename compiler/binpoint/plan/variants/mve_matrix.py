@@ -67,7 +67,7 @@ def matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     found = KernelCall(
         call.stem,
         arguments,
-        (("lanes", form), ("blocks", "rows"), *traits),
+        (("lanes", form), *traits),
         epilogue=call.epilogue if raw else None,
         formula=call.formula,
         scratch=scratch + (2 * 4 * len(codes) if raw else 0),
@@ -92,7 +92,8 @@ def _stored(
     """How sums are stored: the name of the lanes, their constants, and numbers."""
     op = step.nodes[-1].op
     if step.call.epilogue is not None and isinstance(op, Requantize):
-        found = lanes(op, bias, graph.value(step.nodes[0].outputs[0]).interval)
+        order = range(-(-len(bias) // LANES) * LANES)
+        found = lanes(op, bias, graph.value(step.nodes[0].outputs[0]).interval, order)
         if found is not None:
             return found.form, found.packed.array, found.numbers
     padded = np.zeros(-(-len(bias) // LANES) * LANES, np.int64)

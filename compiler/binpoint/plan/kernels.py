@@ -13,12 +13,13 @@ from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.mve_depthwise import depthwise
+from binpoint.plan.variants.mve_maps import add, column_sum
 from binpoint.plan.variants.mve_matrix import matrix
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
-FAMILIES: tuple[tuple[Feature, Family], ...] = (("mve", matrix), ("mve", depthwise))
+FAMILIES: tuple[tuple[Feature, Family], ...] = (("mve", matrix), ("mve", depthwise), ("mve", add), ("mve", column_sum))
 """The families in the order in which they are asked, with the feature that they need."""
 
 

@@ -83,24 +83,31 @@ def lanes(op: Requantize, bias: Ints, acc: Interval, order: Sequence[int]) -> La
     rows = _rows(op, len(bias))
     if rows is None or op.result.storage.width != 8:  # noqa: PLR2004 - bytes
         return None
-    reach = max(abs(acc.lo), abs(acc.hi), 1)
+    reaches = _reaches(op, acc, len(bias))
+    found = [_first(choices, reach) for choices, reach in zip(rows, reaches, strict=True)]
+    if any(f is None for f in found):
+        return None
+    return _packed(op, bias, [f for f in found if f is not None], order)
+
+
+def _reaches(op: Requantize, acc: Interval, channels: int) -> list[int]:
+    """The largest magnitude of each channel's sums."""
+    ranges = op.reach if isinstance(op, OnnxruntimeRequantize) else ((acc.lo, acc.hi),)
+    largest = [max(abs(lo), abs(hi), 1) for lo, hi in ranges]
+    return largest * channels if len(largest) == 1 else largest
+
+
+Found = tuple[int, int, int, int, int]
+
+
+def _first(choices: list[Row], reach: int) -> Found | None:
+    """Multiplier, offset, shift, window and `up` of the first row that fits, as high as it fits."""
     highest = min(31 - reach.bit_length(), _HIGHEST_UP)
-    for up in range(highest, -1, -1):
-        found = [_first(choices, up, reach) for choices in rows]
-        if all(f is not None for f in found):
-            return _packed(op, bias, [f for f in found if f is not None], up, order)
-    return None
-
-
-Found = tuple[int, int, int, int]
-
-
-def _first(choices: list[Row], up: int, reach: int) -> Found | None:
-    """Multiplier, offset, shift and window of the first row that fits."""
     for row in choices:
-        high = row.high(up, reach)
-        if high is not None:
-            return row.multiplier, *high
+        for up in range(highest, -1, -1):
+            high = row.high(up, reach)
+            if high is not None:
+                return row.multiplier, *high, up
     return None
 
 
@@ -143,27 +150,24 @@ def _exact(scale: ExactScale, zero: int) -> Row:
     return Row(scale.mantissa << _MANTISSA_SPARE, shift, half, scale.window)
 
 
-def _packed(
-    op: Requantize, bias: Ints, found: list[Found], up: int, order: Sequence[int]
-) -> Lanes:
-    """Blocks of four channels: biases, multipliers, offsets, then shifts and windows as bytes."""
-    columns = np.zeros((5, max(len(order), len(found))), np.int64)
-    columns[0, : len(found)] = bias << up
+def _packed(op: Requantize, bias: Ints, found: list[Found], order: Sequence[int]) -> Lanes:
+    """Blocks of four channels: biases, multipliers, offsets, then three bytes each."""
+    columns = np.zeros((6, max(len(order), len(found))), np.int64)
     columns[3, :] = 1
     columns[1:, : len(found)] = np.array(found, np.int64).T
-    biases, multipliers, offsets, shifts, windows = columns[:, list(order)]
+    columns[0, : len(found)] = bias << columns[5, : len(found)]
+    biases, multipliers, offsets, shifts, windows, ups = columns[:, list(order)]
     words = [c.reshape(-1, LANES) for c in (biases, multipliers, offsets)]
-    tail = [_bytes(-shifts), _bytes(windows)]
+    tail = [_bytes(-shifts), _bytes(windows), _bytes(ups)]
     block = wrapped(np.concatenate([*words, *tail], axis=1))
     near = max(
-        ((1 << w) << (_WORD - s) for _, _, s, w in found if w),
+        ((1 << w) << (_WORD - s) for _, _, s, w, _ in found if w),
         default=0,
     )
     storage = op.result.storage
     whole = (op.lo, op.hi) == (storage.min, storage.max)
     clamp = ("s8" if storage.signed else "u8") if whole else "any"
     numbers = (
-        Number("up", up),
         Number("near", min(near, (1 << _WORD) - 1), "uint32_t"),
         Number("zero", op.result.zero_points[0]),
         Number("lo", op.lo),

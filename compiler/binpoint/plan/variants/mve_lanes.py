@@ -153,7 +153,8 @@ def _exact(scale: ExactScale, zero: int) -> Row:
 def _packed(op: Requantize, bias: Ints, found: list[Found], order: Sequence[int]) -> Lanes:
     """Blocks of four channels: biases, multipliers, offsets, then three bytes each."""
     columns = np.zeros((6, max(len(order), len(found))), np.int64)
-    columns[3, :] = 1
+    # Of padding: one half, farthest from a tie.
+    columns[2:4, :] = 1
     columns[1:, : len(found)] = np.array(found, np.int64).T
     columns[0, : len(found)] = bias << columns[5, : len(found)]
     biases, multipliers, offsets, shifts, windows, ups = columns[:, list(order)]

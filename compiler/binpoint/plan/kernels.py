@@ -19,7 +19,12 @@ from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
-FAMILIES: tuple[tuple[Feature, Family], ...] = (("mve", matrix), ("mve", depthwise), ("mve", add), ("mve", column_sum))
+FAMILIES: tuple[tuple[Feature, Family], ...] = (
+    ("mve", matrix),
+    ("mve", depthwise),
+    ("mve", add),
+    ("mve", column_sum),
+)
 """The families in the order in which they are asked, with the feature that they need."""
 
 

@@ -121,8 +121,7 @@ def _rows(op: Requantize, channels: int) -> list[list[Row]] | None:
             halves = [(1 << (s - 1)) + (zero << s) for s in form.shifts]
             offsets = form.offsets or halves
             proved = [
-                [_normal(*row)]
-                for row in zip(form.multipliers, form.shifts, offsets, strict=True)
+                [_normal(*row)] for row in zip(form.multipliers, form.shifts, offsets, strict=True)
             ]
             rows = [p + a for p, a in zip(proved, always or [[]] * len(proved), strict=True)]
         case "mixed":

@@ -32,6 +32,8 @@ def column_sum(step: Step, _: Graph, __: CompileOptions) -> Step | None:
     call = step.call
     if call.stem != "sum" or call.arguments[0].elem not in _BYTES:
         return None
+    if call.epilogue is not None and call.epilogue.per_channel:
+        return None
     inner = next(a.value for a in call.arguments if isinstance(a, Number) and a.name == "inner")
     if inner < _LANES:
         return None

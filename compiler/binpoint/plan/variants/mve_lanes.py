@@ -81,7 +81,7 @@ def lanes(op: Requantize, bias: Ints, acc: Interval, order: Sequence[int]) -> La
         order: of the channels, in fours.
     """
     rows = _rows(op, len(bias))
-    if rows is None or op.result.storage.width != 8:  # noqa: PLR2004 - bytes
+    if rows is None or op.result.storage.width != 8:
         return None
     reaches = _reaches(op, acc, len(bias))
     found = [_first(choices, reach) for choices, reach in zip(rows, reaches, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, Number
+from binpoint.ir.kernel import Buffer, Number
 from binpoint.numeric.fixed import I8, U8
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step

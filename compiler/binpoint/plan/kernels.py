@@ -12,6 +12,7 @@ from collections.abc import Callable
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
+from binpoint.plan.variants.block_matrix import block_matrix
 from binpoint.plan.variants.mve_depthwise import depthwise
 from binpoint.plan.variants.mve_maps import add, column_sum
 from binpoint.plan.variants.mve_matrix import matrix
@@ -24,6 +25,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", depthwise),
     ("mve", add),
     ("mve", column_sum),
+    ("registers", block_matrix),
 )
 """The families in the order in which they are asked, with the feature that they need."""
 

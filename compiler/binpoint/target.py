@@ -18,7 +18,7 @@ from binpoint import toml
 from binpoint.errors import InvalidTarget, UnknownTarget
 from binpoint.ir.op import Limits
 
-Feature = Literal["dsp", "mve", "fpu", "rvv"]
+Feature = Literal["dsp", "mve", "fpu", "rvv", "registers"]
 Region = Literal["flash", "sram"]
 Content = Literal["code", "constants", "arena", "stack"]
 

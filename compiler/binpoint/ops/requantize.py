@@ -186,7 +186,7 @@ class OnnxruntimeRequantize(Requantize):
         """The proved form, else `exact`."""
         if self.proof is not None:
             return self.proof
-        scales = self._exact()
+        scales = self.exact_scales()
         window = min(e.window for e in scales)
         return Form(
             "exact",
@@ -195,7 +195,8 @@ class OnnxruntimeRequantize(Requantize):
             window=window,
         )
 
-    def _exact(self) -> list[ExactScale]:
+    def exact_scales(self) -> list[ExactScale]:
+        """The constants of the exact form, per channel."""
         zero = self.result.zero_points[0]
         ranges = zip(self.scales, self.reach, strict=True)
         return [
@@ -235,7 +236,8 @@ class OnnxruntimeRequantize(Requantize):
         if not proofs:
             return replace(self, proof=None)
         if len(proofs) < len(found):
-            return replace(self, proof=mixed(found, self._exact(), self.result.zero_points[0]))
+            zero = self.result.zero_points[0]
+            return replace(self, proof=mixed(found, self.exact_scales(), zero))
         columns = zip(*((p.multiplier, p.shift, p.offset) for p in proofs), strict=True)
         multipliers, shifts, offsets = (tuple(c) for c in columns)
         return replace(self, proof=Form("mulshift", multipliers, shifts, offsets))
@@ -257,7 +259,7 @@ class OnnxruntimeRequantize(Requantize):
         Moved by comparing with its thresholds.
         """
         (x,) = inputs
-        pairs = self._exact()
+        pairs = self.exact_scales()
         shift = w.const(np.array([1 << p.shift for p in pairs]))
         half = w.const(np.array([1 << (p.shift - 1) for p in pairs]))
         scaled = w.floor_divide(

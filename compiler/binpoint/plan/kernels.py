@@ -12,12 +12,25 @@ from collections.abc import Callable
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants import dsp_depthwise, dsp_elements, dsp_matmul, dsp_matrix
+from binpoint.plan.variants import (
+    block_matrix,
+    dsp_depthwise,
+    dsp_elements,
+    dsp_matmul,
+    dsp_matrix,
+    mve_depthwise,
+    mve_maps,
+    mve_matrix,
+)
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
 FAMILIES: tuple[tuple[Feature, Family], ...] = (
+    ("mve", mve_matrix.matrix),
+    ("mve", mve_depthwise.depthwise),
+    ("mve", mve_maps.add),
+    ("mve", mve_maps.column_sum),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),
@@ -26,6 +39,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.maxpool),
     ("dsp", dsp_elements.total),
     ("dsp", dsp_matmul.matmul),
+    ("registers", block_matrix.block_matrix),
 )
 """The families in the order in which they are asked, with the feature that they need."""
 

@@ -1,0 +1,76 @@
+"""Depthwise convolution on Helium: eight channels of two positions at a time.
+
+Bytes are widened to halves as they are loaded; products of the even and of the odd channels add up
+in 32-bit lanes. The rows under the window lie in a ring, padded with the zero point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.graph import Graph
+from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
+from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.ops.requantize import Requantize
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.variants.mve_lanes import lanes
+
+_CHANNELS = 8
+_MIDDLE = 128
+
+
+def depthwise(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """The step with one output a channel, without dilation, if lanes hold its requantizer."""
+    call = step.call
+    op = step.nodes[-1].op
+    if call.stem != "depthwise" or call.epilogue is None or not isinstance(op, Requantize):
+        return None
+    x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
+    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
+    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem != I8:
+        return None
+    plain = numbers["dilation_h"] == numbers["dilation_w"] == 1
+    if numbers["out_c"] != numbers["groups"] or not plain:
+        return None
+    channels = numbers["out_c"]
+    codes = weights.array.astype(np.int64).reshape(-1, channels)
+    zero = numbers["zero_x"] - (0 if x.elem == I8 else _MIDDLE)
+    folded = offsets.array.astype(np.int64) - zero * codes.sum(axis=0)
+    blocks = np.arange(-(-channels // _CHANNELS) * _CHANNELS).reshape(-1, _CHANNELS // 2, 2)
+    order = np.moveaxis(blocks, 2, 1).reshape(-1).tolist()
+    found = lanes(op, folded, graph.value(step.nodes[0].outputs[0]).interval, order)
+    if found is None:
+        return None
+    width = (numbers["out_w"] - 1) * numbers["stride_w"] + numbers["kernel_w"]
+    names = ("batches", "in_h", "in_w", "out_h", "out_w", "kernel_h", "kernel_w")
+    names += ("stride_h", "stride_w", "pad_h", "pad_w")
+    shape = {n: numbers[n] for n in names} | {"fill": zero, "channels": channels, "width": width}
+    arguments: tuple[Argument, ...] = (
+        x, Table("w", Constant(_pack(codes)), I8), Table("k", found.packed, I32), y,
+        *(Number(n, v) for n, v in shape.items()), *found.numbers,
+    )  # fmt: skip
+    variant = KernelCall(
+        call.stem,
+        arguments,
+        (("lanes", found.form),),
+        formula=call.formula,
+        scratch=(4 + width * channels) * numbers["kernel_h"] + _CHANNELS,
+        variant="mve",
+        note="16-bit products summed in 32 bits, zero points in the biases; requantized in the "
+        "high word, exact as its constants are proved",
+    )
+    return replace(step, call=variant)
+
+
+def _pack(codes: np.ndarray) -> np.ndarray:
+    """``[taps, C]`` to ``[C/8, taps, 8]``, padded with zeros."""
+    taps, channels = codes.shape
+    count = -(-channels // _CHANNELS)
+    padded = np.zeros((taps, count * _CHANNELS), np.int8)
+    padded[:, :channels] = codes
+    return np.moveaxis(padded.reshape(taps, count, _CHANNELS), 1, 0)

@@ -1,0 +1,89 @@
+"""Kernels with Helium: packing and algorithm on the host, instructions on the emulated core."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from binpoint.ir.kernel import Number
+from binpoint.numeric.fixed import I8, I16, FixedType
+from binpoint.ops.conv import IntConv
+from binpoint.ops.window import Window
+from binpoint.options import CompileOptions
+from binpoint.plan import arrange as arranging
+from binpoint.plan.arrange import arrange
+from binpoint.plan.fuse import Step
+from binpoint.plan.kernels import choose
+from binpoint.target import load_target, microcontroller
+from tests.ops.integer_cases import SUM
+from tests.ops.sketch import Sketch
+from tests.plan.layers import OPTIONS, agree, requantizer, sketch
+
+DEVICE = microcontroller(load_target("cortex-m55"))
+
+
+def test_all_kinds_and_forms_are_taken() -> None:
+    steps = [p for n in range(6) for p in arrange(sketch(n).graph, OPTIONS, DEVICE).steps]
+    calls = [p.call for p in steps if p.call.variant == "mve"]
+    assert {c.stem for c in calls} == {"conv", "dense", "depthwise", "add", "sum"}
+    forms = {dict(c.traits).get("lanes", "") for c in calls}
+    assert forms >= {"s8", "u8", "any", "s8_tie", "u8_tie", "any_tie", "raw"}
+    assert {dict(c.traits).get("direct") for c in calls} >= {"", "direct"}
+
+
+@pytest.mark.parametrize("optimize", ["speed", "size"])
+def test_the_twins_equal_the_reference(optimize: str) -> None:
+    size = CompileOptions(planner="greedy", optimize="size")
+    for seed in range(3):
+        agree(
+            sketch(seed), "cortex-m55", core=False, options=size if optimize == "size" else OPTIONS
+        )
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_the_instructions_equal_the_reference() -> None:
+    for seed in range(10, 14):
+        agree(sketch(seed), "cortex-m55", core=True)
+
+
+def always_near(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """All lanes are taken to be near a tie, and settled one by one."""
+    found: list[Step] = []
+    for step in steps:
+        arguments = tuple(
+            replace(a, value=2**32 - 1) if isinstance(a, Number) and a.name == "near" else a
+            for a in step.call.arguments
+        )
+        found.append(replace(step, call=replace(step.call, arguments=arguments)))
+    return tuple(found)
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        False,
+        pytest.param(True, marks=pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")),
+    ],
+)
+def test_settling_a_lane_that_is_no_tie_changes_nothing(
+    core: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arranging, "choose", lambda *arguments: always_near(choose(*arguments)))
+    agree(sketch(30), "cortex-m55", core=core)
+
+
+def test_what_lanes_cannot_hold_stays_portable() -> None:
+    s = Sketch(Random(1))
+    wide = FixedType.per_tensor(I16, SUM.scale)
+    x = s.input((1, 6, 6, 2), wide)
+    view = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    w = s.constant(s.codes((2, 3, 3, 2), -7, 7))
+    acc = s.add(IntConv(view, 1, x.elem.zero_point, SUM), x, w, s.bias(2))
+    s.output(s.add(requantizer(s, acc), acc))
+    y = s.input((1, 6, 6, 4), s.type(I8))
+    grouped = s.constant(s.codes((4, 3, 3, 2), -7, 7))
+    s.output(s.add(IntConv(view, 2, y.elem.zero_point, SUM), y, grouped, s.bias(4)))
+    program = arrange(s.graph, OPTIONS, DEVICE)
+    assert [p.call.variant for p in program.steps if p.call.stem == "conv"] == ["", ""]

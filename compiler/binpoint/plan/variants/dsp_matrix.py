@@ -31,6 +31,8 @@ _ROWS = {"wide": 4, "tall": 8}
 _LEAST_CHANNELS = {"wide": 3, "tall": 4}
 _PAIR_LIMIT = 1 << 23
 _FEW_INPUTS = 4
+_FEW_ROWS = 256
+"""Elements of rows that are widened together."""
 _ORDER = (0, 2, 1, 3)
 _TOGETHER = (2, 3, 5, 7)
 
@@ -87,8 +89,14 @@ def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | No
         }  # fmt: skip
         scratch = 2 * numbers["row"] + 4
         return _call("conv", step, product, numbers, (("layout", "rows"),), scratch, options)
-    numbers = ({"rows": rows} if shape == "wide" else {}) | {"depth": depth, "run": run}
-    scratch = 2 * run * (2 if shape == "wide" else 1)
+    if shape == "tall":
+        numbers, scratch = {"depth": depth, "run": run}, 2 * run
+    else:
+        few = min(rows, max(2, _FEW_ROWS // depth // 2 * 2))
+        numbers, scratch = (
+            {"rows": rows, "depth": depth, "run": run, "few": few},
+            2 * few * depth + 4,
+        )
     return _call("dense", step, product, numbers, (), scratch, options)
 
 
@@ -185,11 +193,11 @@ def _call(
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
     op = step.nodes[1].op if len(step.nodes) > 1 else None
-    found = fixed(op, product.reach) if isinstance(op, Requantize) else None
+    found = fixed(op, product.reach, product.bias) if isinstance(op, Requantize) else None
     if found is not None:
         alive = ~found.settled
         weights = product.weights * alive[:, None, None]
-        product = replace(product, weights=weights, bias=product.bias * alive)
+        product = replace(product, weights=weights, bias=(product.bias - found.moved) * alive)
     elif np.abs(product.reach).max() >= _PAIR_LIMIT:
         return None
     words = pack(product.weights, _ROWS[product.shape])
@@ -214,13 +222,15 @@ def _call(
         *(Number(name, value) for name, value in (numbers | {"channels": channels}).items()),
         *_ways(found, op, stored[1][1]),
     )
+    moved = ("moved", "moved" if found is not None and found.moved.any() else "")
     blocks = [block] if ("layout", "columns") in traits else [block, widen]
     if epilogue is not None and epilogue.form == "tie":
-        blocks.append(Block("tie", (("shape", product.shape), ("y", str(y.elem)), stored[1])))
+        how = (("shape", product.shape), ("y", str(y.elem)), stored[1], moved)
+        blocks.append(Block("tie", how))
     return KernelCall(
         stem,
         arguments,
-        (*common, *traits, order, *stored, tail),
+        (*common, *traits, order, *stored, tail, moved),
         epilogue,
         step.call.formula,
         scratch,
@@ -246,12 +256,12 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     """What the block needs to make results of sums."""
     if found is None:
         return ()
-    up = (Number("up", found.up), Number("near", found.window * 0x10001, "uint32_t"))
+    near = Number("near", found.window * 0x10001, "uint32_t")
     if not clamp:
-        return up
+        return (near,)
     assert isinstance(op, Requantize)
     ends = (("lo4", op.lo), ("hi4", op.hi))
-    return (*up, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
+    return (near, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
 
 
 def pack(weights: IntArray, rows: int) -> NDArray[np.uint32] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
@@ -31,12 +32,6 @@ _LEAST_CHANNELS = {"wide": 3, "tall": 4}
 _PAIR_LIMIT = 1 << 23
 _FEW_INPUTS = 4
 _ORDER = (0, 2, 1, 3)
-_UNUSED = {
-    "rows": ("stride_w",),
-    "picked": ("pad_w", "columns", "width"),
-    "columns": ("row", "width", "stride_w"),
-}
-"""Numbers of a convolution that a layout of its scratch makes no use of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     match node.op:
         case IntDense():
-            call = _dense(step, inputs, options)
+            call = _dense(step, graph, options)
         case IntConv(groups=1) if node.op.stem == "conv":
             call = _conv(step, inputs, node.op, options)
         case _:
@@ -66,12 +61,17 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return None if call is None else replace(step, call=call)
 
 
-def _dense(step: Step, inputs: tuple[Value, ...], options: CompileOptions) -> KernelCall | None:
-    """Rows of the operand two at a time, or one alone with eight channels."""
+def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | None:
+    """Rows of the operand two at a time, or one alone with eight channels.
+
+    A small program has no block of its own for the latter if convolutions have the other.
+    """
+    inputs = graph.arguments(step.nodes[0])
     x, w, _ = inputs
     rows = _number(step, "rows")
     depth = w.shape[1]
-    shape = "wide" if rows > 1 else "tall"
+    small = options.optimize == "size" and any(n.op.stem == "conv" for n in graph.nodes())
+    shape = "wide" if rows > 1 or small else "tall"
     product = _product(inputs, 0, shape, depth, padded=False)
     if product is None:
         return None
@@ -90,35 +90,39 @@ def _conv(
     out = window.outputs(size)
     (height, width), (step_h, step_w), depth = window.kernel, window.strides, x.shape[-1]
     columns = (out[1] - 1) * step_w + width
-    if window.dilations != (1, 1) or out[0] * out[1] == 1 or columns <= window.before[1]:
+    before = window.before[1]
+    if window.dilations != (1, 1) or out[0] * out[1] == 1 or columns <= before:
         return None
     codes = _codes(w).reshape(w.shape[0], height, width * depth)
-    layout = "rows"
-    if depth <= _FEW_INPUTS and height > 1:
-        layout = "columns"
+    kept = min(size[1], columns - before)
+    parts, part, skipped = 1, kept, 0
+    stride = step_w
+    turned = depth <= _FEW_INPUTS and height > 1 and options.optimize == "speed"
+    if turned:
         codes = codes.reshape(w.shape[0], height, width, depth).swapaxes(1, 2)
         codes = codes.reshape(w.shape[0], 1, -1)
     elif width < step_w and not any((*window.before, *window.after)):
-        layout, columns = "picked", out[1] * width
-    unit = {"rows": step_w * depth, "picked": width * depth, "columns": step_w * depth * height}
-    turned = 1 if layout == "columns" else depth
-    product = _product(inputs, op.zero, "wide", turned, padded=op.window.padded, codes=codes)
+        parts, part, skipped, stride, columns = out[1], width, step_w, width, out[1] * width
+    ordered = 1 if turned else depth
+    product = _product(inputs, op.zero, "wide", ordered, padded=op.window.padded, codes=codes)
     if product is None:
         return None
     row = columns * depth + columns * depth % 2
-    entire = columns * height * depth if layout == "columns" else row * height
     numbers = {
-        "batches": x.shape[0], "in_h": size[0], "in_w": size[1], "in_c": depth,
-        "out_h": out[0], "out_w": out[1], "kernel_h": height, "stride_h": step_h,
-        "pad_h": window.before[0], "pad_w": window.before[1], "zero_x": op.zero,
-        "stride_w": step_w, "columns": columns, "row": row, "size": entire,
-        "width": min(size[1], columns - window.before[1]), "step": unit[layout],
-        "runs": product.weights.shape[1], "run": product.weights.shape[2], "pitch": row,
+        "batches": x.shape[0], "in_h": size[0], "line": size[1] * depth,
+        "out_h": out[0], "out_w": out[1],
+        "kernel_h": height, "stride_h": step_h, "pad_h": window.before[0],
+        "run": product.weights.shape[2], "zero_x": op.zero,
     }  # fmt: skip
-    few = (("depth", f"d{depth}"),) if layout == "columns" else ()
-    traits = (("layout", layout), *few)
-    used = {name: n for name, n in numbers.items() if name not in _UNUSED[layout]}
-    return _call(step, product, used, traits, 2 * entire + 4, options, x.elem.storage)
+    if turned:
+        entire, traits = columns * height * depth, (("layout", "columns"), ("depth", f"d{depth}"))
+        numbers |= {"columns": columns, "pad_w": before, "width": kept}
+        numbers |= {"step": step_w * depth * height}
+    else:
+        entire, traits = row * height, (("layout", "rows"),)
+        numbers |= {"lead": before * depth, "parts": parts, "part": part * depth}
+        numbers |= {"part_step": skipped * depth, "row": row, "step": stride * depth}
+    return _call(step, product, numbers, traits, 2 * entire + 4, options, x.elem.storage)
 
 
 def _number(step: Step, name: str) -> int:
@@ -194,7 +198,9 @@ def _call(
         *(Number(name, value) for name, value in (numbers | {"channels": channels}).items()),
         *_ways(found, op, stored[1][1]),
     )
-    columns = ("layout", "columns") in traits
+    blocks = [block] if ("layout", "columns") in traits else [block, widen]
+    if epilogue is not None and epilogue.form == "tie":
+        blocks.append(Block("tie", (("shape", product.shape), ("y", str(y.elem)), stored[1])))
     return KernelCall(
         step.call.stem,
         arguments,
@@ -204,7 +210,7 @@ def _call(
         scratch,
         "dsp",
         _note(product, found),
-        (block,) if columns else (block, widen),
+        tuple(blocks),
         shared=True,
     )
 
@@ -232,7 +238,7 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     return (*up, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
 
 
-def pack(weights: IntArray, rows: int) -> IntArray | None:
+def pack(weights: IntArray, rows: int) -> NDArray[np.uint32] | None:
     """Words ``[groups, steps, rows / 2]`` of ``[C, runs, run]`` weights; None where lanes overflow.
 
     Channels are filled up to a multiple of `rows` by zeros.
@@ -249,7 +255,7 @@ def pack(weights: IntArray, rows: int) -> IntArray | None:
     return np.ascontiguousarray(shaped).astype(np.uint32)
 
 
-def _constants(product: Product, found: Fixed | None) -> IntArray:
+def _constants(product: Product, found: Fixed | None) -> NDArray[np.int32]:
     """For each block: first values of its sums, then scale and offset of each row."""
     rows = _ROWS[product.shape]
     missing = -product.bias.size % rows

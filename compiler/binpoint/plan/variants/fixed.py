@@ -78,7 +78,7 @@ def fixed(op: Requantize, reach: IntArray) -> Fixed | None:
     if np.abs(totals).max() >= 2**31 or 2 * margin > _MOST_WINDOW:
         return None
     whole = all(s or e.denominator == 1 for e, s in zip(exact, settled, strict=True))
-    return Fixed(up, scales, offsets, 2 * margin, settled, _epilogue(op, up, whole=whole))
+    return Fixed(up, scales, offsets, 2 * margin, settled, _epilogue(op, whole=whole))
 
 
 def _factors(op: Requantize, channels: int) -> list[Fraction] | None:
@@ -116,7 +116,7 @@ def _rounding(op: Requantize, span: int) -> Fraction:
     return Fraction(2 ** (exponent + _POINT), 2 ** (_FLOAT_BITS + 1))
 
 
-def _epilogue(op: Requantize, up: int, *, whole: bool) -> Epilogue:
+def _epilogue(op: Requantize, *, whole: bool) -> Epilogue:
     """How results near a tie are made.
 
     A float32 scale that is a whole number here needs no further constants: ``tie`` carries out the
@@ -124,6 +124,5 @@ def _epilogue(op: Requantize, up: int, *, whole: bool) -> Epilogue:
     """
     if not (whole and isinstance(op, OnnxruntimeRequantize)):
         return op.epilogue()
-    zero, storage = op.result.zero_points[0], op.result.storage
-    last = (Number("zero", zero), Number("lo", op.lo), Number("hi", op.hi))
-    return Epilogue("tie", False, (Number("shift", 48 - up, "uint32_t"), *last), storage)
+    zero = Number("zero", op.result.zero_points[0])
+    return Epilogue("tie", False, (zero,), op.result.storage)

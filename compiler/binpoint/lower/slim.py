@@ -139,7 +139,8 @@ def _split(graph: Graph, node: Node, op: IntConvTranspose) -> None:
     if len(parts) > 1:
         joined = build.one(IntConcat(len(x.shape) - 1, joined.elem), *parts)
     copy = _ordered(joined, steps, window.strides, result)
-    graph.add(Node(rounding.name, copy, (joined.name,), (result.name,), build.origin), ())
+    name = graph.fresh(rounding.name)
+    graph.add(Node(name, copy, (joined.name,), (result.name,), build.origin), ())
 
 
 def _members(places: Sequence[Place], view: tuple[int, int]) -> list[int]:

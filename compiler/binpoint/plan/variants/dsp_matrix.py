@@ -70,7 +70,7 @@ def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | No
     x, w, _ = inputs
     rows = _number(step, "rows")
     depth = w.shape[1]
-    small = options.optimize == "size" and any(n.op.stem == "conv" for n in graph.nodes())
+    small = options.optimize == "size" and any(isinstance(n.op, IntConv) for n in graph.nodes())
     shape = "wide" if rows > 1 or small else "tall"
     product = _product(inputs, 0, shape, depth, padded=False)
     if product is None:

@@ -1,4 +1,4 @@
-"""Element by element with DSP instructions: sums and products of pairs, lookups, maxima, totals.
+"""Element by element with DSP instructions: pairs, lookups, maxima, totals, copies.
 
 Four elements at a time, so that the loop costs little beside them. Sums end in one saturating shift
 (SSAT or USAT with its built-in shift); products in the high word of one more product, proved over
@@ -18,6 +18,8 @@ from binpoint.ir.kernel import Argument, KernelCall, Number
 from binpoint.numeric.float32 import Ints
 from binpoint.numeric.highword import Staircase, high_word, thresholds_of
 from binpoint.ops.blocks import IntSum
+from binpoint.ops.concat import IntConcat
+from binpoint.ops.copy import IntCopy
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pairwise import Clamped, IntMul, OnnxruntimeMul
 from binpoint.ops.pooling import IntMaxPool
@@ -128,6 +130,34 @@ def total(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return _plain(
         step, traits, f"two {sign.upper()}XTAB16 add four bytes; 256 of them fit halfwords"
     )
+
+
+def concat(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Rows of operands by words."""
+    del options
+    op = step.nodes[0].op
+    if not isinstance(op, IntConcat) or _wide(graph, step):
+        return None
+    rows = [a.value for a in step.call.arguments if isinstance(a, Number) and a.name[0] == "n"]
+    return _plain(step, step.call.traits, "by words") if max(rows) >= _FEW else None
+
+
+def copy(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Runs of memory by words."""
+    del options
+    op = step.nodes[0].op
+    if not isinstance(op, IntCopy) or _wide(graph, step):
+        return None
+    if op.strides[-1] != 1 or op.sizes[-1] < _FEW:
+        return None
+    arguments = tuple(a for a in step.call.arguments if a.name != f"s{len(op.sizes) - 1}")
+    moved = replace(step, call=replace(step.call, arguments=arguments))
+    return _plain(moved, step.call.traits, "by words")
+
+
+def _wide(graph: Graph, step: Step) -> bool:
+    """Whether elements are wider than bytes."""
+    return graph.value(step.writes[0]).elem.storage.width > _BYTE
 
 
 def _short(call: KernelCall, graph: Graph, step: Step) -> bool:

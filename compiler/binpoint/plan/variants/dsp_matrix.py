@@ -17,7 +17,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Argument, Block, Buffer, Epilogue, KernelCall, Number, Table
 from binpoint.ir.op import IntArray
-from binpoint.numeric.fixed import I32, IntType
+from binpoint.numeric.fixed import I32
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense
 from binpoint.ops.forms import U32
@@ -32,6 +32,7 @@ _LEAST_CHANNELS = {"wide": 3, "tall": 4}
 _PAIR_LIMIT = 1 << 23
 _FEW_INPUTS = 4
 _ORDER = (0, 2, 1, 3)
+_TOGETHER = (2, 3, 5, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +65,31 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | None:
     """Rows of the operand two at a time, or one alone with eight channels.
 
-    A small program has no block of its own for the latter if convolutions have the other.
+    A small program that has convolutions makes it one of windows of one element.
     """
     inputs = graph.arguments(step.nodes[0])
-    x, w, _ = inputs
+    w = inputs[1]
     rows = _number(step, "rows")
     depth = w.shape[1]
     small = options.optimize == "size" and any(isinstance(n.op, IntConv) for n in graph.nodes())
     shape = "wide" if rows > 1 or small else "tall"
-    product = _product(inputs, 0, shape, depth, padded=False)
+    product = _product(inputs, 0, shape, depth, padded=False, options=options)
     if product is None:
         return None
     run = product.weights.shape[2]
+    if small:
+        count = next((n for n in _TOGETHER if rows % n == 0), 1)
+        numbers = {
+            "batches": 1, "in_h": rows // count, "line": count * depth,
+            "out_h": rows // count, "out_w": count, "kernel_h": 1, "stride_h": 1, "pad_h": 0,
+            "run": run, "zero_x": 0, "lead": 0, "parts": 1, "part": count * depth,
+            "part_step": 0, "row": count * depth + count * depth % 2, "step": depth,
+        }  # fmt: skip
+        scratch = 2 * numbers["row"] + 4
+        return _call("conv", step, product, numbers, (("layout", "rows"),), scratch, options)
     numbers = ({"rows": rows} if shape == "wide" else {}) | {"depth": depth, "run": run}
     scratch = 2 * run * (2 if shape == "wide" else 1)
-    return _call(step, product, numbers, (), scratch, options, x.elem.storage)
+    return _call("dense", step, product, numbers, (), scratch, options)
 
 
 def _conv(
@@ -103,8 +114,10 @@ def _conv(
         codes = codes.reshape(w.shape[0], 1, -1)
     elif width < step_w and not any((*window.before, *window.after)):
         parts, part, skipped, stride, columns = out[1], width, step_w, width, out[1] * width
-    ordered = 1 if turned else depth
-    product = _product(inputs, op.zero, "wide", ordered, padded=op.window.padded, codes=codes)
+    ordered, padded = (1 if turned else depth), op.window.padded
+    product = _product(
+        inputs, op.zero, "wide", ordered, padded=padded, codes=codes, options=options
+    )
     if product is None:
         return None
     row = columns * depth + columns * depth % 2
@@ -122,7 +135,7 @@ def _conv(
         entire, traits = row * height, (("layout", "rows"),)
         numbers |= {"lead": before * depth, "parts": parts, "part": part * depth}
         numbers |= {"part_step": skipped * depth, "row": row, "step": stride * depth}
-    return _call(step, product, numbers, traits, 2 * entire + 4, options, x.elem.storage)
+    return _call("conv", step, product, numbers, traits, 2 * entire + 4, options)
 
 
 def _number(step: Step, name: str) -> int:
@@ -141,6 +154,7 @@ def _product(
     depth: int,
     *,
     padded: bool,
+    options: CompileOptions,
     codes: IntArray | None = None,
 ) -> Product | None:
     """Weights with runs of an even length, the zero point in the bias, and the range of sums."""
@@ -152,7 +166,7 @@ def _product(
     reach = channel_reach(Weights(rows, _codes(bias), w.elem), x, padded=padded, zero=zero)
     cubes = given if given.ndim == 3 else given[:, None, :]
     weights = np.pad(cubes, ((0, 0), (0, 0), (0, cubes.shape[2] % 2)))
-    order = "even" if depth % 4 == 0 else ""
+    order = "even" if depth % 4 == 0 and options.optimize == "speed" else ""
     if order:
         shaped = weights.reshape(*weights.shape[:2], -1, 4)
         weights = shaped[..., _ORDER].reshape(weights.shape)
@@ -161,13 +175,13 @@ def _product(
 
 
 def _call(
+    stem: str,
     step: Step,
     product: Product,
     numbers: dict[str, int],
     traits: tuple[tuple[str, str], ...],
     scratch: int,
     options: CompileOptions,
-    operand: IntType,
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
     op = step.nodes[1].op if len(step.nodes) > 1 else None
@@ -188,8 +202,10 @@ def _call(
     common = (("shape", product.shape), ("unroll", "u4" if options.optimize == "size" else "u12"))
     block = Block("block", (*common, ("y", str(y.elem) if found else ""), stored[1]))
     order = ("order", product.order)
-    widen = Block("widen", (("elem", str(operand)), order))
-    tail = ("tail", "tail" if found is not None and channels % _ROWS[product.shape] else "")
+    widen = Block("widen", (("elem", str(x.elem)), order))
+    one = stem == "conv" and options.optimize == "size"
+    rest = one or channels % _ROWS[product.shape] != 0
+    tail = ("tail", "tail" if found is not None and rest else "")
     arguments: tuple[Argument, ...] = (
         x,
         Table("w", Constant(words), U32),
@@ -202,7 +218,7 @@ def _call(
     if epilogue is not None and epilogue.form == "tie":
         blocks.append(Block("tie", (("shape", product.shape), ("y", str(y.elem)), stored[1])))
     return KernelCall(
-        step.call.stem,
+        stem,
         arguments,
         (*common, *traits, order, *stored, tail),
         epilogue,

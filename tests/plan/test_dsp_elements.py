@@ -12,6 +12,8 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.blocks import Block, IntSum
 from binpoint.ops.broadcast import Broadcast
+from binpoint.ops.concat import IntConcat
+from binpoint.ops.copy import transposed
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pairwise import IntAdd, IntMul, OnnxruntimeAdd, OnnxruntimeMul
 from binpoint.ops.pooling import IntMaxPool
@@ -48,9 +50,9 @@ def add(s: Sketch) -> Value:
         kinds = (a.elem, b.elem, a.interval, b.interval)
         return s.add(OnnxruntimeAdd(axes, *kinds, target, *ends), a, b)
     shift = s.number(1, 22)
-    factors = [s.number(-(2**shift), 2**shift) // s.pick(1, 4) for _ in range(2)]
+    ma, mb = (s.number(-(2**shift), 2**shift) // s.pick(1, 4) for _ in range(2))
     zeros = a.elem.zero_point, b.elem.zero_point
-    return s.add(IntAdd(axes, *factors, shift, *zeros, target, *ends), a, b)
+    return s.add(IntAdd(axes, ma, mb, shift, *zeros, target, *ends), a, b)
 
 
 def mul(s: Sketch) -> Value:
@@ -88,7 +90,27 @@ def total(s: Sketch) -> Value:
     return s.add(onnxruntime_requantizer(s, 1, acc.interval), acc)
 
 
-CASES: tuple[Callable[[Sketch], Value], ...] = (add, mul, lookup, maxpool, total)
+def concat(s: Sketch) -> Value:
+    kind, shape = s.type(s.storage(I8, U8)), [s.number(1, 3), s.number(1, 3), s.number(1, 20)]
+    axis = s.number(1, 2)
+    parts = [s.input([*shape[:axis], s.number(1, 19), *shape[axis + 1 :]], kind) for _ in range(3)]
+    return s.add(IntConcat(axis, kind), *parts)
+
+
+def copy(s: Sketch) -> Value:
+    x = s.input((s.number(1, 3), s.number(1, 4), s.number(2, 5), s.number(1, 21)))
+    return s.add(transposed(x, s.pick((0, 2, 1, 3), (2, 1, 0, 3), (0, 1, 3, 2))), x)
+
+
+CASES: tuple[Callable[[Sketch], Value], ...] = (
+    add,
+    mul,
+    lookup,
+    maxpool,
+    total,
+    concat,
+    copy,
+)
 
 
 def project(seed: int) -> Sketch:
@@ -105,7 +127,7 @@ def test_all_of_them_are_taken() -> None:
     options = CompileOptions(planner="greedy")
     steps = [p for n in range(2) for p in arrange(project(n).graph, options, DEVICE).steps]
     taken = [p.call for p in steps if p.call.variant == "dsp"]
-    for stem in ("add", "mul", "lookup", "maxpool", "sum"):
+    for stem in ("add", "mul", "lookup", "maxpool", "sum", "concat", "copy"):
         assert sum(c.stem == stem for c in taken) > 4, stem
     traits = [dict(c.traits) for c in taken]
     assert {t["inner"] for t in traits if "inner" in t} == {"a", "b", "ab"}

@@ -38,6 +38,8 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.lookup),
     ("dsp", dsp_elements.maxpool),
     ("dsp", dsp_elements.total),
+    ("dsp", dsp_elements.concat),
+    ("dsp", dsp_elements.copy),
     ("dsp", dsp_matmul.matmul),
     ("registers", block_matrix.block_matrix),
 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
@@ -23,7 +22,7 @@ from binpoint.numeric.highword import HighWord
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntDepthwise
 from binpoint.ops.linear import Weights, channel_reach
-from binpoint.ops.requantize import OnnxruntimeRequantize, Requantize
+from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
@@ -239,7 +238,7 @@ def _call(
         Table("constants", Constant(np.array(constants, np.int64).astype(np.int32)), I32),
     ]
     if window:
-        tables.append(Table("ties", Constant(_ties(form, requantizer)), I32))
+        tables.append(Table("ties", Constant(_ties(form, requantizer).astype(np.int32)), I32))
     zero = (Number("zero_y", requantizer.result.zero_points[0]),) if window else ()
     return KernelCall(
         "depthwise",
@@ -280,6 +279,7 @@ def _traits(
     }  # fmt: skip
     general = {"even": along.even, "first": along.first, "last": along.last, "turn": turn}
     least, most = requantizer.lo, requantizer.hi
+    runtime = isinstance(requantizer, OnnxruntimeRequantize)
     saturating, lo, hi = saturation(least, most)
     return (
         ("form", "packed" if shape.packed else "general"),
@@ -292,20 +292,35 @@ def _traits(
         ("lo", lo),
         ("hi", hi),
         ("limit", str(2 * window << (32 - shift)) if window else ""),
+        ("ties", ("float" if runtime else "whole") if window else ""),
     )
 
 
-def _ties(form: HighWord, requantizer: Requantize) -> NDArray[np.int32]:
-    """The float32 bits of the scale, and the base, of each channel with a window, in order."""
-    assert isinstance(requantizer, OnnxruntimeRequantize)
-    scales = np.broadcast_to(np.array(requantizer.scales, np.float32), (len(form.windows),))
-    rows = np.stack([scales.view(np.int32), np.array(form.bases, np.int32)], axis=1)
-    return rows[np.array(form.windows) > 0]
+def _ties(form: HighWord, requantizer: Requantize) -> IntArray:
+    """Of each channel with a window, in order: base, and what its own rounding needs.
+
+    The float32 bits of a scale, or multiplier and shift.
+    """
+    match requantizer:
+        case OnnxruntimeRequantize():
+            own = [np.array(requantizer.scales, np.float32).view(np.int32)]
+        case DyadicRequantize():
+            own = [np.array(c) for c in zip(*_mulshifts(requantizer), strict=True)]
+        case _:
+            raise AssertionError("a requantizer without windows")
+    count = len(form.windows)
+    rows = np.stack([np.array(form.bases), *(np.broadcast_to(c, (count,)) for c in own)], axis=1)
+    return rows[np.array(form.windows) > 0].astype(np.int64)
+
+
+def _mulshifts(op: DyadicRequantize) -> list[tuple[int, int]]:
+    """Multipliers and shifts, the latter at least one."""
+    return list(zip(op.form.multipliers, op.form.shifts, strict=True))
 
 
 def _note(form: HighWord) -> str:
     exact = sum(1 for w in form.windows if w)
-    rest = f", {exact} decide near ties by the float definition" if exact else ""
+    rest = f", {exact} decide near ties by the definition" if exact else ""
     return (
         f"SMLAD on int16 planes; y = (high word of 256 acc m + offset) >> {form.shift}, "
         f"proved at every step of {len(form.windows) - exact} channels{rest}"

@@ -24,6 +24,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.ops.requantize import OnnxruntimeRequantize, Requantize
 
 LANES = 4
+REQUANTIZED = "requantized in the high word, exact as its constants are proved"
 _WORD = 32
 _HIGHEST_UP = 16
 _HIGHEST_SHIFT = 30
@@ -123,7 +124,7 @@ def _rows(op: Requantize, channels: int) -> list[list[Row]] | None:
             proved = [
                 [_normal(*row)] for row in zip(form.multipliers, form.shifts, offsets, strict=True)
             ]
-            rows = [p + a for p, a in zip(proved, always or [[]] * len(proved), strict=True)]
+            rows = [p + a for p, a in zip(proved, always, strict=True)] if always else proved
         case "mixed":
             columns = zip(form.multipliers, form.shifts, form.offsets, form.windows, strict=True)
             rows = [

@@ -30,7 +30,10 @@ def add(step: Step, _: Graph, __: CompileOptions) -> Step | None:
 def column_sum(step: Step, _: Graph, __: CompileOptions) -> Step | None:
     """A sum over positions, channels side by side."""
     call = step.call
-    if call.stem != "sum" or call.arguments[0].elem not in _BYTES:
+    if call.stem != "sum":
+        return None
+    kinds = {a.elem for a in call.arguments if isinstance(a, Buffer) and not a.written}
+    if not kinds <= set(_BYTES):
         return None
     if call.epilogue is not None and call.epilogue.per_channel:
         return None

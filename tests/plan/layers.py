@@ -84,7 +84,7 @@ def dense(s: Sketch) -> Value:
 
 
 def depthwise(s: Sketch) -> Value:
-    spatial = tuple(s.number(1, 9) for _ in range(s.number(1, 2)))
+    spatial = tuple(s.pick(s.number(1, 9), s.number(4, 17)) for _ in range(s.number(1, 2)))
     x = s.input((s.number(1, 2), *spatial, s.number(1, 26)), s.type(s.storage(I8, U8)))
     view = window(s, spatial, dilated=False)
     count = x.shape[-1]

@@ -28,7 +28,14 @@ DEVICE = microcontroller(load_target("cortex-m55"))
 def test_all_kinds_and_forms_are_taken() -> None:
     steps = [p for n in range(6) for p in arrange(sketch(n).graph, OPTIONS, DEVICE).steps]
     calls = [p.call for p in steps if p.call.variant == "mve"]
-    assert {c.stem for c in calls} == {"conv", "dense", "depthwise", "add", "sum"}
+    assert {c.stem for c in calls} == {
+        "conv",
+        "dense",
+        "depthwise",
+        "depthwise_lines",
+        "add",
+        "sum",
+    }
     forms = {dict(c.traits).get("lanes", "") for c in calls}
     assert forms >= {"s8", "u8", "any", "s8_tie", "u8_tie", "any_tie", "raw"}
     assert {dict(c.traits).get("direct") for c in calls} >= {"", "direct"}

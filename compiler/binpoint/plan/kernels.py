@@ -14,6 +14,7 @@ from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.block_matrix import block_matrix
 from binpoint.plan.variants.mve_depthwise import depthwise
+from binpoint.plan.variants.mve_lines import depthwise_lines
 from binpoint.plan.variants.mve_maps import add, column_sum
 from binpoint.plan.variants.mve_matrix import matrix
 from binpoint.target import Feature, McuTarget
@@ -22,6 +23,7 @@ Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
 FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", matrix),
+    ("mve", depthwise_lines),
     ("mve", depthwise),
     ("mve", add),
     ("mve", column_sum),

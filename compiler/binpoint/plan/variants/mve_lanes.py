@@ -71,6 +71,16 @@ class Lanes:
     packed: Constant
     numbers: tuple[Argument, ...]
 
+    def columns(self, count: int) -> NDArray[np.int32]:
+        """The same of `count` channels in order: six words each, shifts as words of their own."""
+        words = self.packed.array[:, : 3 * LANES].reshape(-1, 3, LANES)
+        tails = np.ascontiguousarray(self.packed.array[:, 3 * LANES :].astype("<i4"))
+        shifts, windows, ups = np.moveaxis(tails.view(np.int8).reshape(-1, 3, LANES), 1, 0)
+        columns = [words[:, i].reshape(-1) for i in range(3)]
+        down = shifts.reshape(-1).astype(np.int32)
+        places = ups.astype(np.int32) + (windows.astype(np.int32) << 8)
+        return np.stack([*columns, down, down + _WORD, places.reshape(-1)], axis=1)[:count]
+
 
 def lanes(op: Requantize, bias: Ints, acc: Interval, order: Sequence[int]) -> Lanes | None:
     """The constants of a requantizer for sums that lack `bias`, or None if lanes cannot hold it.

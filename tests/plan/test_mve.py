@@ -29,13 +29,10 @@ def test_all_kinds_and_forms_are_taken() -> None:
     steps = [p for n in range(6) for p in arrange(sketch(n).graph, OPTIONS, DEVICE).steps]
     calls = [p.call for p in steps if p.call.variant == "mve"]
     assert {c.stem for c in calls} == {
-        "conv",
-        "dense",
-        "depthwise",
-        "depthwise_lines",
-        "add",
-        "sum",
-    }
+        "conv", "dense", "depthwise", "depthwise_lines", "add", "sum", "maxpool", "lookup", "copy",
+    }  # fmt: skip
+    copies = {dict(c.traits)["form"] for c in calls if c.stem == "copy"}
+    assert copies == {"runs", "gather", "spread"}
     forms = {dict(c.traits).get("lanes", "") for c in calls}
     assert forms >= {"s8", "u8", "any", "s8_tie", "u8_tie", "any_tie", "raw"}
     assert {dict(c.traits).get("direct") for c in calls} >= {"", "direct"}

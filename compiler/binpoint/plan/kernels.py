@@ -15,7 +15,7 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.variants.block_matrix import block_matrix
 from binpoint.plan.variants.mve_depthwise import depthwise
 from binpoint.plan.variants.mve_lines import depthwise_lines
-from binpoint.plan.variants.mve_maps import add, column_sum
+from binpoint.plan.variants.mve_maps import add, column_sum, copy, lookup, maximum
 from binpoint.plan.variants.mve_matrix import matrix
 from binpoint.target import Feature, McuTarget
 
@@ -27,6 +27,9 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", depthwise),
     ("mve", add),
     ("mve", column_sum),
+    ("mve", maximum),
+    ("mve", lookup),
+    ("mve", copy),
     ("registers", block_matrix),
 )
 """The families in the order in which they are asked, with the feature that they need."""

@@ -12,25 +12,29 @@ from collections.abc import Callable
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.block_matrix import block_matrix
-from binpoint.plan.variants.mve_depthwise import depthwise
-from binpoint.plan.variants.mve_lines import depthwise_lines
-from binpoint.plan.variants.mve_maps import add, column_sum, copy, lookup, maximum
-from binpoint.plan.variants.mve_matrix import matrix
+from binpoint.plan.variants import (
+    block_matrix,
+    dsp_matrix,
+    mve_depthwise,
+    mve_lines,
+    mve_maps,
+    mve_matrix,
+)
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
 FAMILIES: tuple[tuple[Feature, Family], ...] = (
-    ("mve", matrix),
-    ("mve", depthwise_lines),
-    ("mve", depthwise),
-    ("mve", add),
-    ("mve", column_sum),
-    ("mve", maximum),
-    ("mve", lookup),
-    ("mve", copy),
-    ("registers", block_matrix),
+    ("mve", mve_matrix.matrix),
+    ("mve", mve_lines.depthwise_lines),
+    ("mve", mve_depthwise.depthwise),
+    ("mve", mve_maps.add),
+    ("mve", mve_maps.column_sum),
+    ("mve", mve_maps.maximum),
+    ("mve", mve_maps.lookup),
+    ("mve", mve_maps.copy),
+    ("dsp", dsp_matrix.matrix),
+    ("registers", block_matrix.block_matrix),
 )
 """The families in the order in which they are asked, with the feature that they need."""
 

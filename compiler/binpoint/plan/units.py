@@ -240,7 +240,7 @@ class Softmax(Unit):
     Args:
         table: an entry for each distance from the largest element, nearest last.
         form: ``table``, with integer entries, or ``float``, with bit patterns of float32.
-        factor: numerator of a share; 256 with ``table``.
+        factor, shift: the whole has factor·2^-shift steps; 256 of them with 8-bit ``table``.
         zero, lo, hi: of the result.
     """
 
@@ -252,6 +252,7 @@ class Softmax(Unit):
     table: Constant
     form: str
     factor: int
+    shift: int
     zero: int
     lo: int
     hi: int
@@ -264,7 +265,9 @@ class Softmax(Unit):
     @property
     def quotient_bits(self) -> int:
         """Steps of one division."""
-        return 52 if self.form == "float" else 34
+        if self.form == "float":
+            return 52
+        return 1 + max(24 + self.factor.bit_length(), 31 + self.shift)
 
     @property
     def row_cycles(self) -> int:

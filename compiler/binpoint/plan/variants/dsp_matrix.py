@@ -1,0 +1,304 @@
+"""Matrix products and convolutions on cores with the DSP extension.
+
+Two rows of weights share words of 16-bit lanes ``256·w_a + w_b`` (`pack`): multiplied with
+activations widened to 16 bits, the word gives ``256·A + B``, and its low bytes give B. Both are
+exact modulo 2^32, and so is A, because |A| < 2^23 is proved from the weights, bias and range of
+activations of its channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.graph import Graph, Value
+from binpoint.ir.kernel import Argument, Block, Buffer, Epilogue, KernelCall, Number, Table
+from binpoint.ir.op import IntArray
+from binpoint.numeric.fixed import I32
+from binpoint.ops.conv import IntConv
+from binpoint.ops.dense import IntDense
+from binpoint.ops.forms import U32
+from binpoint.ops.linear import Weights, channel_reach
+from binpoint.ops.requantize import Requantize
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.variants.fixed import Fixed, fixed
+
+_ROWS = {"wide": 4, "tall": 8}
+_LEAST_CHANNELS = {"wide": 3, "tall": 4}
+_PAIR_LIMIT = 1 << 23
+_FEW_INPUTS = 4
+_FEW_ROWS = 256
+"""Elements of rows that are widened together."""
+_ORDER = (0, 2, 1, 3)
+_TOGETHER = (2, 3, 5, 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Rows of weights ``[C, runs, run]`` by patches: what is common to all kernels here."""
+
+    shape: str
+    order: str
+    weights: IntArray
+    bias: IntArray
+    reach: IntArray
+
+
+def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """A convolution without groups and dilation, or a product with a constant matrix."""
+    node = step.nodes[0]
+    inputs = graph.arguments(node)
+    if step.call.variant or len(inputs) != 3 or inputs[0].elem.storage.dtype.itemsize != 1:
+        return None
+    match node.op:
+        case IntDense():
+            call = _dense(step, graph, options)
+        case IntConv(groups=1) if node.op.stem == "conv":
+            call = _conv(step, inputs, node.op, options)
+        case _:
+            return None
+    return None if call is None else replace(step, call=call)
+
+
+def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | None:
+    """Rows of the operand two at a time, or one alone with eight channels.
+
+    A small program that has convolutions makes it one of windows of one element.
+    """
+    inputs = graph.arguments(step.nodes[0])
+    w = inputs[1]
+    rows = _number(step, "rows")
+    depth = w.shape[1]
+    small = options.optimize == "size" and any(isinstance(n.op, IntConv) for n in graph.nodes())
+    shape = "wide" if rows > 1 or small else "tall"
+    product = _product(inputs, 0, shape, depth, padded=False, options=options)
+    if product is None:
+        return None
+    run = product.weights.shape[2]
+    if small:
+        count = next((n for n in _TOGETHER if rows % n == 0), 1)
+        numbers = {
+            "batches": 1, "in_h": rows // count, "line": count * depth,
+            "out_h": rows // count, "out_w": count, "kernel_h": 1, "stride_h": 1, "pad_h": 0,
+            "run": run, "zero_x": 0, "lead": 0, "parts": 1, "part": count * depth,
+            "part_step": 0, "row": count * depth + count * depth % 2, "step": depth,
+        }  # fmt: skip
+        scratch = 2 * numbers["row"] + 4
+        return _call("conv", step, product, numbers, (("layout", "rows"),), scratch, options)
+    if shape == "tall":
+        numbers, scratch = {"depth": depth, "run": run}, 2 * run
+    else:
+        few = min(rows, max(2, _FEW_ROWS // depth // 2 * 2))
+        numbers, scratch = (
+            {"rows": rows, "depth": depth, "run": run, "few": few},
+            2 * few * depth + 4,
+        )
+    return _call("dense", step, product, numbers, (), scratch, options)
+
+
+def _conv(
+    step: Step, inputs: tuple[Value, ...], op: IntConv, options: CompileOptions
+) -> KernelCall | None:
+    """Rows of the input in scratch, two windows at a time."""
+    x, w, _ = inputs
+    window, size = op.window.planar(x.shape[1:-1])
+    out = window.outputs(size)
+    (height, width), (step_h, step_w), depth = window.kernel, window.strides, x.shape[-1]
+    columns = (out[1] - 1) * step_w + width
+    before = window.before[1]
+    if window.dilations != (1, 1) or out[0] * out[1] == 1 or columns <= before:
+        return None
+    codes = _codes(w).reshape(w.shape[0], height, width * depth)
+    kept = min(size[1], columns - before)
+    parts, part, skipped = 1, kept, 0
+    stride = step_w
+    turned = depth <= _FEW_INPUTS and height > 1 and options.optimize == "speed"
+    if turned:
+        codes = codes.reshape(w.shape[0], height, width, depth).swapaxes(1, 2)
+        codes = codes.reshape(w.shape[0], 1, -1)
+    elif width < step_w and not any((*window.before, *window.after)):
+        parts, part, skipped, stride, columns = out[1], width, step_w, width, out[1] * width
+    ordered, padded = (1 if turned else depth), op.window.padded
+    product = _product(
+        inputs, op.zero, "wide", ordered, padded=padded, codes=codes, options=options
+    )
+    if product is None:
+        return None
+    row = columns * depth + columns * depth % 2
+    numbers = {
+        "batches": x.shape[0], "in_h": size[0], "line": size[1] * depth,
+        "out_h": out[0], "out_w": out[1],
+        "kernel_h": height, "stride_h": step_h, "pad_h": window.before[0],
+        "run": product.weights.shape[2], "zero_x": op.zero,
+    }  # fmt: skip
+    if turned:
+        entire, traits = columns * height * depth, (("layout", "columns"), ("depth", f"d{depth}"))
+        numbers |= {"columns": columns, "pad_w": before, "width": kept}
+        numbers |= {"step": step_w * depth * height}
+    else:
+        entire, traits = row * height, (("layout", "rows"),)
+        numbers |= {"lead": before * depth, "parts": parts, "part": part * depth}
+        numbers |= {"part_step": skipped * depth, "row": row, "step": stride * depth}
+    return _call("conv", step, product, numbers, traits, 2 * entire + 4, options)
+
+
+def _number(step: Step, name: str) -> int:
+    return next(a.value for a in step.call.arguments if isinstance(a, Number) and a.name == name)
+
+
+def _codes(value: Value) -> IntArray:
+    assert value.constant is not None
+    return value.constant.array.astype(np.int64)
+
+
+def _product(
+    inputs: tuple[Value, ...],
+    zero: int,
+    shape: str,
+    depth: int,
+    *,
+    padded: bool,
+    options: CompileOptions,
+    codes: IntArray | None = None,
+) -> Product | None:
+    """Weights with runs of an even length, the zero point in the bias, and the range of sums."""
+    x, w, bias = inputs
+    given = _codes(w) if codes is None else codes
+    rows = given.reshape(given.shape[0], -1)
+    if rows.shape[0] < _LEAST_CHANNELS[shape] or (w.shape[0] * rows.shape[1]) == 0:
+        return None
+    reach = channel_reach(Weights(rows, _codes(bias), w.elem), x, padded=padded, zero=zero)
+    cubes = given if given.ndim == 3 else given[:, None, :]
+    weights = np.pad(cubes, ((0, 0), (0, 0), (0, cubes.shape[2] % 2)))
+    order = "even" if depth % 4 == 0 and options.optimize == "speed" else ""
+    if order:
+        shaped = weights.reshape(*weights.shape[:2], -1, 4)
+        weights = shaped[..., _ORDER].reshape(weights.shape)
+    total = _codes(bias) - zero * rows.sum(axis=1)
+    return Product(shape, order, weights, total, np.array(reach, np.int64).T)
+
+
+def _call(
+    stem: str,
+    step: Step,
+    product: Product,
+    numbers: dict[str, int],
+    traits: tuple[tuple[str, str], ...],
+    scratch: int,
+    options: CompileOptions,
+) -> KernelCall | None:
+    """The call; results of eight bits in the block itself, others by the portable epilogue."""
+    op = step.nodes[1].op if len(step.nodes) > 1 else None
+    found = fixed(op, product.reach, product.bias) if isinstance(op, Requantize) else None
+    if found is not None:
+        alive = ~found.settled
+        weights = product.weights * alive[:, None, None]
+        product = replace(product, weights=weights, bias=(product.bias - found.moved) * alive)
+    elif np.abs(product.reach).max() >= _PAIR_LIMIT:
+        return None
+    words = pack(product.weights, _ROWS[product.shape])
+    if words is None:
+        return None
+    y = next(a for a in step.call.arguments if isinstance(a, Buffer) and a.written)
+    x = next(a for a in step.call.arguments if isinstance(a, Buffer) and not a.written)
+    channels = product.bias.size
+    epilogue, stored = _stored(step.call.epilogue, op, found)
+    common = (("shape", product.shape), ("unroll", "u4" if options.optimize == "size" else "u12"))
+    block = Block("block", (*common, ("y", str(y.elem) if found else ""), stored[1]))
+    order = ("order", product.order)
+    widen = Block("widen", (("elem", str(x.elem)), order))
+    one = stem == "conv" and options.optimize == "size"
+    rest = one or channels % _ROWS[product.shape] != 0
+    tail = ("tail", "tail" if found is not None and rest else "")
+    arguments: tuple[Argument, ...] = (
+        x,
+        Table("w", Constant(words), U32),
+        Table("c", Constant(_constants(product, found)), I32),
+        y,
+        *(Number(name, value) for name, value in (numbers | {"channels": channels}).items()),
+        *_ways(found, op, stored[1][1]),
+    )
+    moved = ("moved", "moved" if found is not None and found.moved.any() else "")
+    blocks = [block] if ("layout", "columns") in traits else [block, widen]
+    if epilogue is not None and epilogue.form == "tie":
+        how = (("shape", product.shape), ("y", str(y.elem)), stored[1], moved)
+        blocks.append(Block("tie", how))
+    return KernelCall(
+        stem,
+        arguments,
+        (*common, *traits, order, *stored, tail, moved),
+        epilogue,
+        step.call.formula,
+        scratch,
+        "dsp",
+        _note(product, found),
+        tuple(blocks),
+        shared=True,
+    )
+
+
+def _stored(
+    epilogue: Epilogue | None, op: object, found: Fixed | None
+) -> tuple[Epilogue | None, tuple[tuple[str, str], ...]]:
+    """The epilogue, and the traits `store` and `clamp`."""
+    if found is None or not isinstance(op, Requantize):
+        return epilogue, (("store", "sums"), ("clamp", ""))
+    storage = op.result.storage
+    clamp = "" if (op.lo, op.hi) == (storage.min, storage.max) else "clamp"
+    return found.epilogue, (("store", "fixed"), ("clamp", clamp))
+
+
+def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
+    """What the block needs to make results of sums."""
+    if found is None:
+        return ()
+    near = Number("near", found.window * 0x10001, "uint32_t")
+    if not clamp:
+        return (near,)
+    assert isinstance(op, Requantize)
+    ends = (("lo4", op.lo), ("hi4", op.hi))
+    return (near, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
+
+
+def pack(weights: IntArray, rows: int) -> NDArray[np.uint32] | None:
+    """Words ``[groups, steps, rows / 2]`` of ``[C, runs, run]`` weights; None where lanes overflow.
+
+    Channels are filled up to a multiple of `rows` by zeros.
+    """
+    flat = weights.reshape(weights.shape[0], -1)
+    flat = np.pad(flat, ((0, -flat.shape[0] % rows), (0, 0)))
+    lanes = 256 * flat[0::2] + flat[1::2]
+    low = np.abs(flat[1::2] * 2 + 1).max() > 255
+    if low or lanes.min() < -(1 << 15) or lanes.max() >= 1 << 15:
+        return None
+    halves = lanes & 0xFFFF
+    words = halves[:, 0::2] | halves[:, 1::2] << 16
+    shaped = words.reshape(-1, rows // 2, words.shape[1]).swapaxes(1, 2)
+    return np.ascontiguousarray(shaped).astype(np.uint32)
+
+
+def _constants(product: Product, found: Fixed | None) -> NDArray[np.int32]:
+    """For each block: first values of its sums, then scale and offset of each row."""
+    rows = _ROWS[product.shape]
+    missing = -product.bias.size % rows
+    bias = np.pad(product.bias, (0, missing))
+    first = np.stack([256 * bias[0::2] + bias[1::2], bias[1::2]], axis=1).reshape(-1, rows)
+    if found is not None:
+        scales = np.pad(found.scales, (0, missing))
+        offsets = np.pad(found.offsets, (0, missing), constant_values=1 << 15)
+        pairs = np.stack([scales, offsets], axis=1).reshape(-1, 2 * rows)
+        first = np.concatenate([first, pairs], axis=1)
+    return (first & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+
+
+def _note(product: Product, found: Fixed | None) -> str:
+    bits = int(np.abs(product.reach).max()).bit_length()
+    text = f"two rows of weights a word; exact, as sums have at most {bits} bits and a sign"
+    if found is None:
+        return text
+    how = "the roundings to float32" if found.epilogue.form == "tie" else found.epilogue.form
+    return f"{text}; results less than {found.window} / 2^16 above an integer are decided by {how}"

@@ -19,6 +19,7 @@ from binpoint.plan.variants import (
     dsp_matmul,
     dsp_matrix,
     mve_depthwise,
+    mve_lines,
     mve_maps,
     mve_matrix,
 )
@@ -28,9 +29,13 @@ Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
 FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_matrix.matrix),
+    ("mve", mve_lines.depthwise_lines),
     ("mve", mve_depthwise.depthwise),
     ("mve", mve_maps.add),
     ("mve", mve_maps.column_sum),
+    ("mve", mve_maps.maximum),
+    ("mve", mve_maps.lookup),
+    ("mve", mve_maps.copy),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),

@@ -33,15 +33,8 @@ from binpoint.numeric.requant import approximate
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.chain import Chain
 from binpoint.ops.lookup import codes_of, convert, lookup, tabulate
-from binpoint.ops.pairwise import (
-    IntAdd,
-    IntMinMax,
-    IntMul,
-    OnnxruntimeAdd,
-    OnnxruntimeChain,
-    OnnxruntimeMul,
-    Pairwise,
-)
+from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul, Pairwise
+from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeChain, OnnxruntimeMul
 from binpoint.ops.shape import reshape_value
 from binpoint.ops.unary import Clip
 

@@ -14,8 +14,8 @@ import msgspec
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.op import IntegerOp
-from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.ops.runtime_pair import OnnxruntimePair
 from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program

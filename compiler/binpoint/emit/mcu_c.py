@@ -38,6 +38,7 @@ class KernelView:
         """Collect names and types of the parameters."""
         self.symbol = call.symbol
         self.stem = call.stem
+        self.variant = call.variant
         self.traits = dict(call.traits)
         self.epilogue = call.epilogue
         extra = ["uint8_t *scratch"] if call.scratch else []
@@ -109,6 +110,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias
     }
     inputs, outputs = port_views(program.inputs, program.outputs)
+    variants = sorted({k.variant for k in kernels.values() if k.variant})
     views = {
         "prefix": prefix,
         "macro": prefix.upper(),
@@ -127,6 +129,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "caller_arena": options.arena == "caller",
         "inputs_in_arena": options.io == "arena",
         "kernels": [kernels[s] for s in sorted(kernels)],
+        "variants": variants,
         "port_offsets": {
             p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs
         },
@@ -146,6 +149,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             f"{prefix}_runtime.h": "runtime.h",
             f"{prefix}_convert.h": "convert.h",
             "CMakeLists.txt": "CMakeLists.txt",
+            **{f"{prefix}_{variant}.h": f"{variant}/runtime.h" for variant in variants},
         }.items()
     }
     files["LICENSE.generated"] = render_template(_FOLDER, "LICENSE.generated.j2", **views).encode()
@@ -229,7 +233,8 @@ def _formulas(step: Step) -> Sequence[str]:
     formulas = [step.call.formula]
     if len(step.nodes) > 1:
         formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
-    return [_tidy(f) for f in formulas if f]
+    note = [f"kernel {step.call.variant}: {step.call.note}"] if step.call.variant else []
+    return [*(_tidy(f) for f in formulas if f), *note]
 
 
 def _tidy(formula: str) -> str:

@@ -58,7 +58,11 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """One call of a kernel. `traits` select variants within a template, by name and value."""
+    """One call of a kernel. `traits` select forms within a template, by name and value.
+
+    `variant` is the folder of the template, empty for portable C; `note` says what a variant relies
+    on, in the comment of the emitted call; `scratch` bytes of the arena are the call's own.
+    """
 
     stem: str
     arguments: tuple[Argument, ...]
@@ -66,11 +70,13 @@ class KernelCall:
     epilogue: Epilogue | None = None
     formula: str = ""
     scratch: int = 0
+    variant: str = ""
+    note: str = ""
 
     @property
     def symbol(self) -> str:
         """Name of the kernel: it determines the kernel's text."""
-        parts = ["bp", self.stem]
+        parts = ["bp", *([self.variant] if self.variant else []), self.stem]
         parts += [str(a.elem) for a in self.all_arguments if not isinstance(a, Number)]
         parts += [value for _, value in self.traits if value]
         if self.epilogue is not None:

@@ -83,6 +83,45 @@ def test_an_operator_that_adds_in_float_is_one(op: str, tmp_path: Path) -> None:
     assert "adds in float32" in found.reason
 
 
+@pytest.mark.parametrize(("op", "first", "second"), [
+    ("MatMul", np.int16, np.int8), ("MatMul", np.int8, np.int16), ("MatMul", np.uint16, np.uint16),
+    ("BatchNormalization", np.int16, np.int16), ("GlobalAveragePool", np.int16, np.int8),
+])  # fmt: skip
+def test_sums_of_16_bits_are_one(
+    op: str, first: type[np.integer], second: type[np.integer], tmp_path: Path
+) -> None:
+    """onnxruntime computes them in float32."""
+    reasons = {d.reason for d in departures(lowered(wide(tmp_path, op, first, second)))}
+    assert len(reasons) == 1
+    assert "computes this in float32" in reasons.pop()
+
+
+def wide(folder: Path, op: str, first: type[np.integer], second: type[np.integer]) -> Path:
+    """An operator with weights between quantizers of two types."""
+    shapes = {"MatMul": ([5, 24], [5, 8]), "GlobalAveragePool": ([1, 24, 3, 5], [1, 24, 1, 1])}
+    shape, result = shapes.get(op, ([5, 24], [5, 24]))
+    arrays: Arrays = {
+        "s": np.array(0.004, np.float32),
+        "z": np.array(3, first),
+        "t": np.array(0.02, np.float32),
+        "v": np.array(1, second),
+        "codes": np.arange(192, dtype=np.uint8).reshape(24, 8).view(np.int8),
+        "ws": np.array(0.01, np.float32),
+        "g": np.linspace(0.5, 1.5, 24, dtype=np.float32),
+    }
+    operands = {"MatMul": "xd wd", "BatchNormalization": "xd g g g g"}
+    nodes = [
+        node("QuantizeLinear", "x s z", "xq"),
+        node("DequantizeLinear", "xq s z", "xd"),
+        node("DequantizeLinear", "codes ws", "wd"),
+        node(op, operands.get(op, "xd"), "h"),
+        node("QuantizeLinear", "h t v", "yq"),
+        node("DequantizeLinear", "yq t v", "y"),
+    ]
+    made = model(nodes, [info("x", shape)], [info("y", result)], arrays, opset=21)
+    return save(made, folder / "wide.onnx")
+
+
 def test_the_option_for_other_rounding_makes_all_values_differ(tmp_path: Path) -> None:
     path = models.save_quantized(tmp_path / "q.onnx")
     graph = lowered(path, CompileOptions(semantics="dyadic"))

@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint import ort
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.affine import AffineRequantize
 from binpoint.ops.pairwise import IntAdd, IntMul
 from binpoint.ops.pooling import IntAverage
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.passes.samples import Samples
 from binpoint.sim.convert import stored
 
-_OWN_ROUNDING = (DyadicRequantize, IntAdd, IntMul, IntAverage)
+_OWN_ROUNDING = (DyadicRequantize, AffineRequantize, IntAdd, IntMul, IntAverage)
+_NARROW, _WIDE = 8, 16
 _OWN = "onnxruntime computes this in float32; here it is rounded once from exact integers"
 _FILLED = "the model states no integer type of this value; its type was chosen here"
 _OPTION = "the option `semantics` asks for other rounding than onnxruntime's"
@@ -56,11 +58,18 @@ def departures(graph: Graph, semantics: str = "auto") -> tuple[Departure, ...]:
     for node in graph.nodes():
         assert isinstance(node.op, IntegerOp)
         work = node.op.work(graph.arguments(node), graph.results(node))
-        own = (_OWN,) if isinstance(node.op, _OWN_ROUNDING) else ()
+        own = (_OWN,) if isinstance(node.op, _OWN_ROUNDING) or _sums_wide(graph, node) else ()
         found += [
             Departure(node.outputs[0], node.origin.names, reason) for reason in (*work.notes, *own)
         ]
     return tuple(found)
+
+
+def _sums_wide(graph: Graph, node: Node) -> bool:
+    """Whether sums are of 16-bit operands: onnxruntime has quantized operators for 8 bits alone."""
+    widths = [v.elem.storage.width for v in graph.arguments(node) if v.constant is None]
+    accumulates = isinstance(node.op, IntegerOp) and node.op.accumulates
+    return accumulates and any(_NARROW < width <= _WIDE for width in widths)
 
 
 def _origin(graph: Graph, name: str) -> tuple[str, ...]:

@@ -57,11 +57,26 @@ class Epilogue:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A function that kernels of a variant share: a template of its folder, with traits."""
+
+    stem: str
+    traits: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function: it determines its text."""
+        return "_".join(["bp", self.stem, *(value for _, value in self.traits if value)])
+
+
+@dataclass(frozen=True, slots=True)
 class KernelCall:
     """One call of a kernel. `traits` select forms within a template, by name and value.
 
     `variant` is the folder of the template, empty for portable C; `note` says what a variant relies
-    on, in the comment of the emitted call; `scratch` bytes of the arena are the call's own.
+    on, in the comment of the emitted call; `blocks` are the functions it calls. A `shared` kernel
+    is one function even where others are compiled anew for each call. `scratch` bytes of the arena
+    are the call's own.
     """
 
     stem: str
@@ -72,6 +87,8 @@ class KernelCall:
     scratch: int = 0
     variant: str = ""
     note: str = ""
+    blocks: tuple[Block, ...] = ()
+    shared: bool = False
 
     @property
     def symbol(self) -> str:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
+from binpoint.plan.variants import dsp_matrix
 from binpoint.target import Feature, McuTarget
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
-FAMILIES: tuple[tuple[Feature, Family], ...] = ()
+FAMILIES: tuple[tuple[Feature, Family], ...] = (("dsp", dsp_matrix.matrix),)
 """The families in the order in which they are asked, with the feature that they need."""
 
 

@@ -20,8 +20,8 @@ from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program
 from binpoint.report.accuracy import Score
+from binpoint.sim.departures import Departure
 from binpoint.sim.measure import Measurement
-from binpoint.sim.source import Departure
 from binpoint.sim.witness import Verdict
 from binpoint.target import Content, McuTarget
 

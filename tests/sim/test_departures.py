@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
@@ -22,10 +23,15 @@ from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
 from binpoint.report import render
 from binpoint.report.summary import Report
-from binpoint.sim.source import Departure, departures
+from binpoint.sim.departures import Departure, departures
 from binpoint.target import load_target
 from tests import models
 from tests.build import Arrays, info, model, node, save
+
+
+def departing(path: Path, options: CompileOptions | None = None) -> tuple[Departure, ...]:
+    options = options or CompileOptions()
+    return departures(lowered(path, options), path, options.semantics)
 
 
 def lowered(path: Path, options: CompileOptions | None = None) -> Graph:
@@ -57,20 +63,72 @@ def between(folder: Path, op: str, *, dtype: type[np.integer] = np.int8, result:
 
 
 def test_a_model_of_which_every_byte_is_defined_has_none(tmp_path: Path) -> None:
-    assert departures(lowered(models.save_quantized(tmp_path / "q.onnx"))) == ()
-    assert departures(lowered(between(tmp_path, "Tanh", result=0.01))) == ()
-    assert departures(lowered(between(tmp_path, "Softmax", result=0.01))) == ()
+    assert departing(models.save_quantized(tmp_path / "q.onnx")) == ()
+    assert departing(between(tmp_path, "Tanh", result=0.01)) == ()
+    assert departing(between(tmp_path, "Softmax", result=0.01)) == ()
+
+
+def fused(folder: Path, zero: int, *nodes: str) -> Path:
+    """A product, nodes after it, and a quantizer: ``op operands result name``."""
+    arrays: Arrays = {
+        "s": np.array(0.04, np.float32),
+        "z": np.array(3, np.int8),
+        "t": np.array(0.05, np.float32),
+        "v": np.array(zero, np.int8),
+        "codes": np.arange(192, dtype=np.uint8).reshape(24, 8).view(np.int8),
+        "ws": np.array(0.01, np.float32),
+        "b": np.linspace(-1, 1, 8, dtype=np.float32),
+    }
+    inner = [node(op, a.replace(",", " "), y, n) for op, a, y, n in (x.split() for x in nodes)]
+    whole = [
+        node("QuantizeLinear", "x s z", "xq"),
+        node("DequantizeLinear", "xq s z", "xd"),
+        node("DequantizeLinear", "codes ws", "wd"),
+        *inner,
+        node("QuantizeLinear", "h t v", "yq"),
+        node("DequantizeLinear", "yq t v", "y"),
+    ]
+    made = model(whole, [info("x", [5, 24])], [info("y", [5, 8])], arrays, opset=21)
+    return save(made, folder / "fused.onnx")
+
+
+def test_a_product_that_onnxruntime_leaves_in_float_is_one(tmp_path: Path) -> None:
+    """It takes a Relu into the quantizer where that clips at zero, not elsewhere."""
+    product, relu = "MatMul xd,wd c product", "Relu c h relu"
+    assert departing(fused(tmp_path, 5, "MatMul xd,wd h product")) == ()
+    assert departing(fused(tmp_path, -128, product, relu)) == ()
+    (found,) = departing(fused(tmp_path, 5, product, relu))
+    assert "in float32; here" in found.reason
+    assert found.origin == ("product",)
+    (found,) = departing(fused(tmp_path, 5, product, "Add c,b a sum", "Relu a h relu"))
+    assert "product" in found.origin
+
+
+def test_a_product_joined_with_others_without_names_is_one(tmp_path: Path) -> None:
+    path = fused(tmp_path, 5, "MatMul xd,wd c p", "Add c,b a s", "Relu a h r")
+    made = onnx.load_model_from_string(path.read_bytes())
+    for each in made.graph.node:
+        each.name = ""
+    (found,) = departing(save(made, path))
+    assert found == Departure("", ("h",), found.reason)
+    assert "in float32; here" in found.reason
+
+
+def test_a_model_that_onnxruntime_refuses_has_no_bytes_of_its_own(tmp_path: Path) -> None:
+    graph = lowered(fused(tmp_path, 5, "MatMul xd,wd h product"))
+    (found,) = departures(graph, onnx.ModelProto())
+    assert "does not run" in found.reason
 
 
 def test_a_model_that_was_quantized_here_has_none(tmp_path: Path) -> None:
-    graph = lowered(models.save_float(tmp_path / "f.onnx"))
-    assert graph.filled == ()
-    assert departures(graph) == departures(graph, "dyadic") == ()
+    path = models.save_float(tmp_path / "f.onnx")
+    assert lowered(path).filled == ()
+    assert departing(path) == departing(path, CompileOptions(semantics="dyadic")) == ()
 
 
 def test_a_value_without_quantizer_is_one(tmp_path: Path) -> None:
     path = models.save_quantized(tmp_path / "tail.onnx", float_tail=True)
-    (found,) = departures(lowered(path))
+    (found,) = departing(path)
     assert found.origin == ("squash",)
     assert "states no integer type" in found.reason
 
@@ -78,7 +136,7 @@ def test_a_value_without_quantizer_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("op", ["LayerNormalization", "Softmax"])
 def test_an_operator_that_adds_in_float_is_one(op: str, tmp_path: Path) -> None:
     dtype = np.uint8 if op == "Softmax" else np.int8
-    (found,) = departures(lowered(between(tmp_path, op, dtype=dtype, result=0.01)))
+    (found,) = departing(between(tmp_path, op, dtype=dtype, result=0.01))
     assert found.origin == ("inner",)
     assert "adds in float32" in found.reason
 
@@ -91,7 +149,7 @@ def test_sums_of_16_bits_are_one(
     op: str, first: type[np.integer], second: type[np.integer], tmp_path: Path
 ) -> None:
     """onnxruntime computes them in float32."""
-    reasons = {d.reason for d in departures(lowered(wide(tmp_path, op, first, second)))}
+    reasons = {d.reason for d in departing(wide(tmp_path, op, first, second))}
     assert len(reasons) == 1
     assert "computes this in float32" in reasons.pop()
 
@@ -124,8 +182,7 @@ def wide(folder: Path, op: str, first: type[np.integer], second: type[np.integer
 
 def test_the_option_for_other_rounding_makes_all_values_differ(tmp_path: Path) -> None:
     path = models.save_quantized(tmp_path / "q.onnx")
-    graph = lowered(path, CompileOptions(semantics="dyadic"))
-    (found,) = departures(graph, "dyadic")
+    (found,) = departing(path, CompileOptions(semantics="dyadic"))
     assert found == Departure("", (), found.reason)
     assert "semantics" in found.reason
 

@@ -116,6 +116,8 @@ class Binary(FloatOp):
     """y = a ∘ b, two operands that broadcast.
 
     A quotient is computed only where a pass makes it part of a formula: it has no integer form.
+    A constant divisor is imported as its reciprocal, except into a model that comes quantized:
+    there float32 rounds a quotient in its own way, and `fold-affine` decides.
     `swapped` tells that onnxruntime's QLinearAdd takes the operands in the other order, because the
     first is repeated along the innermost axis of the model's own layout.
     """
@@ -140,7 +142,10 @@ class Binary(FloatOp):
                 x = reshape_value(build, other, shape)
                 return build.add(Scalar(kind, float(constant_array(number).reshape(())), first), x)
         if kind is Kind.DIV and b.constant is not None and b.fixed is None:
-            kind, b = Kind.MUL, _reciprocal(node, build, b)
+            if not constant_array(b).all():
+                node.refuse("division by zero", hint="the divisor is a constant with a zero in it")
+            if not build.graph.quantized:
+                kind, b = Kind.MUL, reciprocal(build, b)
         if kind is Kind.POW:
             node.refuse("the second operand is computed, or not one number", hint=_POWER)
         swapped = kind is Kind.ADD and float32.add_swaps(a.shape, b.shape)
@@ -278,10 +283,9 @@ def _padded(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - len(shape)) + shape
 
 
-def _reciprocal(node: OnnxNode, build: GraphBuilder, b: Value) -> Value:
+def reciprocal(build: GraphBuilder, b: Value) -> Value:
+    """1 / b of a real constant without zeros, in float32."""
     array = constant_array(b).astype(np.float64)
-    if not array.all():
-        node.refuse("division by zero", hint="the divisor is a constant with a zero in it")
     return build.constant((1 / array).astype(np.float32), hint=f"{b.name}_reciprocal")
 
 

@@ -10,11 +10,12 @@ import onnx
 import pytest
 from rich.console import Console
 
-from binpoint import pipelines
+from binpoint import ort, pipelines
 from binpoint.driver import compile_model
 from binpoint.errors import Mismatch
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
+from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.ort import float_operators
@@ -23,6 +24,7 @@ from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
 from binpoint.report import render
 from binpoint.report.summary import Report
+from binpoint.sim.convert import real, stored
 from binpoint.sim.departures import Departure, departures
 from binpoint.target import load_target
 from tests import models
@@ -112,6 +114,40 @@ def test_a_product_joined_with_others_without_names_is_one(tmp_path: Path) -> No
     (found,) = departing(save(made, path))
     assert found == Departure("", ("h",), found.reason)
     assert "in float32; here" in found.reason
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize(("zero", "form"), [(0, "OnnxruntimeChain"), (-128, "OnnxruntimePair")])
+def test_pairs_before_a_relu_are_onnxruntimes_on_all_codes(
+    op: str, zero: int, form: str, tmp_path: Path
+) -> None:
+    """Related scales make ties, which QLinearAdd and a float sum round differently."""
+    result = 0.0782 if op == "Add" else 2 * 0.0391**2
+    arrays: Arrays = {
+        "s": np.array(0.0391, np.float32),
+        "t": np.array(result, np.float32),
+        "z": np.array(zero, np.int8),
+    }
+    nodes = [
+        *(node("QuantizeLinear", f"{x} s z", f"{x}q") for x in "ab"),
+        *(node("DequantizeLinear", f"{x}q s z", f"{x}d") for x in "ab"),
+        node(op, "ad bd", "c"),
+        node("Relu", "c", "h"),
+        node("QuantizeLinear", "h t z", "yq"),
+        node("DequantizeLinear", "yq t z", "y"),
+    ]
+    inputs = [info(name, [256, 256]) for name in "ab"]
+    path = save(model(nodes, inputs, [info("y", [256, 256])], arrays), tmp_path / "pair.onnx")
+    graph = lowered(path)
+    assert departures(graph, path) == ()
+    assert {type(n.op).__name__ for n in graph.nodes()} == {form.replace("Pair", op)}
+    a, b = np.meshgrid(np.arange(-128, 128), np.arange(-128, 128))
+    codes = dict(zip(graph.inputs, (a, b), strict=True))
+    feeds = {n: real(graph.value(n), array) for n, array in codes.items()}
+    found = ort.reference(str(path)).run(feeds)["y"]
+    (output,) = graph.outputs
+    wanted = stored(graph.value(output), found)
+    np.testing.assert_array_equal(evaluate(graph, codes)[output], wanted)
 
 
 def test_a_model_that_onnxruntime_refuses_has_no_bytes_of_its_own(tmp_path: Path) -> None:

@@ -40,10 +40,12 @@ from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops import OPS
+from binpoint.ops.elementwise import Binary, Kind
 from binpoint.ops.refused import hint_for
 
 _ORDERED = frozenset({"ArgMax", "ArgMin"})
 """Operators that tell the same of stored integers as of what they stand for."""
+_FUSED = (Kind.ADD, Kind.MUL)
 _ALIASES = frozenset({"Identity", "Dropout", "Cast"})
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial"}
@@ -70,7 +72,27 @@ def load(path: Path) -> Graph:
         InputNotFound: the file cannot be read.
     """
     model, digest = read_model(path)
-    return Importer(model, path.stem, digest).run()
+    graph = Importer(model, path.stem, digest).run()
+    _follow_runtime(graph, path)
+    return graph
+
+
+def _follow_runtime(graph: Graph, path: Path) -> None:
+    """Mark sums and products of a quantized model that onnxruntime leaves in float32.
+
+    Which they are depends on what stands between them and their quantizer: onnxruntime knows.
+    """
+    nodes = [n for n in graph.nodes() if isinstance(n.op, Binary) and n.op.kind in _FUSED]
+    if not nodes or not graph.quantized or graph.rational:
+        return
+    try:
+        floats = {name for found in ort.float_nodes(str(path)) for name in found.names}
+    except InvalidModel:
+        return
+    for node in nodes:
+        assert isinstance(node.op, Binary)
+        if not floats.isdisjoint(node.origin.names):
+            graph.replace(replace(node, op=replace(node.op, apart=True)))
 
 
 class Importer:

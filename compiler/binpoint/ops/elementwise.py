@@ -119,7 +119,8 @@ class Binary(FloatOp):
     A constant divisor is imported as its reciprocal, except into a model that comes quantized:
     there float32 rounds a quotient in its own way, and `fold-affine` decides.
     `swapped` tells that onnxruntime's QLinearAdd takes the operands in the other order, because the
-    first is repeated along the innermost axis of the model's own layout.
+    first is repeated along the innermost axis of the model's own layout; `apart` that it computes
+    a sum or product of quantized operands in float32 and not by QLinearAdd or QLinearMul.
     """
 
     onnx: ClassVar[tuple[str, ...]] = (
@@ -130,6 +131,7 @@ class Binary(FloatOp):
 
     kind: Kind
     swapped: bool = False
+    apart: bool = False
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
@@ -196,7 +198,7 @@ class Binary(FloatOp):
     def _onnxruntime(self, target: FixedType, a: Value, b: Value, axes: Broadcast) -> Pairwise:
         kinds = a.elem, b.elem, a.interval, b.interval
         storage = target.storage
-        fused = {a.elem.storage, b.elem.storage, storage} == {storage}
+        fused = {a.elem.storage, b.elem.storage, storage} == {storage} and not self.apart
         if fused and self.kind is Kind.ADD:
             return OnnxruntimeAdd(axes, *kinds, target, storage.min, storage.max)
         if fused and self.kind is Kind.MUL:

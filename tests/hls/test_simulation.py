@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from binpoint.emit.fpga_hls import render
 from binpoint.errors import BadOption, LoweringError, ModelError, NoIntegerForm, QuantizationError
 from binpoint.ir.evaluate import evaluate
 from binpoint.options import CompileOptions
+from binpoint.plan import estimate, fifo
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Folding, Style
-from binpoint.plan.units import Dense
+from binpoint.plan.units import Dense, Product
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_hls import find_headers, run_ap, run_bounded, run_native
 from binpoint.sim.tools import run_tool
@@ -41,6 +43,7 @@ LARGE = (
     "ad_autoencoder_qdq",
     "cnv_half_w2a2",
     "em_conv2d_selu_keras",
+    "har_transformer",
     "ic_resnet8_float",
     "ic_resnet8_qdq",
     "ic_resnet8_tflite_int8",
@@ -59,6 +62,8 @@ LARGE = (
     "pendigits_mlp_w6a6",
     "person_mobilenetv2_050_128_qdq",
     "sklearn_digits_mlp",
+    "vit_cifar10_qdq",
+    "vit_cifar10_qdq_matmul",
 )
 
 
@@ -176,18 +181,57 @@ def _check_real(path: Path) -> None:
 
 
 def test_an_op_without_a_form_is_refused_by_name_with_the_way_out() -> None:
-    with pytest.raises(NoIntegerForm, match="`matmul` has no form on an FPGA") as caught:
-        built(lowered(_product(), OPTIONS), OPTIONS)
+    with pytest.raises(NoIntegerForm, match="a batch of more than one has no form") as caught:
+        built(lowered(_pool_of_a_batch(), OPTIONS), OPTIONS)
     assert caught.value.at is not None
-    assert "product" in caught.value.at
+    assert "pool" in caught.value.at
     assert caught.value.hint is not None
 
 
-def _product() -> onnx.ModelProto:
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4, 4]) for n in ("a", "b", "y")]
-    node = helper.make_node("MatMul", ["a", "b"], ["y"], "product")
-    graph = helper.make_graph([node], "net", ends[:2], ends[2:])
+def _pool_of_a_batch() -> onnx.ModelProto:
+    node = helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[2, 2])
+    return _model(node, {"x": [2, 3, 4, 4], "y": [2, 3, 3, 3]})
+
+
+def _model(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> onnx.ModelProto:
+    """A model of one node; the last shape is the result's."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    graph = helper.make_graph([node], "net", ends[:-1], ends[-1:])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("pe", [1, 3, 12])
+def test_a_folded_layer_norm_is_equal(pe: int) -> None:
+    node = helper.make_node("LayerNormalization", ["x", "gamma", "beta"], ["y"], "norm")
+    model = _model(node, {"x": [1, 7, 12], "y": [1, 7, 12]})
+    random = np.random.default_rng(3)
+    for name in ("gamma", "beta"):
+        array = random.normal(0, 1, 12).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    graph = lowered(model, OPTIONS)
+    (name,) = (
+        la.name for la in design(graph, fpga(), OPTIONS).layers if la.unit.stem == "layernorm"
+    )
+    made = built(graph, OPTIONS, {name: Folding(pe)})
+    assert made.difference() is None
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("way", [(1, 1), (2, 1), (1, 4), (3, 2), (6, 4)])
+def test_products_of_computed_operands_are_equal(batches: int, way: tuple[int, int]) -> None:
+    node = helper.make_node("MatMul", ["a", "b"], ["y"], "product")
+    shapes = {"a": [batches, 5, 4], "b": [batches, 4, 6], "y": [batches, 5, 6]}
+    graph = lowered(_model(node, shapes), OPTIONS)
+    plain = design(graph, fpga(), OPTIONS)
+    (name,) = (layer.name for layer in plain.layers if isinstance(layer.unit, Product))
+    made = built(graph, OPTIONS, {name: Folding(*way)})
+    (unit,) = (layer.unit for layer in made.design.layers if isinstance(layer.unit, Product))
+    assert (unit.pe, unit.simd) == way
+    assert made.difference() is None
+    sizing = fifo.sized(made.design, estimate.latency)
+    plan = made.design.with_depths(sizing.depths)
+    found = run_bounded(plan, render(plan, fpga(), made.values), made.values)
+    assert not isinstance(found, str), found
 
 
 @pytest.mark.parametrize(("name", "arithmetic"), [("tfc_1w1a", "count"), ("tfc_2w2a", "planes")])

@@ -22,7 +22,7 @@ from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
 _HOST = ("hls_stream.h", "ap_axi_sdata.h")
-_TOGETHER = MappingProxyType({"widen": "lanes", "narrow": "lanes"})
+_TOGETHER = MappingProxyType({"widen": "lanes", "narrow": "lanes", "reduce_kinds": "reduce"})
 Values = Mapping[str, NDArray[Any]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,34 @@ class ArrayView:
     dims: str
     text: str
     pragmas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a unit adds to its layer's configuration, and how its kernel is called.
+
+    The kernel gets the arrays in `own` as arguments; those of the store are named in its body.
+    """
+
+    kernel: str
+    constants: dict[str, int]
+    types: Names = ()
+    own: tuple[ArrayView, ...] = ()
+    stored: tuple[ArrayView, ...] = ()
+    store: StoreView | None = None
+    operand: str = ""
+    functions: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def arrays(self) -> tuple[ArrayView, ...]:
+        """All of them."""
+        return self.own + self.stored
+
+    @property
+    def settings(self) -> Names:
+        """Type and text of each constant, by name."""
+        kinds = {name: "int" if abs(v) < 2**31 else "int64_t" for name, v in self.constants.items()}
+        return tuple((f"{kinds[n]} {n}", literal(v)) for n, v in self.constants.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +124,22 @@ def literal(value: int) -> str:
         return str(value) if value >= 0 else f"({value})"
     assert value > -(2**63), "a literal beyond 64 bits"
     return f"INT64_C({value})"
+
+
+def by_kind(store: Store, lanes: int) -> Store:
+    """A store with constants by kind of row as one with a constant for each of a row's lanes."""
+
+    def repeated(constant: Constant | None) -> Constant | None:
+        if constant is None or constant.array.shape[0] == 1:
+            return constant
+        return Constant(np.repeat(constant.array, lanes, axis=0))
+
+    return replace(
+        store,
+        multiplier=repeated(store.multiplier),
+        offset=repeated(store.offset),
+        shift=repeated(store.shift),
+    )
 
 
 def totals(store: Store) -> Names:

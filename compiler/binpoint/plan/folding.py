@@ -64,6 +64,9 @@ class Choice:
         return self.sizing.latency / self.clock_hz
 
 
+Feeder = units.Window | units.Neighbours
+
+
 @dataclass(frozen=True, slots=True)
 class _Option:
     """A way to fold a layer: cycles between inferences, and what it takes with its window."""
@@ -76,11 +79,15 @@ class _Option:
 
 @dataclass(frozen=True, slots=True)
 class _Operand:
-    """Where a layer's words come from: the layer, None for a port; elements of one inference."""
+    """Where a layer's words come from: the layer, None for a port; elements of one inference.
+
+    With `by_simd` words have as many elements as a sum has products side by side.
+    """
 
     source: str | None
     elements: int
     forked: bool
+    by_simd: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,6 @@ class _Place:
     name: str
     options: tuple[_Option, ...]
     operands: tuple[_Operand, ...]
-    by_simd: bool
     follows: bool
 
 
@@ -179,25 +185,31 @@ def _goal(fps: float | None, latency: float | None, hertz: float) -> int | None:
 
 def _places(base: Design, part: Fabric, given: Mapping[str, Folding]) -> tuple[_Place, ...]:
     """The layers that compute nodes, in order."""
-    windows = {layer.name: layer for layer in base.layers if isinstance(layer.unit, units.Window)}
     found: list[_Place] = []
     for layer in base.layers:
         if not layer.nodes:
             continue
-        window = windows.get(f"{layer.name}_window")
+        window = _feeder(base, layer)
         first = layer if window is None else window
-        operands = tuple(_operand(base, stream) for stream in first.reads)
+        operands = tuple(
+            _operand(base, stream, by_simd=_by_simd(layer.unit, index))
+            for index, stream in enumerate(first.reads)
+        )
         fixed = given.get(layer.name)
-        ways = _ways(base, layer, window) if fixed is None else [fixed]
-        options = [_option(layer, window, way, part) for way in ways]
+        tried = ways(base, layer) if fixed is None else [fixed]
+        options = [_option(layer, window, way, part) for way in tried]
         options.sort(key=lambda o: (o.share, o.folding.pe * o.folding.simd, o.folding.simd))
-        by_simd = isinstance(layer.unit, units.Dense)
         follows = len(options) == 1 and fixed is None
-        found.append(_Place(layer.name, tuple(options), operands, by_simd, follows))
+        found.append(_Place(layer.name, tuple(options), operands, follows))
     return tuple(found)
 
 
-def _operand(base: Design, stream: str) -> _Operand:
+def _by_simd(unit: Unit, operand: int) -> bool:
+    """Whether words of an operand hold the products of a sum, not channels."""
+    return isinstance(unit, units.Dense) or (isinstance(unit, units.Product) and operand == 0)
+
+
+def _operand(base: Design, stream: str, *, by_simd: bool) -> _Operand:
     """The layer that computes what a stream carries, behind forks and changes of lanes."""
     elements = base.streams[stream].words * base.streams[stream].lanes
     forked = False
@@ -207,12 +219,19 @@ def _operand(base: Design, stream: str) -> _Operand:
             break
         stream = layer.reads[0]
     known = layer is not None and layer.nodes
-    return _Operand(layer.name if layer is not None and known else None, elements, forked)
+    source = layer.name if layer is not None and known else None
+    return _Operand(source, elements, forked, by_simd)
 
 
-def _ways(base: Design, layer: Layer, window: Layer | None) -> list[Folding]:
+def _feeder(base: Design, layer: Layer) -> Layer | None:
+    """The window that a layer's words come from."""
+    names = {feeder.name: feeder for feeder in base.layers if isinstance(feeder.unit, Feeder)}
+    return names.get(f"{layer.name}_window")
+
+
+def ways(base: Design, layer: Layer) -> list[Folding]:
     """All foldings that divide a layer."""
-    channels, depth = _sizes(base, layer, window)
+    channels, depth = _sizes(base, layer, _feeder(base, layer))
     return [Folding(pe, simd) for pe in _divisors(channels) for simd in _divisors(depth)]
 
 
@@ -225,9 +244,15 @@ def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
                 return unit.channels, unit.depth
             assert isinstance(window.unit, units.Window)
             return unit.channels, window.unit.words * window.unit.lanes
+        case units.Product():
+            return unit.columns, unit.depth
+        case units.LayerNorm():
+            before = base.producer(layer.reads[0])
+            turned = before is not None and before.name == f"{layer.name}_rows"
+            return 1 if turned else unit.count, 1
         case units.Depthwise():
             return unit.channels, 1
-        case units.Reduce() | units.Arg():
+        case units.Reduce() | units.Arg() | units.Blend() | units.FloatSum():
             return unit.folds * unit.pe, 1
         case units.Map() | units.Pair():
             shape = base.graph.value(base.graph.node(layer.nodes[-1]).outputs[0]).shape
@@ -243,7 +268,7 @@ def _run(unit: units.Concat | units.Copy | units.Frame) -> int:
     match unit:
         case units.Concat():
             return math.gcd(*unit.parts)
-        case units.Gather():
+        case units.Gather() | units.Neighbours():
             return 1
         case units.Copy() if unit.strides[-1] == 1:
             return math.gcd(unit.sizes[-1], unit.offset, unit.words, *unit.strides[:-1])
@@ -268,7 +293,7 @@ def _option(layer: Layer, window: Layer | None, way: Folding, part: Fabric) -> _
     """A folding with its cycles and resources."""
     parts = [folded(layer.unit, way)]
     if window is not None:
-        assert isinstance(window.unit, units.Window)
+        assert isinstance(window.unit, Feeder)
         parts.append(folded_window(window.unit, way, layer.unit))
     interval = max(unit.iterations + estimate.latency(unit) for unit in parts)
     need = sum((estimate.resources(unit) for unit in parts), Resources())
@@ -280,11 +305,11 @@ def folded(unit: Unit, way: Folding) -> Unit:
     """A unit folded otherwise; `way` must divide it."""
     pe = way.pe
     match unit:
-        case units.Dense():
+        case units.Dense() | units.Product():
             return replace(unit, pe=pe, simd=way.simd)
-        case units.Depthwise():
+        case units.Depthwise() | units.LayerNorm():
             return replace(unit, pe=pe)
-        case units.Reduce() | units.Arg() | units.Pair():
+        case units.Reduce() | units.Arg() | units.Pair() | units.Blend() | units.FloatSum():
             return replace(unit, pe=pe, folds=unit.folds * unit.pe // pe)
         case units.Map():
             folds = unit.folds * unit.pe // pe if unit.store.per_channel else 1
@@ -319,8 +344,11 @@ def _moved(unit: units.Copy | units.Frame, lanes: int) -> Unit:
     )
 
 
-def folded_window(window: units.Window, way: Folding, consumer: Unit) -> units.Window:
+def folded_window(window: Feeder, way: Folding, consumer: Unit) -> Feeder:
     """The window that sends words as wide as its consumer takes them."""
+    if isinstance(window, units.Neighbours):
+        words, inner = (n * window.lanes // way.pe for n in (window.words, window.inner))
+        return replace(window, words=words, inner=inner, lanes=way.pe)
     if isinstance(consumer, units.Dense):
         return replace(window, words=window.words * window.lanes // way.simd, lanes=way.simd)
     return replace(window, groups=window.groups * window.lanes // way.pe, lanes=way.pe)
@@ -353,9 +381,9 @@ def _chosen(places: tuple[_Place, ...], pace: int) -> dict[str, _Option]:
 
 def _join(place: _Place, option: _Option, chosen: Mapping[str, _Option]) -> int:
     """Cycles of the slowest change of lanes between a layer and its producers."""
-    wanted = option.folding.simd if place.by_simd else option.folding.pe
     slowest = 0
     for operand in place.operands:
+        wanted = option.folding.simd if operand.by_simd else option.folding.pe
         given = 1 if operand.source is None else chosen[operand.source].folding.pe
         if operand.forked:
             slowest = max(slowest, operand.elements // given + _ADAPTOR)

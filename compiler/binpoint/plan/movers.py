@@ -106,6 +106,26 @@ class Gather(Copy):
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours(Copy):
+    """For every position the same few pixels of the operand, in the order row, channel word, tap.
+
+    Args:
+        places: ``[rows, taps]``, pixels of the operand.
+        inner: words of a pixel.
+    """
+
+    stem: ClassVar[str] = "neighbours"
+
+    places: Constant
+    inner: int
+
+    def indices(self) -> IntArray:
+        """Which word of the operand each word of the result is."""
+        places = self.places.array.astype(np.int64)[:, None, :] * self.inner
+        return (places + np.arange(self.inner)[:, None]).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
 class Frame(Unit):
     """The operand in a frame of `code`, its words `steps` apart with `code` in between.
 

@@ -8,16 +8,21 @@ from typing import cast
 
 import numpy as np
 
+from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Value
+from binpoint.ir.op import IntArray
+from binpoint.numeric import float32
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.numeric.mulshift import MulShift
-from binpoint.ops.pooling import IntAverage, IntMaxPool, counts_of
+from binpoint.ops.pooling import IntAverage, IntMaxPool, OnnxruntimeAverage, counts_of
 from binpoint.ops.window import Window as Slide
 from binpoint.plan import units
+from binpoint.plan.floats import Quantizer, bits_of, float_steps, terms_of
 from binpoint.plan.place import Draft, End, Place
 from binpoint.plan.staircase import mulshift
 from binpoint.plan.store import as_it_is
+from binpoint.plan.units import Unit
 
 
 def rows_first(window: Slide, spatial: Sequence[int]) -> tuple[Slide, tuple[int, int]]:
@@ -93,32 +98,76 @@ def maxpool(place: Place) -> list[Draft]:
 
 
 def average(place: Place) -> list[Draft]:
-    """The sum of each window, rounded once."""
+    """The sum of each window, rounded once; in integers, or in float32 as onnxruntime adds."""
     x, op = place.inputs[0], place.op
-    if not isinstance(op, IntAverage):
-        raise place.refuse(
-            "an average that onnxruntime adds in float32 has no form",
-            "use a global average, or set the option semantics to dyadic",
-        )
-    counts = np.unique(counts_of(op.window, op.edge, x.shape[1:-1]))
-    if counts.size != 1:
-        raise place.refuse(
-            "an average whose windows count different numbers of elements has no form",
-            "count the padding, or choose one that does not reach beyond the edge",
-        )
+    assert isinstance(op, IntAverage | OnnxruntimeAverage)
     pe = place.fold(pe=x.shape[-1], default=place.lanes[0]).pe
     words = x.shape[-1] // pe
-    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=op.zero)
+    zero = op.zero if isinstance(op, IntAverage) else op.x.zero_point
+    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=zero)
+    bounds = x.interval.union(Interval(zero, zero)) if op.window.padded else x.interval
+    counts = counts_of(op.window, op.edge, x.shape[1:-1]).reshape(-1)
+    found, kinds = np.unique(counts, return_inverse=True)
+    if isinstance(op, IntAverage):
+        unit: Unit = _whole_average(place, op, bounds, found, kinds, pe)
+    else:
+        unit = _float_average(place, op, bounds, found, kinds, pe)
+    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, pe),))]
+
+
+def _whole_average(
+    place: Place, op: IntAverage, bounds: Interval, counts: IntArray, kinds: IntArray, pe: int
+) -> units.Reduce:
     taps = op.window.taps
-    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
     start, total = -op.zero * taps, (bounds - op.zero) * taps
     offset = (op.result.zero_point << op.shift) + (1 << (op.shift - 1))
-    form = MulShift(op.multipliers[int(counts[0]) - op.least], op.shift, offset)
-    store = mulshift([form], ((total.lo, total.hi),), op.lo, op.hi)
-    rows = math.prod(place.result.shape[:-1])
+    forms = [MulShift(op.multipliers[int(n) - op.least], op.shift, offset) for n in counts]
+    store = mulshift(forms, ((total.lo, total.hi),) * len(forms), op.lo, op.hi)
     acc = partial_sums(bounds, taps, start)
-    unit = units.Reduce("sum", rows, words, taps, bounds.int_type(), acc, store, pe, start=start)
-    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, pe),))]
+    return units.Reduce(
+        "sum",
+        len(kinds),
+        place.inputs[0].shape[-1] // pe,
+        taps,
+        bounds.int_type(),
+        acc,
+        store,
+        pe,
+        start=start,
+        kinds=None if len(forms) == 1 else Constant(kinds.astype(np.int64)),
+    )
+
+
+def _float_average(
+    place: Place,
+    op: OnnxruntimeAverage,
+    bounds: Interval,
+    counts: IntArray,
+    kinds: IntArray,
+    pe: int,
+) -> units.FloatSum:
+    table = terms_of(place, np.arange(bounds.lo, bounds.hi + 1), op.x)
+    limit = float(np.abs(table).max()) * op.window.taps * 2
+    result = place.result.interval
+
+    def quantizer(count: int) -> Quantizer:
+        scale, zero = float(op.result.scale), op.result.zero_point
+        return lambda total: float32.quantize_average(total, count, scale, zero, op.lo, op.hi)
+
+    return units.FloatSum(
+        rows=len(kinds),
+        folds=place.inputs[0].shape[-1] // pe,
+        taps=op.window.taps,
+        x=bounds.int_type(),
+        table=bits_of(table),
+        low=bounds.lo,
+        weights=None,
+        steps=float_steps([quantizer(int(n)) for n in counts], result, limit),
+        kinds=Constant(kinds.astype(np.int64)),
+        lo=result.lo,
+        result=result.int_type(),
+        pe=pe,
+    )
 
 
 def partial_sums(x: Interval, count: int, start: int) -> IntType:

@@ -16,8 +16,10 @@ from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
 from binpoint.ops.conv_transpose import IntConvTranspose
+from binpoint.ops.dense import IntMatMul
 from binpoint.ops.requantize import Requantize
 from binpoint.plan import units
+from binpoint.plan.moves import source
 from binpoint.plan.place import Draft, End, Place, array_of
 from binpoint.plan.slides import slide_over, window_unit
 from binpoint.plan.staircase import requantized
@@ -115,6 +117,44 @@ def dense(place: Place) -> list[Draft]:
     return [
         Draft(place.name, unit, (place.end(x, fold.simd),), (place.end(place.result, fold.pe),))
     ]
+
+
+def matmul(place: Place) -> list[Draft]:
+    """A matrix product of two computed operands."""
+    (a, b), op = place.inputs, cast("IntMatMul", place.op)
+    acc = place.graph.value(place.step.nodes[0].outputs[0])
+    depth, columns = a.shape[-1], b.shape[-1]
+    fold = place.fold(pe=columns, simd=depth)
+    left, right = a.interval - op.zero_a, b.interval - op.zero_b
+    unit = units.Product(
+        batches=math.prod(a.shape[:-2]),
+        rows=a.shape[-2],
+        depth=depth,
+        columns=columns,
+        zero_a=op.zero_a,
+        zero_b=op.zero_b,
+        a=a.interval.int_type(),
+        b=b.interval.int_type(),
+        left=narrowest(left, a.interval),
+        right=narrowest(right, b.interval),
+        acc=narrowest((left * right).union(Interval(0, 0)) * depth),
+        product=narrowest(left * right),
+        store=store_of(place, acc),
+        pe=fold.pe,
+        simd=fold.simd,
+    )
+    sources = [
+        source(place, array_of(v), v.interval, f"operand{i}", 1)
+        for i, v in enumerate((a, b))
+        if v.constant is not None
+    ]
+    fed = {draft.name: draft.writes[0] for draft in sources}
+    reads = tuple(
+        replace(fed.get(f"{place.name}_operand{i}", place.end(v, 1)), lanes=lanes)
+        for i, (v, lanes) in enumerate(((a, fold.simd), (b, fold.pe)))
+    )
+    own = Draft(place.name, unit, reads, (place.end(place.result, fold.pe),))
+    return [*sources, own]
 
 
 def conv(place: Place) -> list[Draft]:

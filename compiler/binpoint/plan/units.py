@@ -1,4 +1,7 @@
-"""Units that compute: what a dataflow design is made of, besides those of `plan/movers.py`.
+"""Units that compute: what a dataflow design is made of.
+
+Those that only move words are in `plan/movers.py`, those that need whole rows in `plan/rows.py`,
+and those with other sums of products in `plan/weighing.py`.
 
 Constants are kept as the graph has them; folding is a field, and emission lays the constants out
 for it.
@@ -15,24 +18,32 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
-from binpoint.plan.movers import Concat, Copy, Fork, Frame, Gather, Lanes
+from binpoint.plan.movers import Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
+from binpoint.plan.rows import LayerNorm, Softmax
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit
+from binpoint.plan.weighing import Blend, FloatSum, Product, Source
 
 __all__ = (
     "Arg",
+    "Blend",
     "Concat",
     "Copy",
     "Dense",
     "Depthwise",
+    "FloatSum",
     "Fork",
     "Frame",
     "Gather",
     "Lanes",
+    "LayerNorm",
     "Map",
+    "Neighbours",
     "Pair",
+    "Product",
     "Reduce",
     "Softmax",
+    "Source",
     "Unit",
     "Window",
     "narrowest",
@@ -166,7 +177,8 @@ class Reduce(Unit):
     """y[r, c] = store(fold of x[r, t, c] over t): ``max``, ``min``, or ``sum`` from `start` on.
 
     The operand has the order row, channel word, tap. With `held` the results of all channel words
-    are held, and the order is row, tap, channel word, as a plain tensor has it.
+    are held, and the order is row, tap, channel word, as a plain tensor has it. With `kinds`,
+    ``[rows]``, a row has the store's constants of its kind, which then are no channel's.
     """
 
     stem: ClassVar[str] = "reduce"
@@ -181,6 +193,7 @@ class Reduce(Unit):
     pe: int
     held: bool = False
     start: int = 0
+    kinds: Constant | None = None
 
     @property
     def iterations(self) -> int:
@@ -231,60 +244,6 @@ class Arg(Unit):
         """With the last tap."""
         last = (np.arange(self.rows)[:, None] * self.taps + self.taps - 1) * self.folds
         return ((last + np.arange(self.folds)).reshape(-1),)
-
-
-@dataclass(frozen=True, slots=True)
-class Softmax(Unit):
-    """Shares of rows of `count` elements: largest, sum of table entries, then a division each.
-
-    Args:
-        table: an entry for each distance from the largest element, nearest last.
-        form: ``table``, with integer entries, or ``float``, with bit patterns of float32.
-        factor: numerator of a share; 256 with ``table``.
-        zero, lo, hi: of the result.
-    """
-
-    stem: ClassVar[str] = "softmax"
-
-    rows: int
-    count: int
-    x: IntType
-    table: Constant
-    form: str
-    factor: int
-    zero: int
-    lo: int
-    hi: int
-
-    @property
-    def sum_cycles(self) -> int:
-        """Of one addition."""
-        return 8 if self.form == "float" else 1
-
-    @property
-    def quotient_bits(self) -> int:
-        """Steps of one division."""
-        return 52 if self.form == "float" else 34
-
-    @property
-    def row_cycles(self) -> int:
-        """Reading, adding, dividing."""
-        return self.count * (1 + self.sum_cycles + self.quotient_bits + 4)
-
-    @property
-    def iterations(self) -> int:
-        """Cycles of all rows."""
-        return self.rows * self.row_cycles
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """At the beginning of each row."""
-        first = np.arange(self.rows)[:, None] * self.row_cycles
-        return ((first + np.arange(self.count)).reshape(-1),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """After each division."""
-        first = np.arange(self.rows)[:, None] * self.row_cycles + self.count * (1 + self.sum_cycles)
-        return ((first + np.arange(1, self.count + 1) * (self.quotient_bits + 4) - 1).reshape(-1),)
 
 
 @dataclass(frozen=True, slots=True)

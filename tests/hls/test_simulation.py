@@ -181,16 +181,30 @@ def _check_real(path: Path) -> None:
 
 
 def test_an_op_without_a_form_is_refused_by_name_with_the_way_out() -> None:
-    with pytest.raises(NoIntegerForm, match="a batch of more than one has no form") as caught:
-        built(lowered(_pool_of_a_batch(), OPTIONS), OPTIONS)
+    with pytest.raises(NoIntegerForm, match="that cuts its border has no form") as caught:
+        built(lowered(_cut(), OPTIONS), OPTIONS)
     assert caught.value.at is not None
-    assert "pool" in caught.value.at
+    assert "upwards" in caught.value.at
     assert caught.value.hint is not None
 
 
-def _pool_of_a_batch() -> onnx.ModelProto:
-    node = helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[2, 2])
-    return _model(node, {"x": [2, 3, 4, 4], "y": [2, 3, 3, 3]})
+def _cut() -> onnx.ModelProto:
+    """A transposed convolution padded by more than its kernel."""
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], "upwards", pads=[3, 3, 3, 3])
+    model = _model(node, {"x": [1, 2, 6, 6], "y": [1, 2, 2, 2]})
+    weights = np.random.default_rng(1).normal(0, 1, (2, 2, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    return model
+
+
+@pytest.mark.parametrize("strides", [[1, 1], [2, 1]])
+def test_windows_over_a_batch_are_equal(strides: list[int]) -> None:
+    node = helper.make_node(
+        "MaxPool", ["x"], ["y"], "pool", kernel_shape=[2, 2], strides=strides, pads=[1, 0, 0, 1]
+    )
+    rows = 1 + (5 + 1 - 2) // strides[0]
+    made = built(lowered(_model(node, {"x": [3, 2, 5, 4], "y": [3, 2, rows, 4]}), OPTIONS), OPTIONS)
+    assert made.difference() is None
 
 
 def _model(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> onnx.ModelProto:

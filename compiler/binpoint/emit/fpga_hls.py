@@ -22,7 +22,14 @@ from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
 _HOST = ("hls_stream.h", "ap_axi_sdata.h")
-_TOGETHER = MappingProxyType({"widen": "lanes", "narrow": "lanes", "reduce_kinds": "reduce"})
+_TOGETHER = MappingProxyType(
+    {
+        "widen": "lanes",
+        "narrow": "lanes",
+        "reduce_kinds": "reduce",
+        "reduce_memory": "reduce_held",
+    }
+)
 Values = Mapping[str, NDArray[Any]]
 
 

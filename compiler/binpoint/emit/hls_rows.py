@@ -104,9 +104,10 @@ def _product(name: str, unit: units.Product) -> Parts:
         "pe": unit.pe,
         "simd": unit.simd,
         "loads": unit.loads,
+        "prologue": unit.prologue,
         "sums": unit.sums,
         "phase": unit.phase,
-        "longest": max(unit.loads, unit.phase),
+        "longest": max(unit.prologue, unit.phase),
         "banks": 1 if unit.batches == 1 else 2,
         "bank": unit.steps * unit.folds,
     }

@@ -194,7 +194,7 @@ def _reduce(name: str, unit: units.Reduce) -> Parts:
         constants["rows"] = unit.rows
         return Parts("reduce_kinds", constants, types, own, arrays, store, "acc_t", functions)
     arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
-    kernel = "reduce_held" if unit.held else "reduce"
+    kernel = "reduce" if not unit.held else "reduce_memory" if unit.in_memory else "reduce_held"
     return Parts(kernel, constants, types, (), arrays, store, "acc_t", functions)
 
 
@@ -258,40 +258,32 @@ def _pair(name: str, unit: units.Pair) -> Parts:
 
 
 def _copy(name: str, unit: units.Copy) -> Parts:
-    constants = {
-        "iterations": unit.iterations,
-        "rank": len(unit.sizes),
-        "ring": unit.ring,
-        "offset": unit.offset,
-        "results": unit.iterations - unit.words,
-    }
-    both = (("sizes", unit.sizes), ("strides", unit.strides))
+    constants = _ring(unit) | {"rank": len(unit.sizes), "offset": unit.offset}
+    back = tuple((n - 1) * s for n, s in zip(unit.sizes, unit.strides, strict=True))
+    both = (("sizes", unit.sizes), ("strides", unit.strides), ("back", back))
     arrays = tuple(_few(f"{name}_{key}", numbers) for key, numbers in both)
     return Parts("copy", constants, own=arrays)
 
 
 def _gather(name: str, unit: units.Gather) -> Parts:
-    index = unit.indices()
-    constants = {
+    index = array_view(f"{name}_index", unit.indices(), signed=True)
+    return Parts("gather", _ring(unit), own=(index,))
+
+
+def _ring(unit: units.Copy) -> dict[str, int]:
+    """What all units with a ring have."""
+    return {
         "iterations": unit.iterations,
         "reads": unit.words,
         "ring": unit.ring,
-        "results": index.size,
+        "ahead": units.AHEAD,
+        "results": unit.indices().size,
     }
-    return Parts("gather", constants, own=(array_view(f"{name}_index", index, signed=True),))
 
 
 def _neighbours(name: str, unit: units.Neighbours) -> Parts:
     rows, taps = unit.places.array.shape
-    constants = {
-        "iterations": unit.iterations,
-        "reads": unit.words,
-        "ring": unit.ring,
-        "results": unit.iterations - unit.words,
-        "rows": rows,
-        "taps": taps,
-        "inner": unit.inner,
-    }
+    constants = _ring(unit) | {"rows": rows, "taps": taps, "inner": unit.inner}
     places = array_view(f"{name}_places", unit.places.array.reshape(-1), signed=True)
     return Parts("neighbours", constants, own=(places,))
 

@@ -321,7 +321,11 @@ def _window(unit: units.Window) -> Resources:
 def _reduce(unit: units.Reduce) -> Resources:
     acc, lanes = unit.acc.width, unit.pe
     joined = Resources(lut=acc) if unit.kind == "sum" else fabric.compare(acc) + Resources(lut=acc)
-    held = fabric.ram(unit.folds, lanes * acc) if unit.held and unit.folds > 1 else Resources()
+    held = Resources()
+    if unit.in_memory:
+        held = fabric.ram(unit.folds, lanes * acc)
+    elif unit.held and unit.folds > 1:
+        held = Resources(lut=lanes * acc * math.ceil(unit.folds / 4), ff=unit.folds * lanes * acc)
     kinds = 0 if unit.kinds is None else int(unit.kinds.array.max()) + 1
     chosen = Resources() if not kinds else fabric.rom(unit.rows, fabric.bits(kinds))
     parts = [

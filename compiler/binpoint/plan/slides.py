@@ -40,29 +40,31 @@ def rows_first(window: Slide, spatial: Sequence[int]) -> tuple[Slide, tuple[int,
     return flat, (spatial[0], 1)
 
 
+def is_pointwise(window: Slide) -> bool:
+    """Whether windows are the elements themselves."""
+    return set(window.kernel + window.strides) == {1} and not window.padded
+
+
 def window_unit(
     place: Place, slide: Slide, x: Value, *, groups: int, words: int, lanes: int, fill: int
 ) -> Draft:
     """The unit that sends every window over `x`; padding is `fill`."""
-    if x.shape[0] != 1:
-        hint = "export the model for a batch of one"
-        raise place.refuse("a window over a batch of more than one has no form", hint)
     bounds = x.interval.union(Interval(fill, fill)) if slide.padded else place.range(x)
     return slide_over(
-        place, slide, x.shape[1:-1], bounds, place.end(x, lanes), (groups, words, fill)
+        place, slide, x.shape[:-1], bounds, place.end(x, lanes), (groups, words, fill)
     )
 
 
 def slide_over(
     place: Place,
     slide: Slide,
-    spatial: Sequence[int],
+    shape: Sequence[int],
     bounds: Interval,
     operand: End,
     rest: tuple[int, int, int],
 ) -> Draft:
-    """The same over a map of `spatial` pixels from `operand`; `rest` is groups, words, fill."""
-    window, size = rows_first(slide, spatial)
+    """The same over images of pixels from `operand`; `rest` is groups, words, fill."""
+    window, size = rows_first(slide, shape[1:])
     rows, columns = window.outputs(size)
     groups, words, fill = rest
     unit = units.Window(
@@ -77,9 +79,10 @@ def slide_over(
         lanes=operand.lanes,
         elem=bounds.int_type(),
         fill=fill,
+        images=shape[0],
     )
     name = f"{place.name}_window"
-    elements = rows * columns * groups * window.taps * words * operand.lanes
+    elements = shape[0] * rows * columns * groups * window.taps * words * operand.lanes
     return Draft(
         name, unit, (operand,), (End(name, operand.lanes, bounds, elements, between=True),)
     )
@@ -106,7 +109,7 @@ def average(place: Place) -> list[Draft]:
     zero = op.zero if isinstance(op, IntAverage) else op.x.zero_point
     window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=zero)
     bounds = x.interval.union(Interval(zero, zero)) if op.window.padded else x.interval
-    counts = counts_of(op.window, op.edge, x.shape[1:-1]).reshape(-1)
+    counts = np.tile(counts_of(op.window, op.edge, x.shape[1:-1]).reshape(-1), x.shape[0])
     found, kinds = np.unique(counts, return_inverse=True)
     if isinstance(op, IntAverage):
         unit: Unit = _whole_average(place, op, bounds, found, kinds, pe)

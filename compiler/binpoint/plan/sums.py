@@ -21,7 +21,7 @@ from binpoint.ops.requantize import Requantize
 from binpoint.plan import units
 from binpoint.plan.moves import source
 from binpoint.plan.place import Draft, End, Place, array_of
-from binpoint.plan.slides import slide_over, window_unit
+from binpoint.plan.slides import is_pointwise, slide_over, window_unit
 from binpoint.plan.staircase import requantized
 from binpoint.plan.store import Store, as_it_is
 from binpoint.plan.units import Unit, narrowest
@@ -73,7 +73,7 @@ class _Products:
             "bias": Constant(self.bias),
             "x": self.x.int_type(),
             "weight": codes.int_type(),
-            "acc": Interval(int(low.min()), int(high.max())).int_type(),
+            "acc": narrowest(_ends(low, high), _ends(low - self.bias, high - self.bias)),
             "product": narrowest(self.x * codes),
             "arithmetic": _arithmetic(self.weights),
         }
@@ -87,10 +87,14 @@ class _Products:
             "bias": Constant(start),
             "x": IntType(1, signed=False),
             "weight": Interval.of(self.weights).int_type(),
-            "acc": Interval(int(start.min()), int(start.max()) + 2 * depth).int_type(),
+            "acc": narrowest(_ends(start, start + 2 * depth), Interval(0, 2 * depth)),
             "product": Interval(0, 2).int_type(),
             "arithmetic": "count",
         }
+
+
+def _ends(low: IntArray, high: IntArray) -> Interval:
+    return Interval(int(low.min()), int(high.max()))
 
 
 def _arithmetic(weights: IntArray) -> str:
@@ -158,7 +162,10 @@ def matmul(place: Place) -> list[Draft]:
 
 
 def conv(place: Place) -> list[Draft]:
-    """A window, then sums over its words; the zero point goes into the bias and the padding."""
+    """A window, then sums over its words; the zero point goes into the bias and the padding.
+
+    A window of one element that moves by one gives the operand as it is, and is left out.
+    """
     (x, w, bias), op = place.inputs, cast("IntConv", place.op)
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     codes = array_of(w)
@@ -176,7 +183,13 @@ def conv(place: Place) -> list[Draft]:
     positions = math.prod(place.result.shape[:-1])
     lanes = fold.pe if alone else fold.simd
     groups, words = (op.groups // lanes, 1) if alone else (op.groups, depth // lanes)
-    window = window_unit(place, op.window, x, groups=groups, words=words, lanes=lanes, fill=op.zero)
+    if is_pointwise(op.window):
+        before, operand = [], place.end(x, lanes)
+    else:
+        before = [
+            window_unit(place, op.window, x, groups=groups, words=words, lanes=lanes, fill=op.zero)
+        ]
+        (operand,) = before[0].writes
     store = store_of(place, acc)
     if alone:
         unit: Unit = units.Depthwise(rows=positions, store=store, pe=fold.pe, **products.fields())
@@ -189,7 +202,7 @@ def conv(place: Place) -> list[Draft]:
             simd=fold.simd,
             **products.fields(),
         )
-    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, fold.pe),))]
+    return [*before, Draft(place.name, unit, (operand,), (place.end(place.result, fold.pe),))]
 
 
 def conv_transpose(place: Place) -> list[Draft]:
@@ -197,10 +210,10 @@ def conv_transpose(place: Place) -> list[Draft]:
     (x, w, bias), op = place.inputs, cast("IntConvTranspose", place.op)
     codes = array_of(w)
     window, before, after = op.spread.as_convolution(x.shape[1:-1])
-    if x.shape[0] != 1 or min(before + after) < 0:
+    if min(before + after) < 0:
         raise place.refuse(
-            "a transposed convolution of a batch, or that cuts its border, has no form",
-            "export it for a batch of one, with paddings below the size of the kernel",
+            "a transposed convolution that cuts its border has no form",
+            "export it with paddings below the size of the kernel",
         )
     lanes = math.gcd(place.lanes[0], x.shape[-1] // op.groups)
     spread = _spread(place, op, before, after, lanes)
@@ -214,7 +227,9 @@ def conv_transpose(place: Place) -> list[Draft]:
     wide = tuple(n * s for n, s in zip(x.shape[1:-1], op.spread.window.strides, strict=True))
     wide = tuple(n + b + a for n, b, a in zip(wide, before, after, strict=True))
     end = replace(spread.writes[0], lanes=fold.simd)
-    slide = slide_over(place, window, wide, bounds, end, (op.groups, depth // fold.simd, op.zero))
+    slide = slide_over(
+        place, window, (x.shape[0], *wide), bounds, end, (op.groups, depth // fold.simd, op.zero)
+    )
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     unit = units.Dense(
         rows=math.prod(place.result.shape[:-1]),
@@ -239,10 +254,12 @@ def _spread(
     strides = op.spread.window.strides
     words = x.shape[-1] // lanes
     axes = zip(x.shape[1:-1], strides, before, after, strict=True)
-    whole = (*(n * s + b + a for n, s, b, a in axes), words)
+    whole = (x.shape[0], *(n * s + b + a for n, s, b, a in axes), words)
     bounds = x.interval.union(Interval(op.zero, op.zero))
-    sizes = (*x.shape[1:-1], words)
-    unit = units.Frame((*before, 0), sizes, whole, (*strides, 1), op.zero, bounds.int_type(), lanes)
+    sizes = (*x.shape[:-1], words)
+    unit = units.Frame(
+        (0, *before, 0), sizes, whole, (1, *strides, 1), op.zero, bounds.int_type(), lanes
+    )
     name = f"{place.name}_spread"
     return Draft(
         name,

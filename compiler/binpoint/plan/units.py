@@ -18,13 +18,14 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
-from binpoint.plan.movers import Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
+from binpoint.plan.movers import AHEAD, Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
 from binpoint.plan.rows import LayerNorm, Softmax
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit
 from binpoint.plan.weighing import Blend, FloatSum, Product, Source
 
 __all__ = (
+    "AHEAD",
     "Arg",
     "Blend",
     "Concat",
@@ -196,6 +197,11 @@ class Reduce(Unit):
     kinds: Constant | None = None
 
     @property
+    def in_memory(self) -> bool:
+        """Whether held results are too many for registers; then each has time to be stored."""
+        return self.held and self.folds >= 2 * AHEAD
+
+    @property
     def iterations(self) -> int:
         """Rows by channel words by taps."""
         return self.rows * self.folds * self.taps
@@ -251,7 +257,8 @@ class Window(Unit):
     """The words of every window over a map of pixels, in the order pixel, group, tap, word.
 
     A ring of rows is held: while the windows of one row of results are sent, the rows that the next
-    one needs are read. Words outside the map are `fill`.
+    one needs are read. Words outside the map are `fill`. No word is read from the ring within
+    `AHEAD` iterations of being written, or overwritten within as many of being read.
 
     Args:
         size: rows and columns of the operand.
@@ -262,6 +269,7 @@ class Window(Unit):
         lanes: elements of a word.
         elem: their type.
         fill: element outside of the map.
+        images: maps, one after the other.
     """
 
     stem: ClassVar[str] = "window"
@@ -277,6 +285,7 @@ class Window(Unit):
     lanes: int
     elem: IntType
     fill: int
+    images: int = 1
 
     @property
     def row_words(self) -> int:
@@ -306,31 +315,52 @@ class Window(Unit):
     @property
     def prologue(self) -> int:
         """Iterations before the first row of windows."""
-        return int(self.rows_needed()[0]) * self.row_words
+        loads = int(self.rows_needed()[0]) * self.row_words
+        used = (self.kernel[0] - 1) * self._tap_row
+        return loads + max(0, AHEAD - used) if loads else 0
 
     @property
     def phase(self) -> int:
         """Iterations of one row of windows."""
-        return max(self.sent, int(np.diff(self.rows_needed()).max()) * self.row_words)
+        loads = int(np.diff(self.rows_needed()).max(initial=0)) * self.row_words
+        longest = max(self.sent, loads)
+        new = max(0, -(-(self.reach - self.strides[0]) // self.dilations[0])) * self._tap_row
+        last = min(self.kernel[0] - 1, (self.strides[0] - 1) // self.dilations[0])
+        old = (self.kernel[0] - 1 - last) * self._tap_row
+        apart = min(longest - loads + new, longest - self.sent + old)
+        return longest + (AHEAD if self.images > 1 else max(0, AHEAD - apart))
+
+    @property
+    def _tap_row(self) -> int:
+        """Words of a row of taps."""
+        return self.kernel[1] * self.words
+
+    @property
+    def image(self) -> int:
+        """The prologue, then one phase for each row of windows."""
+        return self.prologue + self.outputs[0] * self.phase
 
     @property
     def iterations(self) -> int:
-        """The prologue, then one phase for each row of windows."""
-        return self.prologue + self.outputs[0] * self.phase
+        """All images."""
+        return self.images * self.image
+
+    def _for_all(self, at: IntArray) -> IntArray:
+        return (np.arange(self.images)[:, None] * self.image + at).reshape(-1)
 
     def reads(self) -> tuple[IntArray, ...]:
         """The prologue's rows at once, then each phase's from its beginning."""
         needed = self.rows_needed()
-        parts = [np.arange(self.prologue)]
+        parts = [np.arange(int(needed[0]) * self.row_words)]
         for index, rows in enumerate(np.diff(needed)):
             start = self.prologue + index * self.phase
             parts.append(start + np.arange(int(rows) * self.row_words))
-        return (np.concatenate(parts),)
+        return (self._for_all(np.concatenate(parts)),)
 
     def writes(self) -> tuple[IntArray, ...]:
         """From the beginning of each phase."""
         starts = self.prologue + np.arange(self.outputs[0])[:, None] * self.phase
-        return ((starts + np.arange(self.sent)).reshape(-1),)
+        return (self._for_all((starts + np.arange(self.sent)).reshape(-1)),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
+from binpoint.plan.movers import AHEAD
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit
 
@@ -76,23 +77,28 @@ class Product(Unit):
     @property
     def phase(self) -> int:
         """Iterations from one matrix to the next."""
-        return max(self.sums, self.loads) if self.batches > 1 else self.sums
+        return max(self.sums, self.loads) + AHEAD if self.batches > 1 else self.sums
 
     @property
     def iterations(self) -> int:
         """The first matrix is read, then one phase for each."""
-        return self.loads + self.batches * self.phase
+        return self.prologue + self.batches * self.phase
+
+    @property
+    def prologue(self) -> int:
+        """Iterations before the first sum."""
+        return self.loads + AHEAD
 
     def reads(self) -> tuple[IntArray, ...]:
         """A row of a during its first fold; b one matrix ahead."""
-        phases = self.loads + np.arange(self.batches) * self.phase
+        phases = self.prologue + np.arange(self.batches) * self.phase
         rows = (phases[:, None] + np.arange(self.rows) * self.folds * self.steps).reshape(-1)
         ahead = np.append(0, phases[:-1])[:, None] + np.arange(self.loads)
         return ((rows[:, None] + np.arange(self.steps)).reshape(-1), ahead.reshape(-1))
 
     def writes(self) -> tuple[IntArray, ...]:
         """With the last step of each fold."""
-        phases = self.loads + np.arange(self.batches)[:, None] * self.phase
+        phases = self.prologue + np.arange(self.batches)[:, None] * self.phase
         ends = np.arange(1, self.rows * self.folds + 1) * self.steps - 1
         return ((phases + ends).reshape(-1),)
 

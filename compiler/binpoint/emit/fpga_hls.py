@@ -18,6 +18,7 @@ from binpoint.emit.project import Project
 from binpoint.ir.graph import Value
 from binpoint.plan.dataflow import slot_bits
 from binpoint.plan.design import Design, StreamPort, Style
+from binpoint.plan.fabric import SHIFT_WORDS
 from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
@@ -43,11 +44,12 @@ class StreamView:
     depth: int
     words: int
     note: str
+    impl: str
 
 
 @dataclass(frozen=True, slots=True)
 class PortView:
-    """An input or output: beats, elements, and how to read its numbers."""
+    """An input or output: beats, elements, and how to read its numbers, as Python text."""
 
     name: str
     source: str
@@ -60,8 +62,9 @@ class PortView:
     size: int
     shape: tuple[int, ...]
     order: tuple[int, ...]
-    scale: float
-    zero_point: int
+    scale: str
+    zero_point: str
+    offset: str
     type: str
     dtype: str
     storage: str
@@ -157,21 +160,26 @@ def _stream(design: Design, name: str) -> StreamView:
         note = f"{stream.value} {design.graph.value(stream.value).type}, {note}"
     if stream.bipolar:
         note += ", 1 for 1 and 0 for -1"
+    impl = "srl" if stream.depth <= SHIFT_WORDS else "bram"
     return StreamView(
-        name, int_name(stream.elem), stream.lanes, stream.depth, stream.words, comment(note)
+        name, int_name(stream.elem), stream.lanes, stream.depth, stream.words, comment(note), impl
     )
 
 
 def port_views(design: Design) -> tuple[list[PortView], list[PortView]]:
     """Inputs and outputs as templates see them."""
+    graph = design.graph
+    inputs = zip(design.inputs, graph.inputs, strict=True)
+    outputs = zip(design.outputs, graph.outputs, strict=True)
     return (
-        [_port(design, port) for port in design.inputs],
-        [_port(design, port) for port in design.outputs],
+        [_port(design, port, graph.value(name)) for port, name in inputs],
+        [_port(design, port, graph.value(name)) for port, name in outputs],
     )
 
 
-def _port(design: Design, port: StreamPort) -> PortView:
+def _port(design: Design, port: StreamPort, own: Value) -> PortView:
     stream, value = design.streams[port.stream], _carried(design, port)
+    scale, zero_point, offset = _numbers(own)
     slot = slot_bits(stream.elem.width)
     dtype = ("int" if stream.elem.signed else "uint") + str(slot)
     kind = value.elem
@@ -187,14 +195,30 @@ def _port(design: Design, port: StreamPort) -> PortView:
         size=value.type.size,
         shape=value.shape,
         order=port.order,
-        scale=float(kind.scales[0]),
-        zero_point=kind.zero_points[0],
+        scale=scale,
+        zero_point=zero_point,
+        offset=offset,
         type=str(kind),
         dtype=dtype,
         storage=f"{dtype}_t",
         low=stream.bounds.lo,
         high=stream.bounds.hi,
     )
+
+
+def _numbers(value: Value) -> tuple[str, str, str]:
+    """Scale, zero point and offset of the model's own value; lists lie along their axis."""
+    kind, reading = value.elem, value.reading
+    axis = len(value.shape) - 1 if reading is not None else kind.axis or 0
+    shape = tuple(-1 if i == axis else 1 for i in range(len(value.shape)))
+
+    def text(numbers: Sequence[float]) -> str:
+        alike = len(set(numbers)) == 1
+        return str(numbers[0]) if alike else f"np.array({list(numbers)}).reshape({shape})"
+
+    scales = [float(s) for s in kind.scales] if reading is None else reading.scales
+    offsets = (0.0,) if reading is None else reading.offsets
+    return text(scales), text(kind.zero_points), text(offsets)
 
 
 def _carried(design: Design, port: StreamPort) -> Value:

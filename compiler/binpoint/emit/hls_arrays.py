@@ -159,15 +159,15 @@ def store_view(
             "lookup",
             lo,
             hi,
-            "[f][p]" if len(tables) > 1 else "[0][p]",
+            "f" if len(tables) > 1 else "0",
             array.name,
             literal(store.low),
         )
     if store.thresholds is not None:
         levels = store.thresholds.array.shape[1]
         rows = spread(store.thresholds.array, folds, pe)
-        array = array_view(f"{name}_thresholds", rows, reshape=(2, 3), signed=True)
-        at = "[f][p]" if len(rows) > 1 else "[0][p]"
+        array = _lists(f"{name}_thresholds", rows)
+        at = "f" if len(rows) > 1 else "0"
         if store.sign is None:
             view = StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels)
             return (array,), view
@@ -197,8 +197,8 @@ def _mulshift(
         if constant is None:
             continue
         rows = spread(constant.array, folds, pe)
-        at = "[f][p]" if len(rows) > 1 else "[0][p]"
-        arrays.append(array_view(f"{name}_{key}", rows, reshape=(2, 3), signed=True))
+        at = "f" if len(rows) > 1 else "0"
+        arrays.append(_lists(f"{name}_{key}", rows))
         corrections.append((f"{name}_{key}", constant.array.shape[1], sign))
     view = StoreView(
         "mulshift",
@@ -226,6 +226,11 @@ def _column(
     rows = spread(constant.array, folds, pe)
     view = array_view(name, rows, reshape=(2,))
     return view, f"{name}[{'f' if len(rows) > 1 else '0'}][p]"
+
+
+def _lists(name: str, rows: NDArray[np.int64]) -> ArrayView:
+    """Lists ``[folds, pe, n]`` that are compared with all at once: those of a word side by side."""
+    return array_view(name, rows.reshape(rows.shape[0], -1), reshape=(2,), signed=True)
 
 
 def _rom(name: str, tables: NDArray[np.int64]) -> ArrayView:

@@ -53,10 +53,10 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
     parameters = ", ".join(f"hls::stream<{s}_w> &{n}" for s, n in zip(streams, names, strict=True))
     arrays = [a.name for a in parts.own]
     ops = " + ".join(type(design.graph.node(n).op).__name__ for n in layer.nodes)
-    shown = f": {ops}, from {', '.join(layer.origin.names)}" if ops else ""
+    shown = f"{ops}, from {', '.join(layer.origin.names)}" if ops else _moves(layer.unit)
     return LayerView(
         name=layer.name,
-        title=(comment(f"{layer.name}{shown}"), *(comment(f) for f in layer.formulas)),
+        title=(comment(f"{layer.name}: {shown}"), *(comment(f) for f in layer.formulas)),
         parts=parts,
         result=layer.writes[0],
         parameters=parameters,
@@ -64,6 +64,28 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
         kernel_arguments=", ".join(names + arrays),
         arrays=tuple(arrays),
     )
+
+
+def _moves(unit: units.Unit) -> str:
+    """What a layer does that computes no node."""
+    match unit:
+        case units.Window():
+            kernel, size = (" x ".join(map(str, axes)) for axes in (unit.kernel, unit.size))
+            return f"windows of {kernel} over {size}, {unit.row_words} words a row"
+        case units.Fork():
+            return f"the same words for {unit.count} readers"
+        case units.Lanes():
+            return f"words of {unit.lanes_in} as words of {unit.lanes_out}"
+        case units.Source():
+            return "a constant"
+        case units.Neighbours():
+            return "the pixels next to every position"
+        case units.Frame():
+            return "elements in a frame, and apart"
+        case units.Copy():
+            return "elements in another order"
+        case _:
+            return "elements as they are"
 
 
 def _parts(layer: Layer) -> Parts:

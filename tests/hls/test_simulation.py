@@ -19,7 +19,8 @@ from binpoint.options import CompileOptions
 from binpoint.plan import estimate, fifo
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Folding, Style
-from binpoint.plan.units import Dense, Product
+from binpoint.plan.folding import ways
+from binpoint.plan.units import Dense, Depthwise, Product, Window
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_hls import find_headers, run_ap, run_bounded, run_native
 from binpoint.sim.tools import run_tool
@@ -28,6 +29,7 @@ from tests.hls.designs import (
     Built,
     built,
     codes,
+    divisors,
     fpga,
     lowered,
     lowered_file,
@@ -195,6 +197,35 @@ def _cut() -> onnx.ModelProto:
     weights = np.random.default_rng(1).normal(0, 1, (2, 2, 3, 3)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
     return model
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("sizes", [([3, 2], [1, 1], [1, 1]), ([2, 3], [2, 1], [2, 1])])
+def test_rows_of_a_window_side_by_side_are_equal(groups: int, sizes: tuple[list[int], ...]) -> None:
+    kernel, strides, dilations = sizes
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"], "conv", group=groups, kernel_shape=kernel, strides=strides,
+        dilations=dilations, pads=[1, 0, 2, 1],
+    )  # fmt: skip
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    rows, columns = (
+        (n - k) // s + 1 for n, k, s in zip((7 + 3, 5 + 1), spans, strides, strict=True)
+    )
+    model = _model(node, {"x": [1, 4, 7, 5], "y": [1, 8 if groups < 4 else 4, rows, columns]})
+    shape = (8 if groups < 4 else 4, 4 // groups, *kernel)
+    weights = np.random.default_rng(2).normal(0, 1, shape).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    graph = lowered(model, OPTIONS)
+    plain = design(graph, fpga(), OPTIONS)
+    (layer,) = (la for la in plain.layers if isinstance(la.unit, Dense | Depthwise))
+    tall = [w for w in ways(plain, layer) if w.simd not in divisors(4 // groups, 4) and w.pe < 3]
+    assert tall
+    for way in tall:
+        made = built(graph, OPTIONS, {layer.name: way})
+        (window,) = (la.unit for la in made.design.layers if isinstance(la.unit, Window))
+        assert window.together == kernel[0]
+        assert window.iterations <= made.design.interval
+        assert made.difference() is None
 
 
 @pytest.mark.parametrize("strides", [[1, 1], [2, 1]])

@@ -71,7 +71,8 @@ def _moves(unit: units.Unit) -> str:
     match unit:
         case units.Window():
             kernel, size = (" x ".join(map(str, axes)) for axes in (unit.kernel, unit.size))
-            return f"windows of {kernel} over {size}, {unit.row_words} words a row"
+            sent = "" if unit.together == 1 else f", {unit.together} rows of a window at once"
+            return f"windows of {kernel} over {size}, {unit.row_words} words a row{sent}"
         case units.Fork():
             return f"the same words for {unit.count} readers"
         case units.Lanes():
@@ -163,11 +164,10 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         constants |= {"groups": groups, "steps": unit.steps, "simd": unit.simd}
         kernel = "dense"
     else:
-        folds = unit.folds
-        laid_out = (
-            weights.reshape(folds, unit.pe, unit.taps).transpose(0, 2, 1).reshape(-1, unit.pe)
-        )
-        constants |= {"taps": unit.taps}
+        folds, lanes = unit.folds, unit.pe * unit.simd
+        split = weights.reshape(folds, unit.pe, unit.simd, unit.steps)
+        laid_out = split.transpose(0, 3, 1, 2).reshape(-1, lanes)
+        constants |= {"steps": unit.steps, "simd": unit.simd}
         kernel = "depthwise"
     constants["words"] = laid_out.shape[0]
     weight, product = unit.weight, "bp_mul<product_t>(a, w)"
@@ -244,7 +244,8 @@ def _window(name: str, unit: units.Window) -> Parts:
     width = int(np.abs(ends).max()).bit_length() + 1
     types = (("coordinate_t", int_name(IntType(width, signed=True))),)
     rows = np.append(needed, needed[-1])
-    return Parts("window", constants, types, (array_view(f"{name}_needed", rows, signed=True),))
+    kernel = "window" if unit.together == 1 else "window_columns"
+    return Parts(kernel, constants, types, (array_view(f"{name}_needed", rows, signed=True),))
 
 
 def _pair(name: str, unit: units.Pair) -> Parts:

@@ -100,9 +100,9 @@ def parallel(unit: Unit) -> tuple[int, int]:
 def latency(unit: Unit) -> int:
     """Pipeline stages from reading a word to writing a result, as in the calibrated datapaths."""
     match unit:
-        case units.Dense() | units.Product():
+        case units.Dense() | units.Product() | units.Depthwise():
             return 3 + fabric.bits(unit.simd) * (unit.simd > 1) + _store_stages(unit.store)
-        case units.Depthwise() | units.Blend():
+        case units.Blend():
             return 3 + _store_stages(unit.store)
         case units.Reduce():
             return 2 + _store_stages(unit.store)
@@ -261,14 +261,14 @@ def _dense(unit: units.Dense) -> Resources:
 def _depthwise(unit: units.Depthwise) -> Resources:
     parts = [
         HANDSHAKE,
-        _sums(unit, unit.pe, 1, shared=False),
-        fabric.rom(unit.folds * unit.taps, unit.pe * _held(unit)),
+        _sums(unit, unit.pe, unit.simd, shared=False),
+        fabric.rom(unit.folds * unit.steps, unit.pe * unit.simd * _held(unit)),
         fabric.rom(unit.folds, unit.pe * unit.acc.width),
         stores(unit.store, unit.acc.width, unit.folds, unit.pe),
-        Resources(ff=unit.pe * unit.x.width),
-        fabric.counter(unit.taps),
+        Resources(ff=unit.pe * unit.simd * unit.x.width),
+        fabric.counter(unit.steps),
         fabric.counter(unit.folds),
-        fabric.counter(unit.folds * unit.taps),
+        fabric.counter(unit.folds * unit.steps),
         _delays(latency(unit), fabric.bits(unit.folds) if unit.folds > 1 else 0),
     ]
     return fabric.total(parts)
@@ -315,7 +315,11 @@ def _window(unit: units.Window) -> Resources:
         ff=3 * address + 2 * row + 7 * place + 2 * slot + 2 * time,
     )
     padding = Resources(lut=wide if any(unit.before) else 0)
-    return HANDSHAKE + control + padding + fabric.ram(words, wide)
+    if unit.together == 1:
+        return HANDSHAKE + control + padding + fabric.ram(words, wide)
+    choice = Resources(lut=wide * math.ceil(math.log(unit.rows_held, 4)), ff=wide)
+    rings = fabric.ram(unit.row_words, wide) * unit.rows_held
+    return HANDSHAKE + control + (padding + choice) * unit.together + rings
 
 
 def _reduce(unit: units.Reduce) -> Resources:

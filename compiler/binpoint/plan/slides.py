@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -45,28 +46,33 @@ def is_pointwise(window: Slide) -> bool:
     return set(window.kernel + window.strides) == {1} and not window.padded
 
 
-def window_unit(
-    place: Place, slide: Slide, x: Value, *, groups: int, words: int, lanes: int, fill: int
-) -> Draft:
-    """The unit that sends every window over `x`; padding is `fill`."""
-    bounds = x.interval.union(Interval(fill, fill)) if slide.padded else place.range(x)
-    return slide_over(
-        place, slide, x.shape[:-1], bounds, place.end(x, lanes), (groups, words, fill)
-    )
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How windows are sent: for each pixel `groups` runs of `words` words of `lanes` a tap.
+
+    Padding is `fill`; `together` rows of a window are sent in one word.
+    """
+
+    groups: int
+    words: int
+    lanes: int
+    fill: int
+    together: int = 1
+
+
+def window_unit(place: Place, slide: Slide, x: Value, words: Words) -> Draft:
+    """The unit that sends every window over `x`."""
+    fill = Interval(words.fill, words.fill)
+    bounds = x.interval.union(fill) if slide.padded else place.range(x)
+    return slide_over(place, slide, x.shape[:-1], replace(place.end(x, 1), bounds=bounds), words)
 
 
 def slide_over(
-    place: Place,
-    slide: Slide,
-    shape: Sequence[int],
-    bounds: Interval,
-    operand: End,
-    rest: tuple[int, int, int],
+    place: Place, slide: Slide, shape: Sequence[int], operand: End, words: Words
 ) -> Draft:
-    """The same over images of pixels from `operand`; `rest` is groups, words, fill."""
+    """The same over images of pixels from `operand`, with the bounds of padding in it."""
     window, size = rows_first(slide, shape[1:])
     rows, columns = window.outputs(size)
-    groups, words, fill = rest
     unit = units.Window(
         size=size,
         outputs=(rows, columns),
@@ -74,18 +80,18 @@ def slide_over(
         strides=(window.strides[0], window.strides[1]),
         dilations=(window.dilations[0], window.dilations[1]),
         before=(window.before[0], window.before[1]),
-        groups=groups,
-        words=words,
-        lanes=operand.lanes,
-        elem=bounds.int_type(),
-        fill=fill,
+        groups=words.groups,
+        words=words.words,
+        lanes=words.lanes,
+        elem=operand.bounds.int_type(),
+        fill=words.fill,
         images=shape[0],
+        together=words.together,
     )
     name = f"{place.name}_window"
-    elements = shape[0] * rows * columns * groups * window.taps * words * operand.lanes
-    return Draft(
-        name, unit, (operand,), (End(name, operand.lanes, bounds, elements, between=True),)
-    )
+    elements = shape[0] * rows * columns * window.taps * words.groups * words.words * words.lanes
+    sent = End(name, words.together * words.lanes, operand.bounds, elements, between=True)
+    return Draft(name, unit, (replace(operand, lanes=words.lanes),), (sent,))
 
 
 def maxpool(place: Place) -> list[Draft]:
@@ -93,7 +99,7 @@ def maxpool(place: Place) -> list[Draft]:
     x, op = place.inputs[0], cast("IntMaxPool", place.op)
     pe = place.fold(pe=x.shape[-1], default=place.lanes[0]).pe
     words = x.shape[-1] // pe
-    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=x.interval.lo)
+    window = window_unit(place, op.window, x, Words(words, 1, pe, x.interval.lo))
     rows = math.prod(place.result.shape[:-1])
     store, kind = as_it_is(x.interval), x.interval.int_type()
     unit = units.Reduce("max", rows, words, op.window.taps, kind, kind, store, pe)
@@ -107,7 +113,7 @@ def average(place: Place) -> list[Draft]:
     pe = place.fold(pe=x.shape[-1], default=place.lanes[0]).pe
     words = x.shape[-1] // pe
     zero = op.zero if isinstance(op, IntAverage) else op.x.zero_point
-    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=zero)
+    window = window_unit(place, op.window, x, Words(words, 1, pe, zero))
     bounds = x.interval.union(Interval(zero, zero)) if op.window.padded else x.interval
     counts = np.tile(counts_of(op.window, op.edge, x.shape[1:-1]).reshape(-1), x.shape[0])
     found, kinds = np.unique(counts, return_inverse=True)

@@ -20,8 +20,8 @@ from binpoint.ops.dense import IntMatMul
 from binpoint.ops.requantize import Requantize
 from binpoint.plan import units
 from binpoint.plan.moves import source
-from binpoint.plan.place import Draft, End, Place, array_of
-from binpoint.plan.slides import is_pointwise, slide_over, window_unit
+from binpoint.plan.place import Draft, End, Place, array_of, together
+from binpoint.plan.slides import Words, is_pointwise, slide_over, window_unit
 from binpoint.plan.staircase import requantized
 from binpoint.plan.store import Store, as_it_is
 from binpoint.plan.units import Unit, narrowest
@@ -172,37 +172,50 @@ def conv(place: Place) -> list[Draft]:
     if place.step.call.stem == "depthwise":
         codes = np.moveaxis(codes, -1, 0)
     rows = codes.reshape(codes.shape[0], -1)
-    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
-    start = array_of(bias) - op.zero * rows.sum(axis=1)
-    products = _Products(rows, start, bounds, x.name in place.bipolar)
     depth = x.shape[-1] // op.groups
     alone = depth == 1 and rows.shape[0] == op.groups
+    height = op.window.kernel[0]
     fold = place.fold(
-        pe=rows.shape[0] if alone else rows.shape[0] // op.groups, simd=1 if alone else depth
+        pe=rows.shape[0] if alone else rows.shape[0] // op.groups, simd=depth, rows=height
     )
-    positions = math.prod(place.result.shape[:-1])
-    lanes = fold.pe if alone else fold.simd
+    tall = together(fold.simd, depth, height)
+    lanes = fold.pe if alone else fold.simd // tall
     groups, words = (op.groups // lanes, 1) if alone else (op.groups, depth // lanes)
     if is_pointwise(op.window):
         before, operand = [], place.end(x, lanes)
     else:
-        before = [
-            window_unit(place, op.window, x, groups=groups, words=words, lanes=lanes, fill=op.zero)
-        ]
+        sent = Words(groups, words, lanes, op.zero, tall)
+        before = [window_unit(place, op.window, x, sent)]
         (operand,) = before[0].writes
+    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
+    start = array_of(bias) - op.zero * rows.sum(axis=1)
     store = store_of(place, acc)
+    positions = math.prod(place.result.shape[:-1])
+    carried = x.name in place.bipolar
     if alone:
-        unit: Unit = units.Depthwise(rows=positions, store=store, pe=fold.pe, **products.fields())
+        fields = _Products(rows, start, bounds, carried).fields()
+        unit: Unit = units.Depthwise(
+            rows=positions, store=store, pe=fold.pe, simd=fold.simd, **fields
+        )
     else:
+        ordered = _columns_first(rows, tall, height, words, lanes)
         unit = units.Dense(
             rows=positions,
             groups=op.groups,
             store=store,
             pe=fold.pe,
             simd=fold.simd,
-            **products.fields(),
+            **_Products(ordered, start, bounds, carried).fields(),
         )
     return [*before, Draft(place.name, unit, (operand,), (place.end(place.result, fold.pe),))]
+
+
+def _columns_first(rows: IntArray, tall: int, height: int, words: int, lanes: int) -> IntArray:
+    """Weights in the order of a window's words: all rows of a column side by side, if so sent."""
+    if tall == 1:
+        return rows
+    split = rows.reshape(rows.shape[0], height, -1, words, lanes)
+    return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4)).reshape(rows.shape)
 
 
 def conv_transpose(place: Place) -> list[Draft]:
@@ -221,15 +234,17 @@ def conv_transpose(place: Place) -> list[Draft]:
         codes = np.flip(codes, axis)
     rows = np.ascontiguousarray(codes).reshape(codes.shape[0], -1)
     bounds = x.interval.union(Interval(op.zero, op.zero))
-    products = _Products(rows, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
     depth = x.shape[-1] // op.groups
-    fold = place.fold(pe=rows.shape[0] // op.groups, simd=depth)
+    height = window.kernel[0]
+    fold = place.fold(pe=rows.shape[0] // op.groups, simd=depth, rows=height)
+    tall = together(fold.simd, depth, height)
+    side, words = fold.simd // tall, depth // (fold.simd // tall)
     wide = tuple(n * s for n, s in zip(x.shape[1:-1], op.spread.window.strides, strict=True))
     wide = tuple(n + b + a for n, b, a in zip(wide, before, after, strict=True))
-    end = replace(spread.writes[0], lanes=fold.simd)
-    slide = slide_over(
-        place, window, (x.shape[0], *wide), bounds, end, (op.groups, depth // fold.simd, op.zero)
-    )
+    sent = Words(op.groups, words, side, op.zero, tall)
+    slide = slide_over(place, window, (x.shape[0], *wide), spread.writes[0], sent)
+    ordered = _columns_first(rows, tall, height, words, side)
+    products = _Products(ordered, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     unit = units.Dense(
         rows=math.prod(place.result.shape[:-1]),

@@ -125,9 +125,10 @@ class Dense(Unit):
 
 @dataclass(frozen=True, slots=True)
 class Depthwise(Unit):
-    """y[r, c] = store(bias[c] + Σ_t x[r, t, c]·w[t, c]), PE channels side by side, a tap a cycle.
+    """y[r, c] = store(bias[c] + Σ_t x[r, t, c]·w[t, c]), PE channels by SIMD taps a cycle.
 
-    The operand comes from a `Window` in the order row, channel word, tap. Weights are
+    The operand comes from a `Window` in the order row, channel word, tap; with SIMD taps, which are
+    a column of the window, in the order row, channel word, column. Weights are
     ``[channels, taps]``.
     """
 
@@ -143,6 +144,7 @@ class Depthwise(Unit):
     store: Store
     pe: int
     arithmetic: str = "multiply"
+    simd: int = 1
 
     @property
     def channels(self) -> int:
@@ -160,17 +162,22 @@ class Depthwise(Unit):
         return self.channels // self.pe
 
     @property
+    def steps(self) -> int:
+        """Iterations of one sum."""
+        return self.taps // self.simd
+
+    @property
     def iterations(self) -> int:
-        """Rows by channel words by taps."""
-        return self.rows * self.folds * self.taps
+        """Rows by channel words by steps."""
+        return self.rows * self.folds * self.steps
 
     def reads(self) -> tuple[IntArray, ...]:
         """Every iteration."""
         return (np.arange(self.iterations),)
 
     def writes(self) -> tuple[IntArray, ...]:
-        """With the last tap."""
-        return (np.arange(1, self.rows * self.folds + 1) * self.taps - 1,)
+        """With the last step."""
+        return (np.arange(1, self.rows * self.folds + 1) * self.steps - 1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +277,9 @@ class Window(Unit):
         elem: their type.
         fill: element outside of the map.
         images: maps, one after the other.
+        together: rows of a window that are sent in one word, ``[rows, lanes]``: one, or all. Then
+            every row of the ring is a memory of its own, and the order is pixel, group, column,
+            word.
     """
 
     stem: ClassVar[str] = "window"
@@ -286,6 +296,7 @@ class Window(Unit):
     elem: IntType
     fill: int
     images: int = 1
+    together: int = 1
 
     @property
     def row_words(self) -> int:
@@ -305,7 +316,8 @@ class Window(Unit):
     @property
     def sent(self) -> int:
         """Words of one row of windows."""
-        return self.outputs[1] * self.groups * self.kernel[0] * self.kernel[1] * self.words
+        taps = self.kernel[0] * self.kernel[1] // self.together
+        return self.outputs[1] * self.groups * taps * self.words
 
     def rows_needed(self) -> IntArray:
         """Rows that must have been read before each row of windows, and finally all of them."""
@@ -332,8 +344,8 @@ class Window(Unit):
 
     @property
     def _tap_row(self) -> int:
-        """Words of a row of taps."""
-        return self.kernel[1] * self.words
+        """Words of a row of taps; none if all rows are in one word."""
+        return self.kernel[1] * self.words if self.together == 1 else 0
 
     @property
     def image(self) -> int:

@@ -31,6 +31,8 @@ _TOGETHER = MappingProxyType(
         "reduce_memory": "reduce_held",
     }
 )
+_PROCESSORS = MappingProxyType({"xc7z": "processing_system7", "xczu": "zynq_ultra_ps_e"})
+_LEAST_MEMORY_BITS = 32
 Values = Mapping[str, NDArray[Any]]
 
 
@@ -72,6 +74,21 @@ class PortView:
     high: int
 
 
+@dataclass(frozen=True, slots=True)
+class DmaView:
+    """The DMA of a port in the block design: what it moves, and where it is joined."""
+
+    port: PortView
+    sends: int
+    receives: int
+    way: str
+    memory_bits: int
+    register: str
+    memory: str
+    source: str
+    sink: str
+
+
 def render(
     design: Design,
     target: FpgaTarget,
@@ -102,16 +119,40 @@ def render(
         "parallel": design.style is Style.PARALLEL,
         "interval": design.interval,
         "samples": len(golden),
+        "processor": None if design.style is Style.PARALLEL else _processor(target.fabric.part),
+        "dmas": [_dma(design.name, i, p, p in inputs) for i, p in enumerate([*inputs, *outputs])],
     }
-    files = {
-        path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()
-    }
+    paths = _files(design)
+    if views["processor"] is not None:
+        paths["vivado/bitstream.tcl"] = "bitstream.tcl"
+    files = {path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in paths.items()}
     files["tb/vectors.hpp"] = _vectors(views, inputs, outputs, design, golden)
     folder = resources.files("binpoint.templates") / _FOLDER / "host"
     for name in _HOST:
         files[f"host/{name}"] = (folder / name).read_text(encoding="utf-8")
     files["LICENSE.generated"] = render_template(_FOLDER, "LICENSE.generated.j2", **views)
     return Project({path: text.encode() for path, text in files.items()})
+
+
+def _processor(part: str) -> str | None:
+    """The IP of the processor on a part; None if there is none."""
+    return next((ip for start, ip in _PROCESSORS.items() if part.startswith(start)), None)
+
+
+def _dma(prefix: str, index: int, port: PortView, sends: bool) -> DmaView:
+    dma, own = f"dma_{port.name}", f"{prefix}/{port.name}"
+    source, sink = (f"{dma}/M_AXIS_MM2S", own) if sends else (own, f"{dma}/S_AXIS_S2MM")
+    return DmaView(
+        port=port,
+        sends=int(sends),
+        receives=int(not sends),
+        way="mm2s" if sends else "s2mm",
+        memory_bits=max(_LEAST_MEMORY_BITS, port.beat_bits),
+        register=f"M{index:02}_AXI",
+        memory=f"S{index:02}_AXI",
+        source=source,
+        sink=sink,
+    )
 
 
 def _files(design: Design) -> dict[str, str]:

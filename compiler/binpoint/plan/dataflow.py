@@ -311,9 +311,11 @@ class _Builder:
 
 
 def port_lanes(lanes: int, bounds: Interval, beat_bits: int) -> int:
-    """Elements of a beat of a port, for words of `lanes` behind it: as many as it has room for."""
-    room = max(1, beat_bits // slot_bits(bounds.int_type().width))
-    return max(n for n in range(1, room + 1) if lanes % n == 0)
+    """Elements of a beat of a port, for words of `lanes` behind it: as many as it has room for.
+
+    A power of two, as the widths of DMAs are.
+    """
+    return math.gcd(lanes, max(1, beat_bits // slot_bits(bounds.int_type().width)))
 
 
 def slot_bits(width: int) -> int:

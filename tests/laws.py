@@ -32,6 +32,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.dataflow import design
+from binpoint.plan.design import Design
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_c import run_host
@@ -156,11 +157,13 @@ def law_8_instructions(
     assert difference is None, str(difference)
 
 
-def law_5_hardware(graph: Graph, inputs: Sequence[Codes], values: Values) -> None:
+def law_5_hardware(
+    graph: Graph, inputs: Sequence[Codes], values: Values, plan: Design | None = None
+) -> None:
     """The emitted HLS C++ carries the same integers on every stream."""
     target = load_target("zynq-7020")
     assert isinstance(target, FpgaTarget)
-    plan = design(graph, target, CompileOptions(name="laws"))
+    plan = plan or design(graph, target, CompileOptions(name="laws"))
     project = render_hls(plan, target, values[:1])
     carried = [{**sample, **found} for sample, found in zip(inputs, values, strict=True)]
     found = run_native(plan, project, carried, deep=True)

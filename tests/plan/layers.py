@@ -15,9 +15,9 @@ from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.copy import transposed
 from binpoint.ops.dense import IntDense
 from binpoint.ops.lookup import IntLookup
-from binpoint.ops.pairwise import OnnxruntimeAdd
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.ops.runtime_pair import OnnxruntimeAdd
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from tests import laws

@@ -15,8 +15,9 @@ from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import transposed
 from binpoint.ops.lookup import IntLookup
-from binpoint.ops.pairwise import IntAdd, IntMul, OnnxruntimeAdd, OnnxruntimeMul
+from binpoint.ops.pairwise import IntAdd, IntMul
 from binpoint.ops.pooling import IntMaxPool
+from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeMul
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.target import load_target, microcontroller

@@ -22,8 +22,9 @@ from binpoint.ops.blocks import IntSum
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.lookup import IntLookup
-from binpoint.ops.pairwise import Clamped, IntMul, OnnxruntimeMul
+from binpoint.ops.pairwise import Clamped, IntMul
 from binpoint.ops.pooling import IntMaxPool
+from binpoint.ops.runtime_pair import OnnxruntimeMul
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.rounding import saturation

@@ -140,7 +140,7 @@ def test_the_layers_reach_every_form_of_kernel() -> None:
     words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
     assert words >= {
         "wide", "tall", "rows", "columns", "fixed", "sums", "clamp", "tail", "even",
-        "tie", "mulhi", "thresholds", "moved", "d1", "d2", "d3", "d4",
+        "tie", "mulhi", "thresholds", "moved", "across", "d1", "d2", "d3", "d4",
     }  # fmt: skip
 
 

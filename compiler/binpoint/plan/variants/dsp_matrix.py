@@ -28,7 +28,7 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.variants.fixed import Fixed, fixed
 
 _ROWS = {"wide": 4, "tall": 8}
-_LEAST_CHANNELS = {"wide": 3, "tall": 4}
+_LEAST_CHANNELS = {"wide": 2, "tall": 3}
 _PAIR_LIMIT = 1 << 23
 _FEW_INPUTS = 4
 _FEW_ROWS = 256
@@ -56,7 +56,9 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     match node.op:
         case IntDense():
-            call = _dense(step, graph, options)
+            call = _dense(step, graph, _number(step, "rows"), options)
+        case IntConv(groups=1) if node.op.stem == "conv" and _whole(node.op, inputs[0]):
+            call = _dense(step, graph, inputs[0].shape[0], options)
         case IntConv(groups=1) if node.op.stem == "conv":
             call = _conv(step, inputs, node.op, options)
         case _:
@@ -64,18 +66,23 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return None if call is None else replace(step, call=call)
 
 
-def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | None:
+def _whole(op: IntConv, x: Value) -> bool:
+    """Whether the window is the whole input, so that the convolution is a matrix product."""
+    return x.shape[1:-1] == op.window.kernel and not op.window.padded and op.zero == 0
+
+
+def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> KernelCall | None:
     """Rows of the operand two at a time, or one alone with eight channels.
 
     A small program that has convolutions makes it one of windows of one element.
     """
     inputs = graph.arguments(step.nodes[0])
     w = inputs[1]
-    rows = _number(step, "rows")
-    depth = w.shape[1]
+    depth = w.constant.array[0].size if w.constant is not None else 0
     small = options.optimize == "size" and any(isinstance(n.op, IntConv) for n in graph.nodes())
     shape = "wide" if rows > 1 or small else "tall"
-    product = _product(inputs, 0, shape, depth, padded=False, options=options)
+    codes = _codes(w).reshape(w.shape[0], 1, depth)
+    product = _product(inputs, 0, shape, depth, padded=False, codes=codes, options=options)
     if product is None:
         return None
     run = product.weights.shape[2]
@@ -136,7 +143,10 @@ def _conv(
         "run": product.weights.shape[2], "zero_x": op.zero,
     }  # fmt: skip
     if turned:
-        entire, traits = columns * height * depth, (("layout", "columns"), ("depth", f"d{depth}"))
+        across = out[1] % 2 == 1 and out[0] > 1 and w.shape[0] % _ROWS["wide"] == 0
+        entire = columns * height * depth * (2 if across else 1)
+        pairs = ("pairs", "across" if across else "")
+        traits = (("layout", "columns"), ("depth", f"d{depth}"), pairs)
         numbers |= {"columns": columns, "pad_w": before, "width": kept}
         numbers |= {"step": step_w * depth * height}
     else:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from binpoint.emit.environment import render_template
+from binpoint.emit.mcu_c import BlockView, KernelView
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import KernelCall
 from binpoint.numeric.dyadic import Dyadic
@@ -223,3 +225,16 @@ def test_a_pair_that_fits_no_lane_is_refused() -> None:
     assert pack(np.array([[[0, 1]], [[128, 1]]]), 4) is None
     assert pack(np.array([[[-128, 1]], [[-1, 1]]]), 4, "bytes") is not None
     assert pack(np.array([[[-129, 1]], [[-1, 1]]]), 4, "bytes") is None
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in SEEDS:
+        for call in calls(layers(seed, 50), "cortex-m4"):
+            kernel = KernelView(call, "static")
+            text = render_template("mcu-c", f"{call.variant or 'ops'}/{call.stem}.c.j2", k=kernel)
+            assert texts.setdefault(call.symbol, text) == text, call.symbol
+            for block in call.blocks:
+                view = BlockView(block)
+                text = render_template("mcu-c", f"{call.variant}/{block.stem}.c.j2", b=view)
+                assert texts.setdefault(block.symbol, text) == text, block.symbol

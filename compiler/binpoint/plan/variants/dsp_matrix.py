@@ -28,9 +28,11 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.variants.fixed import Fixed, fixed
 
 _ROWS = {"wide": 4, "tall": 8}
-_LEAST_CHANNELS = {"wide": 3, "tall": 4}
+_LEAST_CHANNELS = {"wide": 2, "tall": 3}
 _PAIR_LIMIT = 1 << 23
 _FEW_INPUTS = 4
+_FEW_ROWS = 256
+"""Elements of rows that are widened together."""
 _ORDER = (0, 2, 1, 3)
 _TOGETHER = (2, 3, 5, 7)
 
@@ -54,7 +56,9 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     match node.op:
         case IntDense():
-            call = _dense(step, graph, options)
+            call = _dense(step, graph, _number(step, "rows"), options)
+        case IntConv(groups=1) if node.op.stem == "conv" and _whole(node.op, inputs[0]):
+            call = _dense(step, graph, inputs[0].shape[0], options)
         case IntConv(groups=1) if node.op.stem == "conv":
             call = _conv(step, inputs, node.op, options)
         case _:
@@ -62,18 +66,23 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return None if call is None else replace(step, call=call)
 
 
-def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | None:
+def _whole(op: IntConv, x: Value) -> bool:
+    """Whether the window is the whole input, so that the convolution is a matrix product."""
+    return x.shape[1:-1] == op.window.kernel and not op.window.padded and op.zero == 0
+
+
+def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> KernelCall | None:
     """Rows of the operand two at a time, or one alone with eight channels.
 
     A small program that has convolutions makes it one of windows of one element.
     """
     inputs = graph.arguments(step.nodes[0])
     w = inputs[1]
-    rows = _number(step, "rows")
-    depth = w.shape[1]
+    depth = w.constant.array[0].size if w.constant is not None else 0
     small = options.optimize == "size" and any(isinstance(n.op, IntConv) for n in graph.nodes())
     shape = "wide" if rows > 1 or small else "tall"
-    product = _product(inputs, 0, shape, depth, padded=False, options=options)
+    codes = _codes(w).reshape(w.shape[0], 1, depth)
+    product = _product(inputs, 0, shape, depth, padded=False, codes=codes, options=options)
     if product is None:
         return None
     run = product.weights.shape[2]
@@ -87,8 +96,14 @@ def _dense(step: Step, graph: Graph, options: CompileOptions) -> KernelCall | No
         }  # fmt: skip
         scratch = 2 * numbers["row"] + 4
         return _call("conv", step, product, numbers, (("layout", "rows"),), scratch, options)
-    numbers = ({"rows": rows} if shape == "wide" else {}) | {"depth": depth, "run": run}
-    scratch = 2 * run * (2 if shape == "wide" else 1)
+    if shape == "tall":
+        numbers, scratch = {"depth": depth, "run": run}, 2 * run
+    else:
+        few = min(rows, max(2, _FEW_ROWS // depth // 2 * 2))
+        numbers, scratch = (
+            {"rows": rows, "depth": depth, "run": run, "few": few},
+            2 * few * depth + 4,
+        )
     return _call("dense", step, product, numbers, (), scratch, options)
 
 
@@ -128,7 +143,10 @@ def _conv(
         "run": product.weights.shape[2], "zero_x": op.zero,
     }  # fmt: skip
     if turned:
-        entire, traits = columns * height * depth, (("layout", "columns"), ("depth", f"d{depth}"))
+        across = out[1] % 2 == 1 and out[0] > 1 and w.shape[0] % _ROWS["wide"] == 0
+        entire = columns * height * depth * (2 if across else 1)
+        pairs = ("pairs", "across" if across else "")
+        traits = (("layout", "columns"), ("depth", f"d{depth}"), pairs)
         numbers |= {"columns": columns, "pad_w": before, "width": kept}
         numbers |= {"step": step_w * depth * height}
     else:
@@ -185,11 +203,11 @@ def _call(
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
     op = step.nodes[1].op if len(step.nodes) > 1 else None
-    found = fixed(op, product.reach) if isinstance(op, Requantize) else None
+    found = fixed(op, product.reach, product.bias) if isinstance(op, Requantize) else None
     if found is not None:
         alive = ~found.settled
         weights = product.weights * alive[:, None, None]
-        product = replace(product, weights=weights, bias=product.bias * alive)
+        product = replace(product, weights=weights, bias=(product.bias - found.moved) * alive)
     elif np.abs(product.reach).max() >= _PAIR_LIMIT:
         return None
     words = pack(product.weights, _ROWS[product.shape])
@@ -214,13 +232,15 @@ def _call(
         *(Number(name, value) for name, value in (numbers | {"channels": channels}).items()),
         *_ways(found, op, stored[1][1]),
     )
+    moved = ("moved", "moved" if found is not None and found.moved.any() else "")
     blocks = [block] if ("layout", "columns") in traits else [block, widen]
     if epilogue is not None and epilogue.form == "tie":
-        blocks.append(Block("tie", (("shape", product.shape), ("y", str(y.elem)), stored[1])))
+        how = (("shape", product.shape), ("y", str(y.elem)), stored[1], moved)
+        blocks.append(Block("tie", how))
     return KernelCall(
         stem,
         arguments,
-        (*common, *traits, order, *stored, tail),
+        (*common, *traits, order, *stored, tail, moved),
         epilogue,
         step.call.formula,
         scratch,
@@ -246,12 +266,12 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     """What the block needs to make results of sums."""
     if found is None:
         return ()
-    up = (Number("up", found.up), Number("near", found.window * 0x10001, "uint32_t"))
+    near = Number("near", found.window * 0x10001, "uint32_t")
     if not clamp:
-        return up
+        return (near,)
     assert isinstance(op, Requantize)
     ends = (("lo4", op.lo), ("hi4", op.hi))
-    return (*up, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
+    return (near, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
 
 
 def pack(weights: IntArray, rows: int) -> NDArray[np.uint32] | None:

@@ -139,3 +139,14 @@ def test_the_instructions_equal_the_reference(target: str) -> None:
         inputs = laws.samples(s.graph, s.rng)
         values = laws.evaluated(s.graph, inputs)
         laws.law_8_instructions(s.graph, inputs, values, CompileOptions(planner="greedy"), target)
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in range(6):
+        for optimize in ("speed", "size"):
+            options = CompileOptions(
+                optimize="speed" if optimize == "speed" else "size", planner="greedy"
+            )
+            laws.law_7_variants(arrange(project(seed, 12).graph, options, DEVICE), texts)
+    assert len(texts) > 10

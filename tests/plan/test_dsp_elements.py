@@ -174,3 +174,14 @@ def test_a_product_without_proof_stays_portable() -> None:
     s.output(s.add(OnnxruntimeMul(Broadcast.of((16,), (16,)), *kinds, target, -128, 127), a, b))
     (step,) = arrange(s.graph, CompileOptions(), DEVICE).steps
     assert step.call.variant == ""
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in range(6):
+        for optimize in ("speed", "size"):
+            options = CompileOptions(
+                optimize="speed" if optimize == "speed" else "size", planner="greedy"
+            )
+            laws.law_7_variants(arrange(project(seed).graph, options, DEVICE), texts)
+    assert len(texts) > 10

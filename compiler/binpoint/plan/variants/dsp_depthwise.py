@@ -305,6 +305,7 @@ def _traits(
         ("chunk", str(shape.chunk) if fast and shape.chunk else ""),
         ("odd", "odd" if along.result % 2 else ""),
         ("saturation", saturating),
+        ("narrow", ("lo" if lo else "") + ("hi" if hi else "")),
         ("lo", lo),
         ("hi", hi),
         ("limit", str(2 * window << (32 - shift)) if window else ""),

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from binpoint.ir.graph import Value
+from binpoint.ir.op import Semantics
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.blocks import Block, IntSum
@@ -16,6 +17,7 @@ from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import transposed
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pairwise import IntAdd, IntMul
+from binpoint.ops.pool import AveragePool
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeMul
 from binpoint.options import CompileOptions
@@ -81,6 +83,14 @@ def maxpool(s: Sketch) -> Value:
     return s.add(IntMaxPool(s.window(spatial, padded=s.pick(True, False))), x)
 
 
+def average(s: Sketch) -> Value:
+    spatial = s.spatial()
+    x = s.input((s.number(1, 2), *spatial, s.number(1, 11)), s.type(s.storage(I8, U8)))
+    window = s.window(spatial)
+    op = AveragePool(window, s.pick(None, window.after))
+    return s.lower(op, [x], s.type(x.elem.storage), Semantics.DYADIC)
+
+
 def total(s: Sketch) -> Value:
     """Of more rows than halfwords hold, now and then."""
     shape = (s.number(1, 2), s.pick(s.number(1, 9), s.number(250, 600)), s.number(1, 11))
@@ -108,6 +118,7 @@ CASES: tuple[Callable[[Sketch], Value], ...] = (
     mul,
     lookup,
     maxpool,
+    average,
     total,
     concat,
     copy,
@@ -128,7 +139,7 @@ def test_all_of_them_are_taken() -> None:
     options = CompileOptions(planner="greedy")
     steps = [p for n in range(2) for p in arrange(project(n).graph, options, DEVICE).steps]
     taken = [p.call for p in steps if p.call.variant == "dsp"]
-    for stem in ("add", "mul", "lookup", "maxpool", "sum", "concat", "copy"):
+    for stem in ("add", "mul", "lookup", "maxpool", "average", "sum", "concat", "copy"):
         assert sum(c.stem == stem for c in taken) > 4, stem
     traits = [dict(c.traits) for c in taken]
     assert {t["inner"] for t in traits if "inner" in t} == {"a", "b", "ab"}
@@ -164,3 +175,14 @@ def test_a_product_without_proof_stays_portable() -> None:
     s.output(s.add(OnnxruntimeMul(Broadcast.of((16,), (16,)), *kinds, target, -128, 127), a, b))
     (step,) = arrange(s.graph, CompileOptions(), DEVICE).steps
     assert step.call.variant == ""
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in range(6):
+        for optimize in ("speed", "size"):
+            options = CompileOptions(
+                optimize="speed" if optimize == "speed" else "size", planner="greedy"
+            )
+            laws.law_7_variants(arrange(project(seed).graph, options, DEVICE), texts)
+    assert len(texts) > 10

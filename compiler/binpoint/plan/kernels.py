@@ -42,6 +42,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.mul),
     ("dsp", dsp_elements.lookup),
     ("dsp", dsp_elements.maxpool),
+    ("dsp", dsp_elements.average),
     ("dsp", dsp_elements.total),
     ("dsp", dsp_elements.concat),
     ("dsp", dsp_elements.copy),

@@ -31,6 +31,7 @@ from binpoint.plan.variants.rounding import high_word_of, saturation
 _BYTE = 8
 _PRESCALE = 8
 _GRID = 2
+_CHUNK = 28
 _WINDOWED = 1 << 31
 _PLANE_BYTES = 4096
 _OFFSET = 4095
@@ -79,11 +80,15 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Pairs of outputs lie along `along`; `across` counts the rows of the plane."""
+    """Pairs of outputs lie along `along`; `across` counts the rows of the plane.
+
+    `turned`: these are the horizontal and the vertical axis, else the vertical and the horizontal.
+    """
 
     across: Axis
     along: Axis
-    band: int
+    turned: bool
+    band: int = 1
 
     @property
     def packed(self) -> bool:
@@ -102,6 +107,17 @@ class Shape:
         """Rows of the plane: what a band of result rows reads."""
         across = self.across
         return (self.band - 1) * across.stride + (across.kernel - 1) * across.dilation + 1
+
+    @property
+    def together(self) -> int:
+        """Pairs in a turn of the loop."""
+        return 2 if self.along.result % 4 == 0 else 1
+
+    @property
+    def chunk(self) -> int:
+        """Elements widened at once."""
+        parts = -(-self.along.taken // _CHUNK)
+        return -(-self.along.taken // parts) if parts else 0
 
     @property
     def plane(self) -> int:
@@ -138,7 +154,8 @@ def depthwise(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     if max(form.windows) and 4 * max(form.windows) >= 1 << form.shift:
         return None
     sums = (folded - np.array(form.bases)) << _PRESCALE
-    call = _call(step, op, shape, _transposed(codes, op, shape), sums, form, requantizer)
+    operands = (_transposed(codes, op, shape), sums)
+    call = _call(step, op, shape, operands, form, requantizer, options)
     in_place = step.reads if _overwrites(shape, x, y) else ()
     return replace(step, call=call, in_place=in_place)
 
@@ -162,7 +179,7 @@ def _axes(op: IntDepthwise, x: Value, y: Value) -> tuple[Axis, Axis]:
 def _shape(op: IntDepthwise, x: Value, y: Value) -> Shape | None:
     """Pairs along the axis that leaves the fewest over; None if no axis has pairs."""
     vertical, horizontal = _axes(op, x, y)
-    choices = (Shape(vertical, horizontal, 1), Shape(horizontal, vertical, 1))
+    choices = Shape(vertical, horizontal, False), Shape(horizontal, vertical, True)
     fitting = [_banded(c) for c in choices if _fits(c)]
     return min(fitting, key=_cost, default=None)
 
@@ -211,11 +228,9 @@ def _overwrites(shape: Shape, x: Value, y: Value) -> bool:
 
 def _transposed(codes: IntArray, op: IntDepthwise, shape: Shape) -> IntArray:
     """``[O, across, along]``, and three bytes that a word load past the end may read."""
-    taps = (shape.across.kernel, shape.along.kernel)
     window = op.window.planar((1,) * len(op.window.kernel))[0].kernel
     planes = np.moveaxis(codes, -1, 0).reshape(-1, *window)
-    turned = planes if taps == window and shape.along.spacing < shape.across.spacing else None
-    rows = np.swapaxes(planes, 1, 2) if turned is None else turned
+    rows = np.swapaxes(planes, 1, 2) if shape.turned else planes
     return np.concatenate([rows.reshape(-1), np.zeros(3, np.int64)])
 
 
@@ -223,11 +238,12 @@ def _call(
     step: Step,
     op: IntDepthwise,
     shape: Shape,
-    weights: IntArray,
-    bias: IntArray,
+    operands: tuple[IntArray, IntArray],
     form: HighWord,
     requantizer: Requantize,
+    options: CompileOptions,
 ) -> KernelCall:
+    weights, bias = operands
     x, y = (a for a in step.call.arguments if isinstance(a, Buffer) and a.name in ("x", "y"))
     window = max(form.windows)
     window = 1 << (window - 1).bit_length() if window else 0
@@ -243,7 +259,7 @@ def _call(
     return KernelCall(
         "depthwise",
         (x, y, *tables, *_numbers(op, shape, step), *zero),
-        _traits(shape, form.shift, window, requantizer),
+        _traits(shape, (form.shift, window), requantizer, fast=options.optimize == "speed"),
         formula=step.call.formula,
         scratch=shape.plane,
         variant="dsp",
@@ -268,9 +284,10 @@ def _numbers(op: IntDepthwise, shape: Shape, step: Step) -> tuple[Number, ...]:
 
 
 def _traits(
-    shape: Shape, shift: int, window: int, requantizer: Requantize
+    shape: Shape, finish: tuple[int, int], requantizer: Requantize, *, fast: bool
 ) -> tuple[tuple[str, str], ...]:
     across, along = shape.across, shape.along
+    shift, window = finish
     turn = (along.even if along.stride % 2 else 0) - along.first
     numbers = {
         "rows": across.kernel, "taps": along.kernel, "stride": along.stride,
@@ -278,17 +295,17 @@ def _traits(
         "step": along.result_spacing, "shift": shift,
     }  # fmt: skip
     general = {"even": along.even, "first": along.first, "last": along.last, "turn": turn}
-    least, most = requantizer.lo, requantizer.hi
     runtime = isinstance(requantizer, OnnxruntimeRequantize)
-    saturating, lo, hi = saturation(least, most)
+    saturating, lo, hi = saturation(requantizer.lo, requantizer.hi)
     return (
         ("form", "packed" if shape.packed else "general"),
         *((name, str(value)) for name, value in numbers.items()),
         *(() if shape.packed else ((name, str(value)) for name, value in general.items())),
+        ("together", "x2" if fast and shape.together == 2 else ""),
+        ("chunk", str(shape.chunk) if fast and shape.chunk else ""),
         ("odd", "odd" if along.result % 2 else ""),
         ("saturation", saturating),
-        ("least", str(least)),
-        ("most", str(most)),
+        ("narrow", ("lo" if lo else "") + ("hi" if hi else "")),
         ("lo", lo),
         ("hi", hi),
         ("limit", str(2 * window << (32 - shift)) if window else ""),

@@ -23,7 +23,7 @@ from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pairwise import Clamped, IntMul
-from binpoint.ops.pooling import IntMaxPool
+from binpoint.ops.pooling import IntAverage, IntMaxPool
 from binpoint.ops.runtime_pair import OnnxruntimeMul
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
@@ -33,6 +33,7 @@ _BYTE = 8
 _FEW = 8
 _PRODUCT_PRESCALE = 14
 _UNROLLED_TAPS = 9
+_MOST_ADDED = 256
 
 
 def add(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
@@ -115,6 +116,20 @@ def maxpool(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     arguments = tuple(a for a in step.call.arguments if a.name not in dropped)
     moved = replace(step, call=replace(step.call, arguments=arguments))
     return _plain(moved, traits, f"{sign.upper()}SUB8 and SEL keep the larger of four bytes")
+
+
+def average(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Averages of four channels at a time."""
+    op = step.nodes[0].op
+    if options.optimize == "size" or not isinstance(op, IntAverage):
+        return None
+    (x,) = graph.arguments(step.nodes[0])
+    taps = op.window.taps
+    if x.elem.storage.width > _BYTE or x.shape[-1] < 4 or taps > _MOST_ADDED:
+        return None
+    sign = "s" if x.elem.storage.signed else "u"
+    traits = (*step.call.traits, ("sign", sign))
+    return _plain(step, traits, f"two {sign.upper()}XTAB16 add four bytes")
 
 
 def total(step: Step, graph: Graph, options: CompileOptions) -> Step | None:

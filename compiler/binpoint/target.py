@@ -88,7 +88,8 @@ class Arithmetic(_Table, frozen=True):
 
     Attributes:
         word_bits: width of a register.
-        features: instruction set extensions that kernel variants may use.
+        features: instruction set extensions that kernel variants may use; ``registers`` stands for
+            some thirty general registers.
         multiplier_bits: rescale multiplier that stays in one word by word to double word product.
     """
 

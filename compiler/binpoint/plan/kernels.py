@@ -34,7 +34,8 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_maps.lookup),
     ("mve", mve_maps.copy),
     ("dsp", dsp_matrix.matrix),
-    ("registers", block_matrix.block_matrix),
+    ("registers", block_matrix.wide),
+    ("mla", block_matrix.narrow),
 )
 """The families in the order in which they are asked, with the feature that they need."""
 

@@ -47,7 +47,8 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.concat),
     ("dsp", dsp_elements.copy),
     ("dsp", dsp_matmul.matmul),
-    ("registers", block_matrix.block_matrix),
+    ("registers", block_matrix.wide),
+    ("mla", block_matrix.narrow),
 )
 """The families in the order in which they are asked, with the feature that they need."""
 

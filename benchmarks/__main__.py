@@ -40,7 +40,7 @@ def seconds(
     graph = load(model)
     sets = divide(read_samples(samples, graph), calibrate_with)
     graph = run(choose(None, target), graph, Context(target, options, sets.calibration))
-    render(arrange(graph, options), target, options)
+    render(arrange(graph, options, target), target, options)
     return time.perf_counter() - began
 
 

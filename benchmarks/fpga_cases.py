@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,11 +21,21 @@ MULTIPLIER = 18
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A datapath, and what the model says of it."""
+    """A datapath, and what the model says of it.
+
+    Args:
+        name: in the table.
+        datapath: for yosys.
+        model: estimated resources.
+        cycles: iterations of one inference and stages of the pipeline, of a whole unit.
+        fresh: whether the model was final before this was first synthesised.
+    """
 
     name: str
     datapath: Datapath
     model: Resources
+    cycles: tuple[int, int] | None = None
+    fresh: bool = False
 
 
 def levels(count: int) -> int:
@@ -240,6 +250,12 @@ def layers() -> tuple[Case, ...]:
         _layer("images, windows 3x3 of 32x32x16, 8", window(32, 32, 3, 1, 16, 8, 8)),
         _layer("15 thresholds of 64 channels, 4", stepwise(64, 15, 14, 4)),
         _layer("images, sum of branches, 8", pair(2048, 8)),
+        *(replace(case, fresh=True) for case in _fresh()),
+    )
+
+
+def _fresh() -> tuple[Case, ...]:
+    return (
         _layer("pendigits, dense 32 to 10, 2x8", dense(1, 10, 32, (2, 8))),
         _layer("keywords, first 10x4 of 1 to 64, 16x1", dense(125, 64, 40, (16, 1))),
         _layer("6 bits, dense 64 to 32, 4x4", dense(1, 32, 64, (4, 4), (6, 6))),
@@ -251,7 +267,8 @@ def layers() -> tuple[Case, ...]:
 
 
 def _layer(name: str, unit: Unit) -> Case:
-    return Case(name, datapath(unit), estimate.resources(unit))
+    cycles = unit.iterations, estimate.latency(unit)
+    return Case(name, datapath(unit), estimate.resources(unit), cycles)
 
 
 def datapath(unit: Unit) -> Datapath:

@@ -6,6 +6,7 @@
 4. The C kernel equals `reference`, under sanitizers.
 5. The HLS kernel equals `reference`, under sanitizers.
 7. A kernel's symbol determines its text.
+8. Kernels for an instruction set equal `reference` on the emulated core.
 
 Moreover a clamp that an op takes in is the clamp after it.
 
@@ -36,7 +37,9 @@ from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_c import run_host
 from binpoint.sim.host_hls import run_native
-from binpoint.target import FpgaTarget, load_target
+from binpoint.sim.interface import Interface
+from binpoint.sim.measure import emulate
+from binpoint.target import FpgaTarget, load_target, microcontroller
 
 Codes = Mapping[str, NDArray[np.int64]]
 Values = Sequence[Mapping[str, NDArray[np.int64]]]
@@ -124,12 +127,32 @@ def law_3_check_graph(graph: Graph, inputs: Sequence[Codes], values: Values) -> 
 
 
 def law_4_kernels(
-    graph: Graph, inputs: Sequence[Codes], values: Values, options: CompileOptions
+    graph: Graph,
+    inputs: Sequence[Codes],
+    values: Values,
+    options: CompileOptions,
+    target: str = "host",
 ) -> None:
-    """The emitted C computes the same integers, without a warning or a sanitizer's finding."""
-    program = arrange(graph, options)
-    project = render(program, load_target("host"), options)
+    """The emitted C computes the same integers, without a warning or a sanitizer's finding.
+
+    For another target than the host these are the kernels of its instruction set in portable C.
+    """
+    device = microcontroller(load_target(target))
+    program = arrange(graph, options, device)
+    project = render(program, device, options)
     found = run_host(program, project, options, inputs, deep=True)
+    difference = first_difference(graph, values, found)
+    assert difference is None, str(difference)
+
+
+def law_8_instructions(
+    graph: Graph, inputs: Sequence[Codes], values: Values, options: CompileOptions, target: str
+) -> None:
+    """The kernels of a target's instruction set compute the same integers on its emulated core."""
+    device = microcontroller(load_target(target))
+    program = arrange(graph, options, device)
+    files = render(program, device, options).files
+    found, _ = emulate(Interface.of(program, options), files, device, inputs, run=True)
     difference = first_difference(graph, values, found)
     assert difference is None, str(difference)
 

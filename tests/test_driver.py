@@ -202,6 +202,7 @@ def test_code_counts_against_the_budget_where_it_can_be_measured(
     constants = compile_model(
         files / "net.onnx", HOST, OPTIONS, samples=files / "net.npz", verify="none"
     ).report.constant_bytes
+    assert constants is not None
     small.write_text(
         'schema = 1\nname = "small"\nfamily = "mcu"\nextends = "cortex-m0plus"\n'
         'summary = "Room for constants"\nsource = "none"\n'

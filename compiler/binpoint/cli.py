@@ -33,6 +33,9 @@ class _Request:
     words: tuple[str, ...] = ()
     name: str | None = None
     optimize: str | None = None
+    fps: float | None = None
+    latency: float | None = None
+    folding: Path | None = None
     check: bool = False
     pipeline: str | None = None
     dump_ir: Path | None = None
@@ -43,9 +46,15 @@ class _Request:
         """Return the options of file and words; a switch of its own is one more word."""
         from binpoint.options import read_options
 
-        switches = {"name": self.name, "optimize": self.optimize}
+        switches = {
+            "name": self.name,
+            "optimize": self.optimize,
+            "fps": self.fps,
+            "latency_us": self.latency,
+        }
         words = [f"{key}={value}" for key, value in switches.items() if value is not None]
-        return read_options(self.config, [*self.words, *words, *["check=true"] * self.check])
+        checks = ["check=true"] * self.check
+        return read_options(self.config, [*self.words, *words, *checks], self.folding)
 
     def run(self) -> Result:
         """Compile."""
@@ -88,6 +97,19 @@ def _compilation(function: F) -> F:
             click.option("--set", "words", multiple=True, metavar="KEY=VALUE", help="One option."),
             click.option("--name", help="Prefix of the C symbols; same as --set name=NAME."),
             click.option("--optimize", help="speed or size; same as --set optimize=…"),
+            click.option("--fps", type=float, help="Inferences a second that an FPGA is to reach."),
+            click.option(
+                "--latency",
+                type=float,
+                metavar="US",
+                help="Microseconds from first word in to last word out, in place of --fps.",
+            ),
+            click.option(
+                "--folding",
+                type=_FILE,
+                metavar="FILE.toml",
+                help="PE and SIMD of FPGA layers: `layer = { pe = 4, simd = 8 }`.",
+            ),
             click.option("--check", is_flag=True, help="Evaluate the graph around each pass."),
             click.option("--pipeline", metavar="SPEC", help="A pipeline's name, or its passes."),
             click.option("--dump-ir", type=_FILE, metavar="DIR", help="Write the graph as text."),
@@ -101,7 +123,7 @@ def _verification(default: str) -> Callable[[F], F]:
     """Add the options that say which witnesses run, on how many samples."""
 
     def add(function: F) -> F:
-        witnesses = click.Choice(["none", "ort", "host", "all"])
+        witnesses = click.Choice(["none", "ort", "host", "ap", "all"])
         function = click.option(
             "--samples-verify",
             type=click.IntRange(min=1),
@@ -124,7 +146,10 @@ def _verification(default: str) -> Callable[[F], F]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="binpoint")
 def cli() -> None:
-    """Compile ONNX models into integer-only C, equal bit for bit to what onnxruntime runs."""
+    """Compile ONNX models into integer-only C or HLS C++, equal to onnxruntime's run bit for bit.
+
+    C is for microcontrollers, HLS C++ for FPGAs.
+    """
 
 
 @cli.command("compile")
@@ -133,7 +158,7 @@ def cli() -> None:
 @click.option("-o", "output", type=_FILE, required=True, metavar="DIR", help="New folder to write.")
 @_JSON
 def compile_command(output: Path, as_json: bool, **given: Any) -> None:
-    """Compile MODEL into a folder of C files, and verify it."""
+    """Compile MODEL into a folder of C or HLS C++ files, and verify it."""
     from binpoint.errors import OutputError
 
     if output.exists():
@@ -154,7 +179,9 @@ def analyze(as_json: bool, **given: Any) -> None:
 
 @cli.command()
 @click.argument("folder", type=_FILE)
-@click.option("--with", "witnesses", default="all", show_default=True, help="ort, host, emulator.")
+@click.option(
+    "--with", "witnesses", default="all", show_default=True, help="ort, host, ap, emulator."
+)
 @click.option("--deep", is_flag=True, help="Compare every value, not outputs alone.")
 @_JSON
 def verify(folder: Path, witnesses: str, deep: bool, as_json: bool) -> None:

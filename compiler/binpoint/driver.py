@@ -1,19 +1,21 @@
-"""compile_model(): the whole line, from an ONNX file to a verified C project and its report."""
+"""compile_model(): the whole line, from an ONNX file to a verified project and its report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from binpoint import pipelines
-from binpoint.emit.manifest import manifest
-from binpoint.emit.mcu_c import render
+from binpoint.emit import fpga_hls, mcu_c
+from binpoint.emit.manifest import hls_manifest, manifest
 from binpoint.emit.project import Project
-from binpoint.emit.selftest import golden, selftest
+from binpoint.emit.selftest import binaries, golden, selftest
 from binpoint.errors import Mismatch, OutputError
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import RANDOM, Source, read_samples
 from binpoint.frontend.sets import divide
+from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.ir.text import dump
 from binpoint.options import CompileOptions
@@ -21,36 +23,54 @@ from binpoint.passes.base import Context, Stage
 from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
 from binpoint.plan import budget
+from binpoint.plan.accelerate import accelerate
 from binpoint.plan.arrange import arrange
+from binpoint.plan.folding import Choice
 from binpoint.plan.program import Program
 from binpoint.report import render as rendering
+from binpoint.report.accelerator import summarize_design
 from binpoint.report.measure import macs, noise, score
-from binpoint.report.summary import Findings, Report, SampleUse, again, memory_use, summarize
+from binpoint.report.summary import (
+    Findings,
+    Report,
+    SampleUse,
+    again,
+    macs_of,
+    memory_use,
+    summarize,
+)
 from binpoint.sim.check_graph import write_onnx
 from binpoint.sim.convert import stored_inputs
+from binpoint.sim.emitted import EmittedC, EmittedHls
 from binpoint.sim.folder import read_folder, verify_written
-from binpoint.sim.verify import (
-    Answer,
-    Subject,
-    Verdict,
-    reference,
-    witnesses_of,
-)
-from binpoint.sim.verify import (
-    verify as run_witnesses,
-)
-from binpoint.target import Target, microcontroller
+from binpoint.sim.host_hls import HlsInterface
+from binpoint.sim.interface import Interface
+from binpoint.sim.source import departures
+from binpoint.sim.verify import Subject, reference
+from binpoint.sim.verify import verify as run_witnesses
+from binpoint.sim.witness import Answer, Verdict, witnesses_of
+from binpoint.target import FpgaTarget, McuTarget, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a compilation gives; nothing is on disk until `project.write`."""
+    """What a compilation gives; nothing is on disk until `project.write`.
+
+    Attributes:
+        plan: a program for a processor, or the design for an FPGA.
+    """
 
     graph: Graph
-    program: Program
+    plan: Program | Choice
     project: Project
     verdict: Verdict
     report: Report
+
+    @property
+    def program(self) -> Program:
+        """The plan of C."""
+        assert isinstance(self.plan, Program)
+        return self.plan
 
 
 def compile_model(  # noqa: PLR0913 - all but three have defaults
@@ -69,7 +89,7 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
 
     Args:
         model: the file.
-        target: what the C is for.
+        target: what the C or HLS C++ is for.
         options: the user's policy.
         samples: of the model's inputs; see `frontend.samples.read_samples`.
         calibrate_with: that many samples, the first, find ranges, and the others are scored; by
@@ -81,31 +101,93 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
         dump_ir: a new folder for the text of the graph after each pass.
 
     Raises:
-        DoesNotFit: the target has too little memory.
+        BadOption: an option means nothing for the target, or a folding does not divide a layer.
+        DoesNotFit: the target has too little memory, or the part too few resources.
         Mismatch: two witnesses differ.
         BinpointError: any other reason why the model cannot be compiled; see `binpoint explain`.
     """
-    asked, device = witnesses_of(verify), microcontroller(target)
+    asked = witnesses_of(verify)
+    options.check_for(target)
     imported = load(model)
     sets = divide(read_samples(samples, imported, options.seed), calibrate_with)
     context = Context(target, options, sets.calibration)
-    passes = pipelines.choose(pipeline, device)
+    passes = pipelines.choose(pipeline, target)
     floating, typed, graph = _lower(imported, passes, context, dump_ir)
-    program = arrange(graph, options)
-    budget.check(device, memory_use(program, device, None))
-
     trial = _trial(sets.scored, imported, options, verify_samples)
-    project = _complete(program, render(program, target, options), trial, context)
-    subject = Subject(graph, program, project, options, device, model)
-    verdict = _checked(run_witnesses(subject, trial, asked))
-    budget.check(device, memory_use(program, device, verdict.measurement))
+    match target:
+        case McuTarget():
+            made = _emit_c(graph, target, options, trial)
+        case FpgaTarget():
+            made = _emit_hls(graph, target, options, trial)
+        case _:
+            assert_never(target)
 
+    subject = Subject(graph, made.emitted, options, model)
+    verdict = _checked(run_witnesses(subject, trial, asked))
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
     ratios = noise(floating, graph, sets.scored)
-    found = Findings(use, score(subject, sets.scored), ratios, macs(imported) - macs(typed))
-    report = summarize(program, device, verdict, found)
-    project = project.with_files({"report.json": rendering.json(report).encode()})
-    return Result(graph, program, project, verdict, report)
+    removed, apart = macs(imported) - macs(typed), departures(graph, options.semantics)
+    found = Findings(use, score(subject, sets.scored), ratios, removed, apart)
+    report = _summarized(made.plan, target, verdict, found)
+    project = made.project.with_files({"report.json": rendering.json(report).encode()})
+    return Result(graph, made.plan, project, verdict, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The plan, its project with golden vectors and manifest, and how witnesses build it."""
+
+    plan: Program | Choice
+    project: Project
+    emitted: EmittedC | EmittedHls
+
+
+def _emit_c(graph: Graph, target: McuTarget, options: CompileOptions, trial: Samples) -> _Made:
+    program = arrange(graph, options, target)
+    budget.check(target, memory_use(program, target, None))
+    project = mcu_c.render(program, target, options)
+    inputs = list(stored_inputs(graph, trial.part(0, 8)))
+    inputs = golden(program.inputs + program.outputs, inputs)
+    files = selftest(program, options, inputs, reference(graph, inputs))
+    project = project.with_files({**_lowered(graph), **files})
+    text = manifest(program, project, target, options)
+    project = project.with_files({"manifest.json": text})
+    emitted = EmittedC(Interface.of(program, options), project.files, target)
+    return _Made(program, project, emitted)
+
+
+def _emit_hls(graph: Graph, target: FpgaTarget, options: CompileOptions, trial: Samples) -> _Made:
+    choice = accelerate(graph, target, options)
+    into, out = fpga_hls.model_ports(choice.design)
+    inputs = golden(into + out, list(stored_inputs(graph, trial.part(0, 8))))
+    values = [evaluate(graph, sample) for sample in inputs]
+    project = fpga_hls.render(choice.design, target, golden=values)
+    project = project.with_files({**_lowered(graph), **binaries(into, out, inputs, values)})
+    work = macs_of(graph, graph.nodes())
+    text = hls_manifest(choice.design, work, project, target, options)
+    project = project.with_files({"manifest.json": text})
+    ports = (tuple(p.value for p in into), tuple(p.value for p in out))
+    emitted = EmittedHls(HlsInterface.of(choice.design), project.files, *ports, work)
+    return _Made(choice, project, emitted)
+
+
+def _lowered(graph: Graph) -> dict[str, bytes]:
+    """The graph as plain integer operators."""
+    return {"lowered.onnx": write_onnx(graph).SerializeToString(deterministic=True)}
+
+
+def _summarized(
+    plan: Program | Choice, target: Target, verdict: Verdict, found: Findings
+) -> Report:
+    """The report; a program that turns out too large once measured is refused."""
+    match plan, target:
+        case Program(), McuTarget():
+            budget.check(target, memory_use(plan, target, verdict.measurement))
+            return summarize(plan, target, verdict, found)
+        case Choice(), FpgaTarget():
+            return summarize_design(plan, target, verdict, found)
+        case _:
+            raise AssertionError("a plan for a target of another family")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +230,7 @@ def show(
     graph = load(model)
     if after == "load":
         return dump(graph)
-    passes = pipelines.choose(None, microcontroller(target))
+    passes = pipelines.choose(None, target)
     context = Context(target, options, read_samples(samples, graph, options.seed))
     return dump(run(passes if after is None else passes.until(after), graph, context))
 
@@ -182,17 +264,6 @@ def _trial(scored: Samples | None, imported: Graph, options: CompileOptions, cou
     chosen = scored or read_samples(RANDOM, imported, options.seed)
     assert chosen is not None
     return chosen.spread(count)
-
-
-def _complete(program: Program, project: Project, trial: Samples, context: Context) -> Project:
-    """Add the check graph, golden vectors and the manifest."""
-    inputs = golden(program, list(stored_inputs(program.graph, trial.part(0, 8))))
-    outputs = reference(program.graph, inputs)
-    lowered = write_onnx(program.graph).SerializeToString(deterministic=True)
-    files = {"lowered.onnx": lowered, **selftest(program, context.options, inputs, outputs)}
-    whole = project.with_files(files)
-    text = manifest(program, whole, context.target, context.options)
-    return whole.with_files({"manifest.json": text})
 
 
 def _checked(verdict: Verdict) -> Verdict:

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Literal, cast
 
 import msgspec
 
 from binpoint import toml
 from binpoint.errors import BadOption
 from binpoint.ir.names import hides
+from binpoint.target import Target
 
 Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+_ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "mcu": frozenset({"optimize", "fpu", "arena", "io", "planner"}),
+        "fpga": frozenset({"fps", "latency_us", "top", "folding"}),
+    }
+)
+"""Options that mean something for targets of one family only."""
+
+
+class Fold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a layer is computed side by side, on an FPGA.
+
+    Attributes:
+        pe: output channels.
+        simd: products of one sum.
+    """
+
+    pe: Count = 1
+    simd: Count = 1
 
 
 class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,8 +58,12 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         fpu: allow float instructions where the target has them.
         arena: memory for intermediate values, in the C file or the caller's.
         io: whether inputs and outputs are the caller's buffers or lie in the arena.
-        input_layout: of image inputs and outputs at the C interface.
         planner: ``auto`` searches further where the greedy memory plan misses the lower bound.
+        fps: inferences in a second that an FPGA is to reach; by default as many as fit the part.
+        latency_us: microseconds from the first word in to the last word out, in place of `fps`.
+        top: of an FPGA design: layers joined by ``stream``s, or all computed at once in
+            ``parallel``; ``auto`` takes the second where only it reaches the asked pace.
+        folding: of FPGA layers by name; the others are folded to keep the pace.
         seed: of everything random.
         check: evaluate the graph before and after each pass that promises to keep its values.
     """
@@ -52,8 +80,11 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fpu: bool = False
     arena: Literal["static", "caller"] = "static"
     io: Literal["caller", "arena"] = "caller"
-    input_layout: Literal["model", "channels-last"] = "model"
     planner: Literal["auto", "greedy"] = "auto"
+    fps: Positive | None = None
+    latency_us: Positive | None = None
+    top: Literal["auto", "stream", "parallel"] = "auto"
+    folding: dict[str, Fold] = {}
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
     check: bool = False
 
@@ -63,15 +94,53 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise BadOption(
                 "a model of this name would hide a header or a build target", have=self.name
             )
+        if self.fps is not None and self.latency_us is not None:
+            raise BadOption("both a throughput and a latency are asked for", hint="give one")
 
     def to_toml(self) -> str:
         """Return the TOML text that reads back as these options; an absent name is left out."""
         fields = ((key, getattr(self, key)) for key in self.__struct_fields__)
-        return "".join(f"{key} = {json.dumps(v)}\n" for key, v in fields if v is not None)
+        return "".join(f"{key} = {_toml(v)}\n" for key, v in fields if v is not None)
+
+    def check_for(self, target: Target) -> None:
+        """Refuse what is set but means nothing for the target.
+
+        Raises:
+            BadOption: names the option.
+        """
+        defaults = type(self)()
+        for family, keys in _ONLY_FOR.items():
+            if family == target.family:
+                continue
+            for key in sorted(keys):
+                if getattr(self, key) != getattr(defaults, key):
+                    raise BadOption(
+                        f"the option `{key}` means nothing for `{target.name}`",
+                        want=f"a target of family {family}: `binpoint list targets`",
+                    )
 
 
-def read_options(config: Path | None = None, assignments: Sequence[str] = ()) -> CompileOptions:
+_FOLD = Fold.__struct_fields__
+
+
+def _toml(value: object) -> str:
+    """A value as TOML, tables in line."""
+    plain: object = msgspec.to_builtins(value)
+    if not isinstance(plain, dict):
+        return json.dumps(plain)
+    pairs = cast("dict[str, object]", plain).items()
+    return "{" + ", ".join(f"{json.dumps(key)} = {_toml(v)}" for key, v in pairs) + "}"
+
+
+def read_options(
+    config: Path | None = None, assignments: Sequence[str] = (), folding: Path | None = None
+) -> CompileOptions:
     """Return the options of a TOML file, overridden by words of the form ``KEY=VALUE``.
+
+    Args:
+        config: a file of options.
+        assignments: words.
+        folding: a file with the option `folding` alone: a table of `pe` and `simd` for each layer.
 
     Raises:
         InputNotFound: the file cannot be read.
@@ -88,7 +157,12 @@ def read_options(config: Path | None = None, assignments: Sequence[str] = ()) ->
             raise BadOption(f"the option `{key}` is set twice", at=f"--set {word}")
         assigned[key] = value
         _ = toml.decode({key: value}, CompileOptions, at=f"--set {word}", error=BadOption)
-    return msgspec.convert({**from_file, **assigned}, type=CompileOptions)
+    if folding is not None:
+        table = toml.parse(toml.read_text(folding), at=str(folding), error=BadOption)
+        assigned["folding"] = table
+        _ = toml.decode(assigned, CompileOptions, at=str(folding), error=BadOption, keys=_FOLD)
+    whole = {**from_file, **assigned}
+    return toml.decode(whole, CompileOptions, at="the options together", error=BadOption)
 
 
 def _assignment(word: str) -> tuple[str, object]:

@@ -23,7 +23,7 @@ from binpoint.passes.spec import parse
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
-from binpoint.target import McuTarget
+from binpoint.target import McuTarget, Target
 
 
 def mcu() -> Pipeline:
@@ -60,11 +60,11 @@ def mcu() -> Pipeline:
 PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))
 """Every pass that comes with binpoint, in the order in which they first run."""
 
-PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu()})
-"""The named pipelines; a target's file says which is its own."""
+PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu(), "fpga": mcu()})
+"""The named pipelines; a microcontroller's file says which is its own, FPGAs take `fpga`."""
 
 
-def choose(wanted: str | Pipeline | None, target: McuTarget) -> Pipeline:
+def choose(wanted: str | Pipeline | None, target: Target) -> Pipeline:
     """The pipeline itself, or by name, or as its text states it, or by default the target's.
 
     Raises:
@@ -73,7 +73,7 @@ def choose(wanted: str | Pipeline | None, target: McuTarget) -> Pipeline:
     """
     match wanted:
         case None:
-            return PIPELINES[target.pipeline.name]
+            return PIPELINES[target.pipeline.name if isinstance(target, McuTarget) else "fpga"]
         case Pipeline():
             return _whole(wanted)
         case str():

@@ -147,7 +147,7 @@ class Fabric(_Table, frozen=True):
         dsp_b: width of its narrower one.
     """
 
-    part: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]+$")]
+    part: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9-]+$")]
     lut: Size
     ff: Size
     dsp: Size

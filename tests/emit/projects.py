@@ -39,7 +39,9 @@ def compiled(
     graph = run(pipelines.mcu(), graph, Context(HOST, options, samples.part(0, 8)))
     program = arrange(graph, options)
     project = render(program, HOST, options)
-    inputs = golden(program, list(stored_inputs(graph, samples.part(0, 4))))
+    inputs = golden(
+        program.inputs + program.outputs, list(stored_inputs(graph, samples.part(0, 4)))
+    )
     outputs = reference(graph, inputs)
     return program, project.with_files(selftest(program, options, inputs, outputs))
 

@@ -8,7 +8,7 @@ import pytest
 
 from binpoint.driver import compile_model
 from binpoint.options import CompileOptions
-from binpoint.sim.verify import Answer
+from binpoint.sim.witness import Answer
 from binpoint.target import load_target
 
 QUANTIZED = (

@@ -10,8 +10,7 @@ from random import Random
 import onnx
 
 from binpoint.errors import BinpointError, LoweringError, ModelError, QuantizationError
-from binpoint.ops.conv_transpose import IntConvTranspose
-from binpoint.ops.resize import IntResizeLinear
+from binpoint.sim.source import departures
 from tests.end_to_end.witnesses import (
     Trial,
     compiled,
@@ -21,12 +20,8 @@ from tests.end_to_end.witnesses import (
     runtime_difference,
     witness_difference,
 )
-from tests.laws import op_of
 from tests.quantizers import quantized_model
 from tests.strategies import weave
-
-_IN_FLOAT = (IntConvTranspose, IntResizeLinear)
-"""Ops for operators that onnxruntime computes in float32, with sums in an order of its own."""
 
 
 @dataclass(slots=True)
@@ -112,13 +107,11 @@ def _runtime_steps(trial: Trial) -> int | None:
 
 
 def follows_runtime(trial: Trial) -> bool:
-    """Whether onnxruntime defines the bytes of every op of a QDQ model; those that differ note it.
+    """Whether onnxruntime defines the bytes of every op of a QDQ model.
 
     It cannot load a quantized AveragePool with dilations.
     """
-    for node in trial.graph.nodes():
-        work = op_of(node).work(trial.graph.arguments(node), trial.graph.results(node))
-        if work.notes or isinstance(node.op, _IN_FLOAT):
-            return False
+    if departures(trial.graph):
+        return False
     pools = (node for node in trial.model.graph.node if node.op_type == "AveragePool")
     return not any(a.name == "dilations" for node in pools for a in node.attribute)

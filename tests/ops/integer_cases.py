@@ -285,6 +285,14 @@ def softmax(s: Sketch) -> Value:
     return s.lower(op, [x], op.result_type(x.elem), semantics)
 
 
+def softmax_in_other_steps(s: Sketch) -> Value:
+    """Of results in steps of any size."""
+    shape = s.shape(s.number(1, 3))
+    x = s.input(shape, s.type(s.storage(I8, U8), s.pick(1.0, 16.0)))
+    op, result = Softmax(len(shape) - 1), s.type(s.storage(), s.pick(0.1, 1.0, 300.0))
+    return s.lower(op, [x], result, s.pick(*Semantics))
+
+
 def layer_norm(s: Sketch) -> Value:
     """Over any axis, of 8 and 16 bits on either side, now and then clamped."""
     shape = s.shape(s.number(1, 3))
@@ -368,5 +376,5 @@ CASES: tuple[Case, ...] = (
     conv, depthwise, dense, matmul, conv_transpose, requantized, requantized, fused, fused,
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
     summed, extreme, arg_extreme, max_pool, average, average, softmax, softmax, layer_norm,
-    copy, reshape, pad, concat, gather, resize_linear, in_place,
+    copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
 )  # fmt: skip

@@ -41,6 +41,11 @@ def test_all_forms_agree(semantics: Semantics, rng: np.random.Generator, tmp_pat
             x = bench.input((5, 40), kind_of(rng, storage, -4.0))
             target = FixedType.per_tensor(storage, Dyadic(1, -24), 3)
             bench.lower(Softmax(1), [x], target, semantics)
+        for scale in (1 / 255, 0.0021852993, 0.3, 1.7):
+            x = bench.input((5, 40), kind_of(rng, storage, -4.0))
+            other = U8 if storage == I8 else I8
+            target = FixedType.per_tensor(other, Dyadic.from_float(np.float32(scale)), 3)
+            bench.lower(Softmax(1), [x], target, semantics)
     arrays = bench.codes(rng)
     bench.agree(arrays)
     bench.agree([a // 16 for a in arrays])
@@ -60,6 +65,21 @@ def test_shares_are_within_the_stated_bound(count: int, rng: np.random.Generator
             (real,) = Softmax(1).reference(kind.dequantize(codes))
             wanted = np.minimum(real * 256, 255)
             assert np.abs(result - storage.min - wanted).max() <= 0.502
+
+
+def test_shares_in_steps_of_any_size_are_rounded_once(rng: np.random.Generator) -> None:
+    for scale in (1 / 255, 0.0021852993, 1 / 1000, 0.3, 1.7, 2.0**-16):
+        for storage in (U8, I8, I16):
+            bench = Bench()
+            kind = kind_of(rng, U8 if storage == I8 else I8, -4.2)
+            target = FixedType.per_tensor(storage, Dyadic.from_float(np.float32(scale)), 3)
+            x = bench.input((500, 20), kind)
+            bench.lower(Softmax(1), [x], target, Semantics.ONNXRUNTIME)
+            (codes,) = bench.codes(rng)
+            (real,) = Softmax(1).reference(kind.dequantize(codes))
+            wanted = np.clip(real / float(target.scale) + 3, storage.min, storage.max)
+            error = np.abs(bench.reference([codes])[0] - wanted).max()
+            assert error <= 0.5 + 11 / scale / 2**23
 
 
 @pytest.mark.parametrize("storage", [U8, I8])

@@ -17,8 +17,12 @@ from binpoint.numeric.fixed import FixedType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 
 
+def code_type(width: int = 8) -> FixedType:
+    return FixedType.per_tensor(IntType(width, signed=True), Dyadic.one())
+
+
 def kind(size: int, width: int = 8) -> TensorType:
-    return TensorType((size,), FixedType.per_tensor(IntType(width, signed=True), Dyadic.one()))
+    return TensorType((size,), code_type(width))
 
 
 @dataclass(frozen=True, slots=True)

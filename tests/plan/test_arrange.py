@@ -18,7 +18,7 @@ from binpoint.plan.arrange import arrange
 from binpoint.plan.fuse import fuse
 from binpoint.plan.memory import ALIGNMENT, aligned
 from binpoint.plan.program import Place, Program
-from tests.plan.fakes import Fake, kind, random_graph
+from tests.plan.fakes import Fake, code_type, kind, random_graph
 from tests.plan.test_schedule import orders, peak
 
 Io = Literal["arena", "caller"]
@@ -256,9 +256,9 @@ def test_equal_constants_are_stored_once_in_order_of_use() -> None:
     graph = Graph("g")
     build = GraphBuilder(graph)
     x = build.input("x", kind(4))
-    elem = kind(3).elem
+    elem = code_type()
     one, two, same = (
-        build.constant(np.array(v, np.int8), elem, hint=n)  # pyright: ignore[reportArgumentType]
+        build.constant(np.array(v, np.int8), elem, hint=n)
         for v, n in (([1, 2, 3], "one"), ([9, 9, 9], "two"), ([1, 2, 3], "same"))
     )
     y = build.one(Fake((kind(4),)), x, two)

@@ -80,6 +80,7 @@ def test_an_emulated_target_gives_every_figure(folder: Path) -> None:
         "source": "equal",
     }
     assert report.code_bytes is not None
+    assert report.constant_bytes is not None
     assert report.flash_bytes == report.code_bytes + report.constant_bytes
     assert report.constant_bytes >= MACS
     assert (report.float_linked, report.heap_linked) == ((), ())

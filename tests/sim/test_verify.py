@@ -11,18 +11,12 @@ from binpoint.driver import compile_model
 from binpoint.errors import Mismatch, ToolFailed, UsageError, VerificationError
 from binpoint.options import CompileOptions
 from binpoint.ort import float_operators
-from binpoint.sim import verify as verification
+from binpoint.sim import emitted
 from binpoint.sim.compare import Difference, first_difference
+from binpoint.sim.emitted import linked_parts
 from binpoint.sim.interface import Interface, pack, split, unpack
 from binpoint.sim.measure import Measurement
-from binpoint.sim.verify import (
-    Answer,
-    Verdict,
-    Witness,
-    WitnessResult,
-    linked_parts,
-    witnesses_of,
-)
+from binpoint.sim.witness import Answer, Verdict, Witness, WitnessResult, witnesses_of
 from binpoint.target import load_target
 from tests import models
 
@@ -60,7 +54,7 @@ def by_name(verdict: Verdict) -> dict[str, WitnessResult]:
     [
         ("none", ()),
         ("ort", (Witness.ORT,)),
-        ("host", (Witness.HOST, Witness.OPTIMISED)),
+        ("host", (Witness.HOST, Witness.OPTIMISED, Witness.NATIVE)),
         ("emulator, ort", (Witness.EMULATOR, Witness.ORT)),
         ("all", tuple(Witness)),
         ("all,ort", tuple(Witness)),
@@ -144,7 +138,7 @@ def test_a_compiler_that_refuses_our_code_is_a_defect_not_a_reason(
     def refuse(*_: object, **__: object) -> None:
         raise ToolFailed("`cc` failed with status 1", have="error: unused variable")
 
-    monkeypatch.setattr(verification, "emulate", refuse)
+    monkeypatch.setattr(emitted, "emulate", refuse)
     with pytest.raises(ToolFailed):
         compiled(folder)
 
@@ -155,7 +149,7 @@ def test_a_model_larger_than_the_emulated_board_is_not_run(
     def refuse(*_: object, **__: object) -> None:
         raise ToolFailed("`ld` failed", have="region `FLASH' overflowed by 5 bytes")
 
-    monkeypatch.setattr(verification, "emulate", refuse)
+    monkeypatch.setattr(emitted, "emulate", refuse)
     found = by_name(compiled(folder))["emulator"]
     assert found.verdict is Answer.NOT_RUN
     assert "overflowed by 5 bytes" in (found.reason or "")
@@ -168,14 +162,14 @@ def test_a_model_larger_than_the_emulated_board_is_not_run(
 def test_an_emulator_that_computes_something_else_is_found(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = verification.emulate
+    real = emitted.emulate
 
     def off_by_one(*arguments: object, **more: object) -> object:
         found, figures = real(*arguments, **more)  # pyright: ignore[reportArgumentType]
         found[2]["o_out"] = found[2]["o_out"] + 1
         return found, figures
 
-    monkeypatch.setattr(verification, "emulate", off_by_one)
+    monkeypatch.setattr(emitted, "emulate", off_by_one)
     with pytest.raises(Mismatch, match="emulator differs") as caught:
         compiled(folder, target="cortex-m4")
     assert "sample 2" in (caught.value.have or "")
@@ -212,7 +206,7 @@ def test_operators_that_stay_float_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "different"), [("qnet", True), ("tail", False)])
-def test_other_codes_than_the_users_file_count_unless_it_computes_in_float(
+def test_other_codes_than_the_users_file_count_unless_a_departure_excuses_them(
     name: str, different: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def twisted(*_: object, **__: object) -> list[dict[str, np.ndarray]]:

@@ -19,6 +19,7 @@ from binpoint.ir.graph import Value
 from binpoint.plan.dataflow import slot_bits
 from binpoint.plan.design import Design, StreamPort, Style
 from binpoint.plan.fabric import SHIFT_WORDS
+from binpoint.plan.program import Port
 from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
@@ -215,6 +216,17 @@ def port_views(design: Design) -> tuple[list[PortView], list[PortView]]:
     return (
         [_port(design, port, graph.value(name)) for port, name in inputs],
         [_port(design, port, graph.value(name)) for port, name in outputs],
+    )
+
+
+def model_ports(design: Design) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs with the model's values, whose axes the host may have to reorder."""
+    graph = design.graph
+    into = zip(design.inputs, graph.inputs, strict=True)
+    out = zip(design.outputs, graph.outputs, strict=True)
+    return (
+        tuple(Port(port.name, port.source, graph.value(name)) for port, name in into),
+        tuple(Port(port.name, port.source, graph.value(name)) for port, name in out),
     )
 
 

@@ -52,6 +52,7 @@ def _softmax(name: str, unit: units.Softmax) -> Parts:
         "rows": unit.rows,
         "count": unit.count,
         "factor": unit.factor,
+        "shift": unit.shift,
         "quotient_bits": unit.quotient_bits,
         "zero": unit.zero,
         "lo": unit.lo,

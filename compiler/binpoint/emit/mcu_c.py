@@ -11,7 +11,7 @@ from importlib import metadata
 from binpoint.emit.environment import c_int, comment, ctype, render_template
 from binpoint.emit.project import Project
 from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
+from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number, Table
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import ALIGNMENT
@@ -20,6 +20,7 @@ from binpoint.target import Target
 
 _FOLDER = "mcu-c"
 _WIDTH = 110
+_SHARED = "static BP_NOINLINE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,17 @@ class KernelView:
         """Collect names and types of the parameters."""
         self.symbol = call.symbol
         self.stem = call.stem
+        self.variant = call.variant
         self.traits = dict(call.traits)
         self.epilogue = call.epilogue
         extra = ["uint8_t *scratch"] if call.scratch else []
         self.parameters = ", ".join([*(_parameter(a) for a in call.all_arguments), *extra])
-        opening = f"{inline} void {call.symbol}("
+        self.blocks = {block.stem: block.symbol for block in call.blocks}
+        self.constants = tuple(
+            {"name": a.name, "text": _parameter(a)}
+            for a in (call.epilogue.arguments if call.epilogue is not None else ())
+        )
+        opening = f"{_SHARED if call.shared else inline} void {call.symbol}("
         self.head = "\n".join(
             textwrap.wrap(opening + self.parameters + ")", _WIDTH, subsequent_indent="    ")
         )
@@ -53,6 +60,15 @@ class KernelView:
                     argument.name,
                     Pointer(argument.name, ctype(argument.elem), str(argument.elem)),
                 )
+
+
+class BlockView:
+    """A shared function as its template sees it."""
+
+    def __init__(self, block: Block) -> None:
+        """Name and traits."""
+        self.symbol = block.symbol
+        self.traits = dict(block.traits)
 
 
 def _parameter(argument: Argument) -> str:
@@ -104,11 +120,21 @@ class PortView:
 def render(program: Program, target: Target, options: CompileOptions) -> Project:
     """All files of the C project, but for vectors and report."""
     prefix = program.name
-    inline = "static inline BP_INLINE" if options.optimize == "speed" else "static BP_NOINLINE"
+    inline = "static inline BP_INLINE" if options.optimize == "speed" else _SHARED
     kernels = {
         step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias
     }
     inputs, outputs = port_views(program.inputs, program.outputs)
+    variants = sorted({k.variant for k in kernels.values() if k.variant})
+    blocks = {
+        (k.variant, block.symbol): {
+            "variant": k.variant,
+            "stem": block.stem,
+            "view": BlockView(block),
+        }
+        for k in (step.call for step in program.steps if not step.alias)
+        for block in k.blocks
+    }
     views = {
         "prefix": prefix,
         "macro": prefix.upper(),
@@ -127,6 +153,8 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "caller_arena": options.arena == "caller",
         "inputs_in_arena": options.io == "arena",
         "kernels": [kernels[s] for s in sorted(kernels)],
+        "variants": variants,
+        "blocks": [blocks[key] for key in sorted(blocks)],
         "port_offsets": {
             p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs
         },
@@ -146,6 +174,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             f"{prefix}_runtime.h": "runtime.h",
             f"{prefix}_convert.h": "convert.h",
             "CMakeLists.txt": "CMakeLists.txt",
+            **{f"{prefix}_{variant}.h": f"{variant}/runtime.h" for variant in variants},
         }.items()
     }
     files["LICENSE.generated"] = render_template(_FOLDER, "LICENSE.generated.j2", **views).encode()
@@ -229,7 +258,8 @@ def _formulas(step: Step) -> Sequence[str]:
     formulas = [step.call.formula]
     if len(step.nodes) > 1:
         formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
-    return [_tidy(f) for f in formulas if f]
+    note = [f"kernel {step.call.variant}: {step.call.note}"] if step.call.variant else []
+    return [*(_tidy(f) for f in formulas if f), *note]
 
 
 def _tidy(formula: str) -> str:

@@ -34,9 +34,9 @@ class _Vector:
     rows: tuple[NDArray[Any], ...]
 
 
-def golden(program: Program, inputs: Sequence[Codes]) -> Sequence[Codes]:
-    """The first inputs, as many as become golden vectors."""
-    size = sum(port.bytes for port in program.inputs + program.outputs)
+def golden(ports: Sequence[Port], inputs: Sequence[Codes]) -> Sequence[Codes]:
+    """The first inputs, as many as become golden vectors of these inputs and outputs."""
+    size = sum(port.bytes for port in ports)
     return inputs[: max(1, min(VECTORS, VECTOR_BYTES // max(1, size)))]
 
 
@@ -63,8 +63,17 @@ def selftest(
     texts = {f"test/{n}": render_template("mcu-c", f"{n}.j2", **views).encode() for n in names}
     return {
         **texts,
-        "test/inputs.bin": _bytes(vectors[: len(program.inputs)], len(inputs)),
-        "test/outputs.bin": _bytes(vectors[len(program.inputs) :], len(inputs)),
+        **binaries(program.inputs, program.outputs, inputs, outputs),
+    }
+
+
+def binaries(
+    into: Sequence[Port], out: Sequence[Port], inputs: Sequence[Codes], outputs: Sequence[Codes]
+) -> dict[str, bytes]:
+    """The golden vectors as bytes, by path: from them a folder is verified again."""
+    return {
+        "test/inputs.bin": _bytes([_vector(p, inputs) for p in into], len(inputs)),
+        "test/outputs.bin": _bytes([_vector(p, outputs) for p in out], len(outputs)),
     }
 
 

@@ -23,6 +23,7 @@ from binpoint.numeric.interval import Interval
 
 INT64 = Interval(-(2**63), 2**63 - 1)
 INT32 = Interval(-(2**31), 2**31 - 1)
+_MOST_SHIFT = 62
 
 
 # ---- reading
@@ -195,6 +196,8 @@ class OnnxWriter:
 
     def abs(self, a: Tensor) -> Tensor:
         """|a|."""
+        if a.range.lo <= INT64.lo:
+            raise InvariantBroken("check graph: Abs leaves int64")
         top = max(abs(a.range.lo), abs(a.range.hi))
         return self.emit("Abs", [a.name], a.shape, Interval(0, top))
 
@@ -202,6 +205,8 @@ class OnnxWriter:
         """floor(a / 2^bits), as (a − Mod(a, 2^bits)) / 2^bits: ONNX has no arithmetic shift."""
         if bits == 0:
             return a
+        if bits > _MOST_SHIFT:
+            raise InvariantBroken("check graph: a shift leaves int64", have=str(bits))
         return self.floor_divide(a, self.const(2**bits))
 
     def floor_divide(self, a: Tensor, b: Tensor) -> Tensor:
@@ -344,7 +349,9 @@ class OnnxWriter:
     def strided(
         self, a: Tensor, starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]
     ) -> Tensor:
-        """a[start:stop:step] on every axis."""
+        """a[start:stop:step] on every axis, all counted from the front."""
+        if min((*starts, *stops)) < 0 or min(steps) < 1:
+            raise InvariantBroken("check graph: a slice is counted from the end")
         shape = [len(range(b, e, s)) for b, e, s in zip(starts, stops, steps, strict=True)]
         if tuple(shape) == a.shape:
             return a

@@ -103,7 +103,8 @@ class Graph:
     `output_names` are the model's own names of the outputs, `quantized` tells that the model came
     with quantizers of its own, `rational` that these are of any width and what lies between them is
     exact, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself takes as
-    stored integers, with their type.
+    stored integers, with their type, `filled` the values of a quantized model that got their types
+    here because the model states none.
     """
 
     def __init__(self, name: str) -> None:
@@ -116,6 +117,7 @@ class Graph:
         self.rational = False
         self.digest = ""
         self.coded: Mapping[str, IntType] = {}
+        self.filled: tuple[str, ...] = ()
         self._graph: nx.DiGraph[Key] = nx.DiGraph()
         self._values: dict[str, Value] = {}
         self._nodes: dict[str, Node] = {}
@@ -194,7 +196,7 @@ class Graph:
             self.output_names,
         )
         other.quantized, other.digest, other.coded = self.quantized, self.digest, self.coded
-        other.rational = self.rational
+        other.rational, other.filled = self.rational, self.filled
         other._graph = self._graph.copy()
         other._values = dict(self._values)
         other._nodes = dict(self._nodes)
@@ -218,16 +220,17 @@ class Graph:
         return node
 
     def _connect(self, node: Node) -> None:
-        self._nodes[node.name] = node
-        self._graph.add_node(("node", node.name))
-        for name in node.inputs:
+        """Add a node and its edges, or change nothing."""
+        for name in (*node.inputs, *node.outputs):
             if name not in self._values:
-                raise InvariantBroken(f"node `{node.name}` reads `{name}`, which is not there")
-            self._graph.add_edge(("value", name), ("node", node.name))
+                raise InvariantBroken(f"node `{node.name}` names `{name}`, which is not there")
         for name in node.outputs:
             if self.producer(name) is not None:
                 raise InvariantBroken(f"value `{name}` has two producers")
-            self._graph.add_edge(("node", node.name), ("value", name))
+        self._nodes[node.name] = node
+        self._graph.add_node(("node", node.name))
+        self._graph.add_edges_from((("value", name), ("node", node.name)) for name in node.inputs)
+        self._graph.add_edges_from((("node", node.name), ("value", name)) for name in node.outputs)
 
     def remove(self, node: str) -> None:
         """Remove a node; its results stay as values without producer until dropped."""
@@ -266,7 +269,9 @@ class Graph:
         self.outputs = tuple(new if name == old else name for name in self.outputs)
 
     def rename_value(self, old: str, new: str) -> None:
-        """Give a value another name."""
+        """Give a value another name, which no other has."""
+        if new in self._values and new != old:
+            raise InvariantBroken(f"value `{new}` is there already")
         value = self._values.pop(old)
         self._values[new] = replace(value, name=new)
         nx.relabel_nodes(self._graph, {("value", old): ("value", new)}, copy=False)

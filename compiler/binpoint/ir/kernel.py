@@ -57,8 +57,27 @@ class Epilogue:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A function that kernels of a variant share: a template of its folder, with traits."""
+
+    stem: str
+    traits: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function: it determines its text."""
+        return "_".join(["bp", self.stem, *(value for _, value in self.traits if value)])
+
+
+@dataclass(frozen=True, slots=True)
 class KernelCall:
-    """One call of a kernel. `traits` select variants within a template, by name and value."""
+    """One call of a kernel. `traits` select forms within a template, by name and value.
+
+    `variant` is the folder of the template, empty for portable C; `note` says what a variant relies
+    on, in the comment of the emitted call; `blocks` are the functions it calls. A `shared` kernel
+    is one function even where others are compiled anew for each call. `scratch` bytes of the arena
+    are the call's own.
+    """
 
     stem: str
     arguments: tuple[Argument, ...]
@@ -66,11 +85,15 @@ class KernelCall:
     epilogue: Epilogue | None = None
     formula: str = ""
     scratch: int = 0
+    variant: str = ""
+    note: str = ""
+    blocks: tuple[Block, ...] = ()
+    shared: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the kernel: it determines the kernel's text."""
-        parts = ["bp", self.stem]
+        parts = ["bp", *([self.variant] if self.variant else []), self.stem]
         parts += [str(a.elem) for a in self.all_arguments if not isinstance(a, Number)]
         parts += [value for _, value in self.traits if value]
         if self.epilogue is not None:

@@ -40,7 +40,7 @@ class ToIntegers(Pass):
             graph.digest,
             graph.output_names,
         )
-        result.rational = graph.rational
+        result.rational, result.filled = graph.rational, graph.filled
         build = GraphBuilder(result)
         values: dict[str, Value] = {}
         for name in graph.inputs:

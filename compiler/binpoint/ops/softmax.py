@@ -1,13 +1,15 @@
 """Softmax over one axis, by a table of exponentials.
 
 ``DYADIC``       t[d] = round(exp(−d·sx)·2^b) for the distance d of an element from the largest,
-                 S = Σ t in 32 bits, y = floor((256·t + ⌊S/2⌋) / S) − zp steps of 2^-8, saturated.
+                 S = Σ t in 32 bits, y = floor((256·t + ⌊S/2⌋) / S) + zp steps of 2^-8, saturated.
                  With n elements b = min(23, 32 − bits of n), and y is within 0.5 + 128·(n + 1)/2^b
-                 steps of the true share: 0.502 for n ≤ 128.
+                 steps of the true share: 0.502 for n ≤ 128. In steps of another size, of which
+                 F·2^-k make one, y = floor((F·t + ⌊S·2^k/2⌋) / (S·2^k)) + zp: rounded once as well.
 ``ONNXRUNTIME``  where operand and result have one 8-bit integer type QLinearSoftmax, as
                  `float32.qlinear_softmax` defines it: a table of float32, their sequential
                  float32 sum, and the exactly rounded quotient, all carried out on integers. Else
-                 onnxruntime itself computes in float: then as ``DYADIC``, and noted.
+                 onnxruntime itself computes in float, where the order of a sum depends on the
+                 machine: then as ``DYADIC``, and noted.
 
 Results are of scale 2^-8 with the smallest code for zero, unless the model states another type.
 """
@@ -32,15 +34,18 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
-from binpoint.ops.lookup import convert
 from binpoint.ops.shape import reshape_value
 
-_NOTE = "softmax in float: onnxruntime's results are not those of integers to the last code"
+_NOTE = "softmax in float: onnxruntime adds in float32 and may differ by one in rare cases"
 _CODES = 256
+_STEPS = 256
 _MOST_BITS = 23
 _MOST = 2**16
+_WIDEST = 16
 _BITS = IntType(32, signed=False)
 _LARGEST_FACTOR = 2**27
+_LARGEST_SHIFT = 30
+_PRECISION = 24
 
 
 def share_type(storage: IntType) -> FixedType:
@@ -111,9 +116,9 @@ class Softmax(FloatOp):
         table = _table(float(x.elem.scale), block.n, site.name)
         kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
         entries = build.constant(table, kind, hint=f"{site.name}_table")
-        op = IntSoftmax(block, share_type(target.storage), (_NOTE,) if runtime else ())
-        y = build.one(op, x, entries)
-        return (convert(build, y, target, site.semantics),)
+        factor, shift = _steps(target, site.name)
+        op = IntSoftmax(block, target, factor, shift, (_NOTE,) if runtime else ())
+        return (build.one(op, x, entries),)
 
 
 def _bits(count: int) -> int:
@@ -126,6 +131,26 @@ def _table(scale: float, count: int, where: str) -> IntArray:
         raise NoIntegerForm(f"softmax over {count} elements", at=where, want=f"at most {_MOST}")
     distance = np.arange(_CODES, dtype=np.float64)
     return np.rint(np.exp(-distance * scale) * 2.0 ** _bits(count)).astype(np.int64)
+
+
+def _steps(target: FixedType, where: str) -> tuple[int, int]:
+    """``(F, k)``: the share 1 has F·2^-k steps, to 24 bits."""
+    if target.axis is not None:
+        raise NoIntegerForm("a result with a scale per channel", at=where)
+    if target.storage.width > _WIDEST:
+        raise NoIntegerForm(
+            f"a softmax with {target.storage.width}-bit results", at=where, want=f"{_WIDEST} bits"
+        )
+    steps = 1 / target.scale.as_fraction()
+    if steps > _MOST:
+        raise NoIntegerForm(
+            "a softmax in steps below 2^-16", at=where, have=str(target), hint="a larger scale"
+        )
+    for shift in range(_LARGEST_SHIFT):
+        factor = round(steps * 2**shift)
+        if abs(factor - steps * 2**shift) * 2**_PRECISION <= factor:
+            return factor, shift
+    return round(steps * 2**_LARGEST_SHIFT), _LARGEST_SHIFT
 
 
 def _is_quantized(x: FixedType, target: FixedType) -> bool:
@@ -149,12 +174,22 @@ def _arguments(block: Block, inputs: Sequence[Value], y: Value) -> tuple[Buffer 
 
 @dataclass(frozen=True, slots=True)
 class IntSoftmax(IntegerOp):
-    """y = clamp(floor((256·t + ⌊S/2⌋) / S) + zp), t = table[max − x], S = Σ t over the block."""
+    """y = clamp(floor((F·t + ⌊S·2^k/2⌋) / (S·2^k)) + zp), t = table[max − x], S = Σ t of a block.
+
+    Args:
+        block: the sets over which elements are added.
+        result: type of the shares.
+        factor: F.
+        shift: k.
+        notes: why onnxruntime's bytes may be others.
+    """
 
     stem: ClassVar[str] = "softmax"
 
     block: Block
     result: FixedType
+    factor: int = _STEPS
+    shift: int = 0
     notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -163,17 +198,21 @@ class IntSoftmax(IntegerOp):
         return (TensorType(self.block.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
-        """All codes; the sum is proved to fit 32 bits."""
-        assert inputs[1].interval.hi * max(self.block.n, _CODES) < 2**32, "the sum leaves 32 bits"
-        return (Interval.of_type(self.result.storage),)
+        """From no share to all; the sum is proved to fit 32 bits, what is divided 63."""
+        top, storage = inputs[1].interval.hi, self.result.storage
+        assert top * max(self.block.n, _STEPS) < 2**32, "the sum leaves 32 bits"
+        assert top * self.factor + (top * self.block.n << self.shift) < 2**63, "it leaves 63 bits"
+        whole = (self.factor + (1 << self.shift >> 1)) >> self.shift
+        zero = self.result.zero_point
+        return (Interval(zero, zero + whole).clamp(storage.min, storage.max),)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
-        x, table = self.block.view(inputs[0]), inputs[1]
+        x, table, storage = self.block.view(inputs[0]), inputs[1], self.result.storage
         terms = table[x.max(axis=1, keepdims=True) - x]
-        total = terms.sum(axis=1, keepdims=True)
-        share = (terms * _CODES + total // 2) // total + self.result.zero_point
-        return (np.minimum(share, self.result.storage.max).reshape(self.block.shape),)
+        total = terms.sum(axis=1, keepdims=True) << self.shift
+        share = (terms * self.factor + total // 2) // total + self.result.zero_point
+        return (np.clip(share, storage.min, storage.max).reshape(self.block.shape),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Maximum, table, sum, rounded division."""
@@ -183,20 +222,33 @@ class IntSoftmax(IntegerOp):
         terms = w.emit("Gather", [table.name, index.name], x.shape, bounds, axis=0)
         summed = w.reduce_sum(terms, 1, keep=True)
         total = Tensor(summed.name, summed.shape, Interval(bounds.hi, summed.range.hi))
-        top = w.add(w.mul(terms, w.const(_CODES)), w.floor_shift(total, 1))
+        total = w.mul(total, w.const(1 << self.shift))
+        top = w.add(w.mul(terms, w.const(self.factor)), w.floor_shift(total, 1))
         share = w.add(w.floor_divide(top, total), w.const(self.result.zero_point))
         storage = self.result.storage
         return (w.reshape(w.clamp(share, storage.min, storage.max), self.block.shape),)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """A loop over each set."""
+        narrow = (self.factor, self.shift) == (_STEPS, 0)
+        steps = (
+            ()
+            if narrow
+            else (
+                Number("factor", self.factor, "uint32_t"),
+                Number("shift", self.shift, "uint32_t"),
+            )
+        )
         arguments = (
             *_arguments(self.block, inputs, outputs[0]),
+            *steps,
             Number("zero", self.result.zero_point),
             Number("hi", self.result.storage.max),
         )
-        formula = "y = exp(x - max) * 256 / sum(exp(x - max)), by table"
-        return KernelCall(self.stem, arguments, (("form", "table"),), formula=formula)
+        whole = str(self.factor) if narrow else f"({self.factor} / 2^{self.shift})"
+        formula = f"y = exp(x - max) * {whole} / sum(exp(x - max)), by table"
+        form = "table" if narrow else "wide"
+        return KernelCall(self.stem, arguments, (("form", form),), formula=formula)
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """Three passes over the operand, two of them with lookups."""

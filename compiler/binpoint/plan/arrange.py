@@ -9,9 +9,11 @@ from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step, fuse
+from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
 from binpoint.plan.program import ConstantArray, Place, Port, Program, Storage
 from binpoint.plan.schedule import Schedule, schedule
+from binpoint.target import McuTarget
 
 _RESERVED = (
     "arena", "constant", "context", "hook", "quantize", "run", "size_t",
@@ -20,12 +22,14 @@ _RESERVED = (
 """Names, after the model's prefix or without, that the generated code has for other things."""
 
 
-def arrange(graph: Graph, options: CompileOptions) -> Program:
-    """Fuse, order and place.
+def arrange(graph: Graph, options: CompileOptions, target: McuTarget | None = None) -> Program:
+    """Fuse, choose kernels, order and place; without a target all kernels are portable C.
 
     `arena_bound` is a lower bound of the arena over every order and placement.
     """
     steps = fuse(graph)
+    if target is not None:
+        steps = choose(steps, graph, target, options)
     owner = _owners(graph, steps)
     in_arena = options.io == "arena"
     outside = () if in_arena else tuple(dict.fromkeys(graph.inputs + graph.outputs))

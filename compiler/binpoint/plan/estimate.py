@@ -72,23 +72,20 @@ class DesignEstimate:
 
 def estimate(design: Design) -> DesignEstimate:
     """The estimate of a design with its streams at their depths."""
-    layers: list[LayerEstimate] = []
-    for layer in design.layers:
-        unit, late = layer.unit, latency(layer.unit)
-        pe, simd = parallel(unit)
-        cycles = unit.iterations
-        layers.append(
-            LayerEstimate(
-                layer.name, unit.stem, pe, simd, cycles, late, cycles + late, resources(unit)
-            )
-        )
+    layers = [layer(item.name, item.unit) for item in design.layers]
     fifos = fabric.total(
         [fabric.fifo(s.depth, s.lanes * s.elem.width) for s in design.streams.values()]
     )
-    whole = fabric.total([layer.resources for layer in layers]) + fifos
+    whole = fabric.total([item.resources for item in layers]) + fifos
     ports = [design.streams[p.stream].words for p in (*design.inputs, *design.outputs)]
-    pace = max(*(layer.interval for layer in layers), *ports)
+    pace = max(*(item.interval for item in layers), *ports)
     return DesignEstimate(tuple(layers), fifos, whole, pace)
+
+
+def layer(name: str, unit: Unit) -> LayerEstimate:
+    """The estimate of one layer."""
+    (pe, simd), late, cycles = parallel(unit), latency(unit), unit.iterations
+    return LayerEstimate(name, unit.stem, pe, simd, cycles, late, cycles + late, resources(unit))
 
 
 def parallel(unit: Unit) -> tuple[int, int]:

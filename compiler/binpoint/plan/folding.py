@@ -32,6 +32,7 @@ _SLOWER = 1.15
 _ROUNDS = 12
 _STEP = 0.9
 _ADAPTOR = 2
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def choose_folding(
             break
         pace = slower or quicker or pace
         choice = build(pace)
-    over = _over(choice.estimate.total, target.fabric)
+    over = excess(choice.estimate.total, target.fabric)
     if over:
         raise DoesNotFit(
             "the design does not fit the part",
@@ -156,12 +157,12 @@ def choose_folding(
             have=over,
             hint="choose a larger part, or a smaller model",
         )
-    return replace(choice, notice=_notice(choice, target, latency, floor))
+    return replace(choice, notice=_notice(choice, target, fps, latency, floor))
 
 
 def _slower(choice: Choice, target: FpgaTarget, pace: int) -> int | None:
     """The next pace to try if the built design, adaptors and streams included, is too large."""
-    if _over(choice.estimate.total, target.fabric) is None:
+    if excess(choice.estimate.total, target.fabric) is None:
         return None
     return math.ceil(max(pace, choice.sizing.interval) * _SLOWER)
 
@@ -428,7 +429,7 @@ def _fitting(places: tuple[_Place, ...], part: Fabric, pace: int) -> int:
 
     def fits(cycles: int) -> bool:
         need = sum((o.resources for o in _chosen(places, cycles).values()), Resources())
-        return _over(need, part) is None
+        return excess(need, part) is None
 
     low, high = pace, max(pace, *(o.interval for place in places for o in place.options))
     if fits(low):
@@ -460,7 +461,7 @@ def _built(
     return Choice(folding, made, sizing, estimate.estimate(made), hertz, goal)
 
 
-def _over(need: Resources, part: Fabric) -> str | None:
+def excess(need: Resources, part: Fabric) -> str | None:
     """What a part has too little of; None if it has enough."""
     rows = (
         ("LUT", need.lut, part.lut * FILL),
@@ -472,19 +473,16 @@ def _over(need: Resources, part: Fabric) -> str | None:
     return ", ".join(over) or None
 
 
-def _notice(choice: Choice, target: FpgaTarget, latency: float | None, floor: int) -> str | None:
+def _notice(
+    choice: Choice, target: FpgaTarget, fps: float | None, latency: float | None, floor: int
+) -> str | None:
     """Why the asked pace is not reached."""
-    if choice.asked is None:
-        return None
-    if latency is not None:
-        if choice.latency <= latency:
-            return None
+    if latency is not None and choice.latency > latency:
         pace = f"asked for {latency:g} s, found {choice.latency:.3g} s"
+    elif fps is not None and choice.fps < fps * (1 - _ROUNDING):
+        pace = f"asked for {fps:.10g} inferences/s, found {choice.fps:.0f}"
     else:
-        if choice.sizing.interval <= choice.asked:
-            return None
-        asked = choice.clock_hz / choice.asked
-        pace = f"asked for {asked:.0f} inferences/s, found {choice.fps:.0f}"
+        return None
     slow, part, need = choice.estimate.slowest, target.fabric, choice.estimate.total
     limit = "no folding is faster" if choice.sizing.interval <= floor else "the part has no more"
     return (

@@ -28,7 +28,7 @@ class Softmax(Unit):
     Args:
         table: an entry for each distance from the largest element, nearest last.
         form: ``table``, with integer entries, or ``float``, with bit patterns of float32.
-        factor: numerator of a share; 256 with ``table``.
+        factor, shift: the whole has factor·2^-shift steps; 256 of them with 8-bit ``table``.
         zero, lo, hi: of the result.
     """
 
@@ -40,6 +40,7 @@ class Softmax(Unit):
     table: Constant
     form: str
     factor: int
+    shift: int
     zero: int
     lo: int
     hi: int
@@ -59,7 +60,9 @@ class Softmax(Unit):
     @property
     def quotient_bits(self) -> int:
         """Of a share; each is a stage of the division."""
-        return self.factor.bit_length()
+        if self.form == "float":
+            return self.factor.bit_length()
+        return ((self.factor >> self.shift) + 1).bit_length()
 
     @property
     def drain(self) -> int:

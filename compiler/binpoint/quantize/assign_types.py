@@ -44,7 +44,8 @@ class AssignTypes(Pass):
        the option `bias_correction` the mean error of each channel is taken out of them.
 
     5. A model of which only constants came quantized no longer counts as quantized: its rounding is
-       binpoint's own.
+       binpoint's own. Of any other quantized model, the values that got types by rules 1, from
+       their op, and 2 are listed in `Graph.filled`.
 
     `samples` and `corrections` are how many samples are used at most for ranges and for biases,
     evenly spread.
@@ -62,9 +63,11 @@ class AssignTypes(Pass):
         """See the class."""
         real = graph.copy()
         graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
-        pass_types(graph)
+        stated = pass_types(graph)
         _plain_codes(graph)
-        self._activations(graph, context)
+        grouped = self._activations(graph, context)
+        if graph.quantized and not graph.rational:
+            graph.filled = tuple(sorted(stated | grouped))
         for node in graph.nodes():
             _free_bias(real, graph, node)
             _weights(graph, graph.node(node.name), context.options)
@@ -73,7 +76,8 @@ class AssignTypes(Pass):
             correct_biases(real, graph, context.samples.spread(self.corrections))
         return remove_dead(graph)
 
-    def _activations(self, graph: Graph, context: Context) -> None:
+    def _activations(self, graph: Graph, context: Context) -> set[str]:
+        """Give all untyped values types; returns which were computed in float."""
         if graph.quantized and not graph.rational and context.options.semantics != "dyadic":
             _refuse_real_operands(graph)
         groups = find_groups(graph)
@@ -97,6 +101,7 @@ class AssignTypes(Pass):
                 ) from error
             for name in group.members:
                 _set(graph, graph.value(name), kind)
+        return {n for g in groups for n in g.observed}
 
     def _ranges(self, graph: Graph, names: frozenset[str], context: Context) -> Mapping[str, Range]:
         if not names:
@@ -155,26 +160,31 @@ def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
     )
 
 
-def pass_types(graph: Graph) -> None:
-    """Spread types through ops that keep them, and set those that ops prescribe."""
-    for node in graph.nodes():
-        _pass_down(graph, node)
+def pass_types(graph: Graph) -> set[str]:
+    """Spread types through ops that keep them; set those that ops prescribe, and return whose."""
+    stated = {name for node in graph.nodes() for name in _pass_down(graph, node)}
     for node in reversed(graph.nodes()):
         _pass_up(graph, node)
-    for node in graph.nodes():
-        _pass_down(graph, node)
+    return stated | {name for node in graph.nodes() for name in _pass_down(graph, node)}
 
 
-def _pass_down(graph: Graph, node: Node) -> None:
-    """To results: the type their op prescribes, or the one type of all operands if it keeps it."""
+def _pass_down(graph: Graph, node: Node) -> set[str]:
+    """To results: the type their op prescribes, or the one type of all operands if it keeps it.
+
+    Returns the results that got a type that their op prescribes; whole numbers are not meant.
+    """
     assert isinstance(node.op, FloatOp)
     kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
     stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
+    prescribed = stated is not None and stated.scales != (Dyadic.one(),)
     if stated is None and node.op.keeps_type and len(kinds) == 1:
         (stated,) = kinds
-    for value in graph.results(node):
-        if value.fixed is None and stated is not None:
-            graph.set_value(replace(value, fixed=stated))
+    if stated is None:
+        return set()
+    found = [value for value in graph.results(node) if value.fixed is None]
+    for value in found:
+        graph.set_value(replace(value, fixed=stated))
+    return {value.name for value in found} if prescribed else set()
 
 
 def _pass_up(graph: Graph, node: Node) -> None:

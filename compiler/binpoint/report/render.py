@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
-from binpoint.report.summary import Report
+from binpoint.report.summary import Fpga, Report
 
 
 def json(report: Report) -> str:
@@ -61,6 +61,9 @@ def console(report: Report, console: Console) -> None:
     console.print(_witnesses(report))
     if report.layers:
         console.print(_layers(report))
+    if report.fpga is not None:
+        console.print(_units(report.fpga))
+        console.print(_fifos(report.fpga))
 
 
 def _figures(report: Report) -> Table:
@@ -71,19 +74,13 @@ def _figures(report: Report) -> Table:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    measured = "" if report.unmeasured is None else f" (not measured: {report.unmeasured})"
-    met = "" if report.arena_bytes == report.arena_lower_bound_bytes else " (not met)"
-    bound = f"{number(report.arena_lower_bound_bytes)} lower bound{met}"
-    rows = [
-        ("flash", f"{number(report.flash_bytes)} bytes: {number(report.code_bytes)} code,"
-                  f" {number(report.constant_bytes)} constants{measured}"),
-        ("arena", f"{number(report.arena_bytes)} bytes, {bound}"),
-        ("stack", f"{number(report.stack_bytes)} bytes"),
-        ("work", f"{number(report.macs)} MACs, {number(report.instructions)} instructions;"
-                 f" {number(report.macs_removed)} MACs removed"),
+    rows = _code(report) if report.fpga is None else _design(report.fpga)
+    rows += [
+        ("work", f"{number(report.macs)} MACs, {number(report.macs_removed)} MACs removed"),
         ("accuracy", _accuracy(report)),
         ("samples", _samples(report)),
         ("requantizers", _requantizers(report)),
+        *(("departure", text) for text in _departures(report)),
     ]  # fmt: skip
     rows += [
         (f"{row.memory} budget", _memory(row.used_bytes, row.available_bytes, row.unmeasured))
@@ -94,6 +91,39 @@ def _facts(report: Report) -> list[tuple[str, str]]:
             rows.append((what, ", ".join(found) or "none linked"))
     if report.changed_files:
         rows.append(("changed", ", ".join(report.changed_files)))
+    return rows
+
+
+def _code(report: Report) -> list[tuple[str, str]]:
+    """Bytes and instructions."""
+    measured = "" if report.unmeasured is None else f" (not measured: {report.unmeasured})"
+    met = "" if report.arena_bytes == report.arena_lower_bound_bytes else " (not met)"
+    bound = f"{number(report.arena_lower_bound_bytes)} lower bound{met}"
+    code, constants = number(report.code_bytes), number(report.constant_bytes)
+    parts = f"{code} code, {constants} constants{measured}"
+    return [
+        ("flash", f"{number(report.flash_bytes)} bytes: {parts}"),
+        ("arena", f"{number(report.arena_bytes)} bytes, {bound}"),
+        ("stack", f"{number(report.stack_bytes)} bytes"),
+        ("instructions", number(report.instructions)),
+    ]  # fmt: skip
+
+
+def _design(found: Fpga) -> list[tuple[str, str]]:
+    """Pace and resources, estimated."""
+    pace = f"{number(round(found.inferences_per_second))} inferences/s"
+    cycles = f"{number(found.interval_cycles)} cycles between inferences"
+    rows = [
+        ("part", f"{found.part} at {found.clock_mhz:g} MHz, {found.top} top"),
+        ("pace", f"{pace}: {cycles} (estimated)"),
+        ("latency", f"{found.latency_us:g} us: {number(found.latency_cycles)} cycles (estimated)"),
+    ]
+    if found.notice is not None:
+        rows.append(("notice", found.notice))
+    for row in found.resources:
+        share = 100 * row.used / row.available
+        text = f"{number(row.used)} of {number(row.available)}, {share:.1f} % (estimated)"
+        rows.append((row.resource, text))
     return rows
 
 
@@ -130,6 +160,19 @@ def _requantizers(report: Report) -> str:
     return ", ".join(f"{count} {form}" for form, count in counts.items()) + " (channels)"
 
 
+def _departures(report: Report) -> list[str]:
+    """One line a reason: how many values, and the first of them."""
+    places: dict[str, list[str]] = {}
+    for row in report.departures:
+        places.setdefault(row.reason, []).append(", ".join(row.origin) or row.value)
+    return [f"{reason} ({_some(names)})" for reason, names in places.items()]
+
+
+def _some(names: list[str]) -> str:
+    first = names[0] or "all values"
+    return first if len(names) == 1 else f"{len(names)} values, the first at {first}"
+
+
 def number(value: int | None) -> str:
     """A figure as it is printed, ``-`` where nothing was measured."""
     return "-" if value is None else f"{value:,}".replace(",", " ")
@@ -142,6 +185,30 @@ def _witnesses(report: Report) -> Table:
     )  # fmt: skip
     for row in report.witnesses:
         table.add_row(row.name, row.verdict, str(row.samples), row.reason or "")
+    return table
+
+
+def _units(found: Fpga) -> Table:
+    heads = ("unit", "kind", "PE", "SIMD", "cycles", "latency", "LUT", "FF", "DSP", "BRAM18")
+    table = Table(box=box.SIMPLE_HEAD, title="units, estimated", title_justify="left")
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("unit", "kind") else "right")
+    for row in found.units:
+        figures = (
+            *(row.pe, row.simd, row.cycles, row.latency),
+            *(row.lut, row.ff, row.dsp, row.bram18),
+        )
+        table.add_row(row.name, row.kind, *(number(n) for n in figures))
+    return table
+
+
+def _fifos(found: Fpga) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="streams", title_justify="left")
+    table.add_column("stream")
+    table.add_column("bits", justify="right")
+    table.add_column("depth", justify="right")
+    for row in found.fifos:
+        table.add_row(row.name, number(row.bits), number(row.depth))
     return table
 
 

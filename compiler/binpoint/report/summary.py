@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Node, Origin, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.pairwise import OnnxruntimePair
@@ -21,7 +21,8 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program
 from binpoint.report.accuracy import Score
 from binpoint.sim.measure import Measurement
-from binpoint.sim.verify import Verdict
+from binpoint.sim.source import Departure
+from binpoint.sim.witness import Verdict
 from binpoint.target import Content, McuTarget
 
 SCHEMA = 1
@@ -110,6 +111,19 @@ class Layer(_Table, frozen=True):
     snr_db: float | None
 
 
+class DepartureRow(_Table, frozen=True):
+    """A value whose codes may differ from those of onnxruntime's run of the model's own file.
+
+    Attributes:
+        value: empty where all of them may.
+        origin: ONNX nodes that it came from.
+    """
+
+    value: str
+    origin: tuple[str, ...]
+    reason: str
+
+
 class MemoryUse(_Table, frozen=True):
     """A memory of the target: bytes used, bytes there, and what is not counted as unmeasured."""
 
@@ -119,15 +133,81 @@ class MemoryUse(_Table, frozen=True):
     unmeasured: tuple[str, ...]
 
 
+class Unit(_Table, frozen=True):
+    """A loop of an FPGA design: a layer, or what moves its words.
+
+    Attributes:
+        pe, simd: results, and products of a sum, that are computed side by side.
+        cycles: iterations of one inference; its loop starts one a cycle.
+        interval: cycles between inferences, of this unit alone.
+        latency: cycles from a word to the result that it completes.
+        lut, ff, dsp, bram18: estimated, without streams.
+    """
+
+    name: str
+    kind: str
+    pe: int
+    simd: int
+    cycles: int
+    interval: int
+    latency: int
+    lut: int
+    ff: int
+    dsp: int
+    bram18: int
+
+
+class Fifo(_Table, frozen=True):
+    """A stream between two units: bits of a word, and words that it holds."""
+
+    name: str
+    bits: int
+    depth: int
+
+
+class ResourceUse(_Table, frozen=True):
+    """A resource of the part: estimated use, and how much there is."""
+
+    resource: str
+    used: int
+    available: int
+
+
+class Fpga(_Table, frozen=True):
+    """What is known of an FPGA design. No figure is a vendor's.
+
+    Attributes:
+        top: `stream` or `parallel`.
+        interval_cycles: between inferences, as the streams' depths sustain it.
+        latency_cycles: from the first word in to the last word out.
+        notice: how far it gets and why, where the asked pace is not reached.
+        resources: of the part, as estimated; see the reference on estimates for their error.
+    """
+
+    top: str
+    part: str
+    clock_mhz: float
+    interval_cycles: int
+    latency_cycles: int
+    inferences_per_second: float
+    latency_us: float
+    notice: str | None
+    resources: tuple[ResourceUse, ...]
+    units: tuple[Unit, ...]
+    fifos: tuple[Fifo, ...]
+
+
 class Report(_Table, frozen=True):
     """Everything that is known of a compilation; sizes in bytes.
 
     Attributes:
+        fpga: of an FPGA design, which has no code, arena and instructions; else null.
         arena_lower_bound_bytes: no order and placement of the program's values needs less.
         macs_removed: multiply-accumulates of the model that nothing needs, and that are not done.
         instructions: of one inference, the median of the emulated runs.
         unmeasured: why code, stack and instructions are null, where they are.
         float_linked: floating-point routines and instructions in the emulated image.
+        departures: for a model that came quantized, where its bytes are not all onnxruntime's.
         changed_files: files of a folder that no longer are as they were written.
     """
 
@@ -135,10 +215,10 @@ class Report(_Table, frozen=True):
     model: Model
     target: str
     code_bytes: int | None
-    constant_bytes: int
+    constant_bytes: int | None
     flash_bytes: int | None
-    arena_bytes: int
-    arena_lower_bound_bytes: int
+    arena_bytes: int | None
+    arena_lower_bound_bytes: int | None
     stack_bytes: int | None
     macs: int
     macs_removed: int
@@ -153,9 +233,11 @@ class Report(_Table, frozen=True):
     accuracy: Accuracy
     verdict: Answer
     witnesses: tuple[WitnessRow, ...]
+    departures: tuple[DepartureRow, ...]
     requantizers: Requantizers
     budget: tuple[MemoryUse, ...]
     layers: tuple[Layer, ...]
+    fpga: Fpga | None = None
     changed_files: tuple[str, ...] = ()
 
 
@@ -168,26 +250,22 @@ class Findings:
     snr_db: Mapping[str, float]
     """By value name."""
     macs_removed: int
+    departures: tuple[Departure, ...]
 
 
 def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: Findings) -> Report:
-    """Put together what is known."""
+    """Put together what is known of a C project."""
     graph, figures = program.graph, verdict.measurement
     layers = tuple(_layer(program, s, findings.snr_db) for s in program.steps if not s.alias)
     constants = program.constant_bytes if figures is None else figures.constant_bytes
-    score = findings.score
-    return Report(
-        schema=SCHEMA,
-        model=Model(name=graph.name, sha256=graph.digest),
-        target=target.name,
+    return msgspec.structs.replace(
+        known(graph, target.name, verdict, findings, layers),
         code_bytes=figures and figures.code_bytes,
         constant_bytes=constants,
         flash_bytes=figures and figures.flash_bytes,
         arena_bytes=program.arena_bytes,
         arena_lower_bound_bytes=program.arena_bound,
         stack_bytes=figures and figures.stack_bytes,
-        macs=sum(layer.macs for layer in layers),
-        macs_removed=findings.macs_removed,
         instructions=figures and figures.instructions,
         instructions_min=figures and figures.instructions_min,
         instructions_max=figures and figures.instructions_max,
@@ -195,6 +273,34 @@ def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: F
         compiler=figures and figures.compiler,
         float_linked=figures and figures.float_parts,
         heap_linked=figures and figures.heap_parts,
+        budget=tuple(_memory(u) for u in memory_use(program, target, figures)),
+    )
+
+
+def known(
+    graph: Graph, target: str, verdict: Verdict, findings: Findings, layers: tuple[Layer, ...]
+) -> Report:
+    """What is known of any project."""
+    score = findings.score
+    return Report(
+        schema=SCHEMA,
+        model=Model(name=graph.name, sha256=graph.digest),
+        target=target,
+        code_bytes=None,
+        constant_bytes=None,
+        flash_bytes=None,
+        arena_bytes=None,
+        arena_lower_bound_bytes=None,
+        stack_bytes=None,
+        macs=sum(layer.macs for layer in layers),
+        macs_removed=findings.macs_removed,
+        instructions=None,
+        instructions_min=None,
+        instructions_max=None,
+        unmeasured=None,
+        compiler=None,
+        float_linked=None,
+        heap_linked=None,
         samples=findings.samples,
         accuracy=Accuracy(
             metric=score.metric,
@@ -205,8 +311,12 @@ def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: F
         ),
         verdict=verdict.answer.value,
         witnesses=witness_rows(verdict),
+        departures=tuple(
+            DepartureRow(value=d.value, origin=d.origin, reason=d.reason)
+            for d in findings.departures
+        ),
         requantizers=count_requantizers(graph),
-        budget=tuple(_memory(u) for u in memory_use(program, target, figures)),
+        budget=(),
         layers=layers,
     )
 
@@ -252,26 +362,39 @@ def _memory(row: Usage) -> MemoryUse:
 
 
 def _layer(program: Program, step: Step, snr_db: Mapping[str, float]) -> Layer:
-    graph = program.graph
-    result = graph.value(step.writes[0])
-    requantizer = next((n.op for n in step.nodes if isinstance(n.op, Requantize)), None)
+    result = program.graph.value(step.writes[0])
+    stored = _constant_bytes(program, step)
+    return layer_row(program.graph, step.name, step.nodes, result, stored, snr_db)
+
+
+def layer_row(
+    graph: Graph,
+    name: str,
+    nodes: Sequence[Node],
+    result: Value,
+    stored: int,
+    snr_db: Mapping[str, float],
+) -> Layer:
+    """The row of nodes that are computed as one, which store `stored` bytes of constants."""
+    requantizer = next((n.op for n in nodes if isinstance(n.op, Requantize)), None)
     return Layer(
-        name=step.name,
-        origin=step.origin.names,
-        op=" + ".join(type(node.op).__name__ for node in step.nodes),
+        name=name,
+        origin=sum((node.origin for node in nodes), Origin()).names,
+        op=" + ".join(type(node.op).__name__ for node in nodes),
         shape=result.shape,
         type=str(result.elem),
-        macs=sum(_macs(graph, step)),
-        bytes=_constant_bytes(program, step),
+        macs=macs_of(graph, nodes),
+        bytes=stored,
         requantizer=None if requantizer is None else requantizer.form.name,
         proved=None if requantizer is None else is_proved(requantizer),
         snr_db=snr_db.get(result.name),
     )
 
 
-def _macs(graph: Graph, step: Step) -> list[int]:
-    ops = [(n, n.op) for n in step.nodes if isinstance(n.op, IntegerOp)]
-    return [op.work(graph.arguments(n), graph.results(n)).macs for n, op in ops]
+def macs_of(graph: Graph, nodes: Iterable[Node]) -> int:
+    """Multiply-accumulates of one inference."""
+    ops = [(n, n.op) for n in nodes if isinstance(n.op, IntegerOp)]
+    return sum(op.work(graph.arguments(n), graph.results(n)).macs for n, op in ops)
 
 
 def _constant_bytes(program: Program, step: Step) -> int:

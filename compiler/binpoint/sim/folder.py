@@ -1,12 +1,12 @@
-"""Verify again what a compilation wrote: the C of a folder, its check graph, its golden vectors."""
+"""Verify again what a compilation wrote: the code of a folder, its check graph, golden vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -18,25 +18,20 @@ from binpoint.emit.manifest import SCHEMA, digest
 from binpoint.errors import InputNotFound, UnknownTarget, UsageError
 from binpoint.ir.graph import Value
 from binpoint.numeric.fixed import FixedType, TensorType
+from binpoint.plan.design import Style
 from binpoint.plan.program import Port
 from binpoint.sim.check_graph import VALUES
-from binpoint.sim.compare import Place, first_of
+from binpoint.sim.compare import Difference, Place, first_of
+from binpoint.sim.emitted import Emitted, EmittedC, EmittedHls, Trial
+from binpoint.sim.host_hls import HlsInterface, Wire
 from binpoint.sim.interface import Codes, Interface, unpack
-from binpoint.sim.verify import (
-    EMULATED_SAMPLES,
-    Answer,
-    Verdict,
-    Witness,
-    WitnessResult,
-    ask,
-    emulated,
-    host_builds,
-)
+from binpoint.sim.verify import answers
+from binpoint.sim.witness import Answer, Verdict, Witness, WitnessResult
 from binpoint.target import McuTarget, load_target, microcontroller
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """A value, with the name of its port or step."""
+    """A value, with the name of its port or step, and of a port of HLS what it takes."""
 
     value: str
     shape: tuple[int, ...]
@@ -44,6 +39,7 @@ class _Entry(msgspec.Struct, frozen=True):
     name: str = ""
     source: str = ""
     step: str = ""
+    wire: Wire | None = None
 
     @property
     def tensor(self) -> Value:
@@ -58,21 +54,24 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
-    """What is needed of manifest.json."""
+    """What is needed of manifest.json: of C the arena and nodes, of HLS the top and its work."""
 
     schema: int
     prefix: str
     target: str
-    arena_bytes: int
+    family: Literal["mcu", "fpga"]
     inputs: tuple[_Entry, ...]
     outputs: tuple[_Entry, ...]
-    nodes: tuple[_Entry, ...]
     options: dict[str, Any]
     files: dict[str, str]
+    nodes: tuple[_Entry, ...] = ()
+    arena_bytes: int = 0
+    top: str = ""
+    macs: int = 0
 
     @property
     def interface(self) -> Interface:
-        """The interface of the C."""
+        """The interface of the C; of HLS the ports alone."""
         return Interface(
             name=self.prefix,
             inputs=tuple(entry.port for entry in self.inputs),
@@ -82,6 +81,25 @@ class _Manifest(msgspec.Struct, frozen=True):
             caller_arena=self.options.get("arena") == "caller",
             inputs_in_arena=self.options.get("io") == "arena",
         )
+
+    def emitted(self, files: Mapping[str, bytes]) -> Emitted:
+        """What the witnesses build."""
+        if self.family == "fpga":
+            into, out = _wires(self.inputs), _wires(self.outputs)
+            interface = HlsInterface(self.prefix, self.top == Style.PARALLEL, into, out)
+            inputs, outputs = _tensors(self.inputs), _tensors(self.outputs)
+            return EmittedHls(interface, files, inputs, outputs, self.macs)
+        target = _target(self.target)
+        unknown = f"no target is named `{self.target}`" if target is None else ""
+        return EmittedC(self.interface, files, target, unknown)
+
+
+def _wires(entries: Sequence[_Entry]) -> tuple[Wire, ...]:
+    return tuple(entry.wire for entry in entries if entry.wire is not None)
+
+
+def _tensors(entries: Sequence[_Entry]) -> tuple[Value, ...]:
+    return tuple(entry.tensor for entry in entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +147,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def verify_written(written: Written, witnesses: Sequence[Witness], *, deep: bool) -> Verdict:
-    """Compare the C and the check graph of a folder with its golden vectors.
+    """Compare the code and the check graph of a folder with its golden vectors.
 
     With `deep`, the host build is compared with onnxruntime at every value.
     """
@@ -139,33 +157,21 @@ def verify_written(written: Written, witnesses: Sequence[Witness], *, deep: bool
         interface.outputs, written.files["test/outputs.bin"]
     )
     places = _places(manifest, interface, deep=deep)
+    emitted = manifest.emitted(written.files)
     results = [WitnessResult("vectors", Answer.EQUAL, len(inputs), "the reference")]
     if deep:
         values = _run_lowered(written, interface, inputs, deep=True)
         expected = [{**more, **known} for more, known in zip(values, expected, strict=True)]
-    asked = {
-        Witness.ORT: lambda: _run_lowered(written, interface, inputs, deep=False),
-        **host_builds(interface, written.files, inputs, deep=deep),
-    }
-    results += [
-        ask(witness, compute, partial(first_of, places, expected), witnesses)
-        for witness, compute in asked.items()
-    ]
-    target = _target(manifest.target)
-    if target is None:
-        reason = f"no target is named `{manifest.target}`"
-        results.append(WitnessResult("emulator", Answer.NOT_RUN, reason=reason))
-        return Verdict(tuple(results), unmeasured=reason)
-    few = inputs[:EMULATED_SAMPLES]
-    answer, figures, unmeasured = emulated(
-        interface,
-        written.files,
-        target,
-        few,
-        partial(first_of, places, expected[: len(few)]),
-        asked=Witness.EMULATOR in witnesses,
-    )
-    return Verdict((*results, answer), figures, unmeasured)
+    ort = Trial(lambda: _run_lowered(written, interface, inputs, deep=False), len(inputs))
+    judge = partial(_compared, places, expected)
+    found = answers({Witness.ORT: ort}, emitted, inputs, judge, witnesses, deep=deep)
+    return replace(found, witnesses=(*results, *found.witnesses))
+
+
+def _compared(
+    places: Sequence[Place], expected: Sequence[Codes], count: int, found: Sequence[Codes]
+) -> Difference | None:
+    return first_of(places, expected[:count], found)
 
 
 def _target(name: str) -> McuTarget | None:

@@ -23,7 +23,7 @@ from binpoint.emit.environment import render_template
 from binpoint.emit.fpga_hls import PortView, port_views
 from binpoint.emit.project import Project
 from binpoint.errors import ToolFailed, ToolNotFound
-from binpoint.plan.design import Design, StreamPort, Style
+from binpoint.plan.design import Design, Style
 from binpoint.sim.tools import find, run_tool
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
@@ -41,6 +41,38 @@ _WHEELS = {
     "hls4ml": "templates/vivado/ap_types",
 }
 Values = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A port as the harness sees it: the name of the value it carries, and its elements."""
+
+    value: str
+    view: PortView
+
+
+@dataclass(frozen=True, slots=True)
+class HlsInterface:
+    """What a caller of the top function must know, from a design or from a manifest."""
+
+    name: str
+    parallel: bool
+    inputs: tuple[Wire, ...]
+    outputs: tuple[Wire, ...]
+
+    @classmethod
+    def of(cls, design: Design) -> HlsInterface:
+        """The interface of a design."""
+        inputs, outputs = port_views(design)
+        into = [Wire(p.value, v) for p, v in zip(design.inputs, inputs, strict=True)]
+        out = [Wire(p.value, v) for p, v in zip(design.outputs, outputs, strict=True)]
+        return cls(design.name, design.style is Style.PARALLEL, tuple(into), tuple(out))
+
+    def views(self) -> dict[str, object]:
+        """What the harness templates see."""
+        inputs, outputs = [w.view for w in self.inputs], [w.view for w in self.outputs]
+        ports = [*inputs, *outputs]
+        return {"prefix": self.name, "inputs": inputs, "outputs": outputs, "ports": ports}
 
 
 class Build(StrEnum):
@@ -107,6 +139,24 @@ def run_native(
     return _run(_flags(Build.NATIVE, checked=checked), design, project, samples, deep=deep)
 
 
+def run_files(
+    interface: HlsInterface,
+    files: Mapping[str, bytes],
+    samples: Sequence[Values],
+    build: Build,
+    *,
+    checked: bool = True,
+) -> list[dict[str, NDArray[Any]]]:
+    """Outputs by the name of the carried value, of the files of a project.
+
+    Raises:
+        ToolNotFound: no host compiler, or no headers of arbitrary precision.
+        ToolFailed: a warning, or a sanitizer's finding.
+    """
+    headers = find_headers() if build is Build.AP else None
+    return _build_and_run(_flags(build, headers, checked=checked), interface, files, samples)[0]
+
+
 def run_ap(
     design: Design,
     project: Project,
@@ -152,41 +202,39 @@ def _run(
     *,
     deep: bool = False,
 ) -> list[dict[str, NDArray[Any]]]:
+    interface = HlsInterface.of(design)
+    traced = deep and not interface.parallel
+    found, trace = _build_and_run(flags, interface, project.files, samples, trace=traced)
+    _add_streams(design, trace, found)
+    return found
+
+
+def _build_and_run(
+    flags: list[str | Path],
+    interface: HlsInterface,
+    files: Mapping[str, bytes],
+    samples: Sequence[Values],
+    *,
+    trace: bool = False,
+) -> tuple[list[dict[str, NDArray[Any]]], bytes]:
+    """Outputs for each sample, and what the streams carried."""
     compiler = find(_COMPILERS, package="g++")
-    inputs, outputs = port_views(design)
-    views = {
-        "prefix": design.name,
-        "inputs": inputs,
-        "outputs": outputs,
-        "ports": [*inputs, *outputs],
-    }
+    harness = "host_hls_parallel.cpp.j2" if interface.parallel else "host_hls.cpp.j2"
     with tempfile.TemporaryDirectory(prefix="binpoint-hls-") as scratch:
         folder = Path(scratch)
-        project.write(folder / "hls")
+        Project(files).write(folder / "hls")
         main = folder / "hls" / "main.cpp"
-        parallel = design.style is Style.PARALLEL
-        harness = "host_hls_parallel.cpp.j2" if parallel else "host_hls.cpp.j2"
-        main.write_text(render_template("harness", harness, **views))
+        main.write_text(render_template("harness", harness, **interface.views()))
         program = folder / "main"
-        sources = (folder / "hls" / "src" / f"{design.name}.cpp", main)
-        flags = [*flags, *(["-DBP_TRACE"] if deep else [])]
-        command = [
-            compiler,
-            "-std=c++14",
-            *WARNINGS,
-            *flags,
-            "-I",
-            folder / "hls" / "host",
-            *sources,
-        ]
-        run_tool([*command, "-o", program], timeout=600)
-        (folder / "in.bin").write_bytes(_pack(design.inputs, inputs, samples))
-        trace = ["env", f"BP_TRACE_FILE={folder / 'trace.bin'}"] if deep else []
-        run_tool([*trace, program, folder / "in.bin", folder / "out.bin"], timeout=600)
-        found = _unpack(design.outputs, outputs, (folder / "out.bin").read_bytes(), len(samples))
-        if deep and not parallel:
-            _add_streams(design, (folder / "trace.bin").read_bytes(), found)
-    return found
+        sources = (folder / "hls" / "src" / f"{interface.name}.cpp", main)
+        options = [*WARNINGS, *flags, *(["-DBP_TRACE"] if trace else [])]
+        paths = ["-I", folder / "hls" / "host", *sources, "-o", program]
+        run_tool([compiler, "-std=c++14", *options, *paths], timeout=600)
+        (folder / "in.bin").write_bytes(_pack(interface.inputs, samples))
+        env = ["env", f"BP_TRACE_FILE={folder / 'trace.bin'}"] if trace else []
+        run_tool([*env, program, folder / "in.bin", folder / "out.bin"], timeout=600)
+        found = _unpack(interface.outputs, (folder / "out.bin").read_bytes(), len(samples))
+        return found, (folder / "trace.bin").read_bytes() if trace else b""
 
 
 def _flags(
@@ -206,23 +254,19 @@ def _flags(
             assert_never(build)
 
 
-def _pack(
-    ports: Sequence[StreamPort], views: Sequence[PortView], samples: Sequence[Values]
-) -> bytes:
-    """Inputs of all samples, one after the other, in the order of the streams."""
+def _pack(wires: Sequence[Wire], samples: Sequence[Values]) -> bytes:
+    """Inputs of all samples, one after the other, in the order of the ports."""
     parts: list[bytes] = []
     for sample in samples:
-        for port, view in zip(ports, views, strict=True):
-            array = np.ascontiguousarray(sample[port.value])
-            parts.append(array.astype(np.dtype(view.dtype).newbyteorder("<")).tobytes())
+        for wire in wires:
+            array = np.ascontiguousarray(sample[wire.value])
+            parts.append(array.astype(np.dtype(wire.view.dtype).newbyteorder("<")).tobytes())
     return b"".join(parts)
 
 
-def _unpack(
-    ports: Sequence[StreamPort], views: Sequence[PortView], data: bytes, count: int
-) -> list[dict[str, NDArray[Any]]]:
+def _unpack(wires: Sequence[Wire], data: bytes, count: int) -> list[dict[str, NDArray[Any]]]:
     """Outputs of all samples, by value name."""
-    size = sum(view.size * view.slot // 8 for view in views)
+    size = sum(wire.view.size * wire.view.slot // 8 for wire in wires)
     if len(data) != size * count:
         have, want = str(len(data)), str(size * count)
         raise ToolFailed(
@@ -232,10 +276,11 @@ def _unpack(
     offset = 0
     for _ in range(count):
         values: dict[str, NDArray[Any]] = {}
-        for port, view in zip(ports, views, strict=True):
-            kind = np.dtype(view.dtype).newbyteorder("<")
-            values[port.value] = np.frombuffer(data, kind, view.size, offset).reshape(view.shape)
-            offset += view.size * kind.itemsize
+        for wire in wires:
+            kind, size = np.dtype(wire.view.dtype).newbyteorder("<"), wire.view.size
+            array = np.frombuffer(data, kind, size, offset)
+            values[wire.value] = array.reshape(wire.view.shape)
+            offset += size * kind.itemsize
         found.append(values)
     return found
 

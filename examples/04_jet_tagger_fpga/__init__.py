@@ -1,0 +1,1 @@
+"""A small classifier of six bits, as fast as the part allows."""

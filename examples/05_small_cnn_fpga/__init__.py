@@ -1,0 +1,1 @@
+"""A convolutional network of four bits."""

@@ -1,0 +1,210 @@
+"""Kernels for instruction sets equal their ops: in portable C, and on the emulated core."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from binpoint.ir.graph import Value
+from binpoint.ir.kernel import KernelCall
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, I32, U8, FixedType, IntType
+from binpoint.numeric.interval import Interval
+from binpoint.ops.conv import IntConv
+from binpoint.ops.dense import IntDense
+from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.ops.window import Window
+from binpoint.options import CompileOptions
+from binpoint.plan.arrange import arrange
+from binpoint.plan.variants.dsp_matrix import pack
+from binpoint.plan.variants.fixed import fixed
+from binpoint.target import load_target, microcontroller
+from tests import laws
+from tests.ops.sketch import Sketch
+
+SUM = FixedType.per_tensor(I32, Dyadic(1, -12))
+ARM = ("arm-none-eabi-gcc", "qemu-system-arm")
+
+
+def operand(s: Sketch, shape: tuple[int, ...]) -> Value:
+    return s.input(shape, s.type(s.storage(I8, U8)))
+
+
+def weights(s: Sketch, *shape: int) -> Value:
+    """Mostly with a row of zeros somewhere; now and then with -128, which no pair holds."""
+    codes = s.codes(shape, -127, 127)
+    codes[s.number(0, shape[0] - 1)] *= s.pick(0, 1)
+    if s.number(0, 9) == 0:
+        codes[:, ..., 0] = -128
+    return s.constant(codes)
+
+
+def bias(s: Sketch, count: int) -> Value:
+    """Now and then too large for anything but a result that is always the same."""
+    codes = s.codes((count,), -(2**14), 2**14)
+    if s.number(0, 3) == 0:
+        codes[s.number(0, count - 1)] = s.pick(-1, 1) * 2**30
+    return s.constant(codes, I32)
+
+
+def channels(s: Sketch) -> int:
+    return s.pick(s.number(1, 9), s.number(10, 20), 4, 8, 16)
+
+
+def dense(s: Sketch) -> Value:
+    x = operand(s, (s.pick(1, 1, 2, s.number(3, 7)), s.pick(s.number(1, 70), 16, 24, 64)))
+    count = channels(s)
+    return s.add(IntDense(SUM), x, weights(s, count, x.shape[-1]), bias(s, count))
+
+
+def window(s: Sketch, spatial: tuple[int, ...]) -> Window:
+    """Also strides larger than the kernel, padding on one side, a kernel as large as the input."""
+    kernel = tuple(s.pick(1, min(3, n), s.number(1, min(n, 5))) for n in spatial)
+    before = tuple(s.pick(0, s.number(0, k - 1)) for k in kernel)
+    after = tuple(s.pick(0, s.number(0, k - 1)) for k in kernel)
+    dilations = tuple(s.pick(1, 1, 1, 1, 1, 2 if 2 * (k - 1) < n else 1)
+                      for k, n in zip(kernel, spatial, strict=True))  # fmt: skip
+    return Window(kernel, tuple(s.number(1, 4) for _ in kernel), before, after, dilations)
+
+
+def conv(s: Sketch) -> Value:
+    spatial = s.pick((s.number(1, 9), s.number(1, 9)), (s.number(1, 12),))
+    depth = s.pick(1, 2, 3, s.number(1, 9), 4, 8, 16)
+    x = operand(s, (s.pick(1, 1, 2), *spatial, depth))
+    slid = window(s, spatial)
+    zero = x.elem.zero_point if slid.padded else 0
+    count = channels(s)
+    w = weights(s, count, *slid.kernel, depth)
+    return s.add(IntConv(slid, 1, zero, SUM), x, w, bias(s, count))
+
+
+def requantizer(s: Sketch, count: int, reach: Interval) -> Requantize:
+    """Scales that make results of the sums; powers of two, which meet ties all the time."""
+    storage = s.storage(I8, I8, U8, U8, IntType(4, signed=True))
+    target = s.type(storage)
+    span = max(abs(reach.lo), abs(reach.hi), 1)
+    around = np.log2(storage.max - storage.min) - np.log2(span)
+    each = s.pick(1, count)
+    exponents = [around + s.random.uniform(0, 4) for _ in range(each)]
+    if s.number(0, 2) == 0:
+        exponents = [float(round(e)) for e in exponents]
+    ends = sorted((s.number(storage.min, storage.max), s.number(storage.min, storage.max)))
+    lo, hi = s.pick((storage.min, storage.max), (storage.min, storage.max), (ends[0], ends[1]))
+    if s.number(0, 1) == 0:
+        shifts = tuple(int(min(40, max(1, 24 - e))) for e in exponents)
+        pairs = zip(exponents, shifts, strict=True)
+        multipliers = tuple(max(1, int(2.0**e * 2**shift)) for e, shift in pairs)
+        return DyadicRequantize(multipliers, shifts, target, lo, hi)
+    scales = tuple(float(np.float32(2.0**e)) for e in exponents)
+    op = OnnxruntimeRequantize(scales, ((reach.lo, reach.hi),) * each, target, lo, hi)
+    return op.proved() if s.number(0, 1) else op
+
+
+def layers(seed: int, count: int) -> Sketch:
+    """Layers side by side: most with results of eight bits, some with their sums."""
+    sketch = Sketch(Random(seed), "variants")
+    for _ in range(count):
+        made = sketch.pick(dense, conv, conv)(sketch)
+        if sketch.number(0, 5):
+            op = requantizer(sketch, made.shape[-1], made.interval)
+            made = sketch.add(op, made)
+        sketch.output(made)
+    sketch.prove()
+    return sketch
+
+
+def calls(sketch: Sketch, target: str) -> list[KernelCall]:
+    device = microcontroller(load_target(target))
+    return [step.call for step in arrange(sketch.graph, CompileOptions(), device).steps]
+
+
+def seen(sketches: list[Sketch], variant: str) -> set[str]:
+    """The traits and epilogues of a variant's kernels."""
+    target = {"dsp": "cortex-m4"}[variant]
+    found = [c for s in sketches for c in calls(s, target) if c.variant == variant]
+    words = {value for call in found for _, value in call.traits}
+    return words | {call.epilogue.form for call in found if call.epilogue is not None}
+
+
+SEEDS = range(5)
+
+
+def test_the_layers_reach_every_form_of_kernel() -> None:
+    words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
+    assert words >= {
+        "wide", "tall", "rows", "picked", "columns", "fixed", "sums", "clamp", "tail", "even",
+        "tie", "mulhi", "thresholds", "d1", "d2", "d3", "d4",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("optimize", ["speed", "size"])
+def test_the_twins_equal_the_reference(seed: int, optimize: str) -> None:
+    sketch = layers(seed, 50)
+    inputs = laws.samples(sketch.graph, sketch.rng)
+    values = laws.evaluated(sketch.graph, inputs)
+    options = CompileOptions(optimize="size" if optimize == "size" else "speed", planner="greedy")
+    laws.law_4_kernels(sketch.graph, inputs, values, options, "cortex-m4")
+
+
+@pytest.mark.needs(*ARM)
+@pytest.mark.parametrize(
+    ("seed", "target"), [*((s, "cortex-m4") for s in SEEDS), (5, "cortex-m33")]
+)
+def test_the_instructions_equal_the_reference(seed: int, target: str) -> None:
+    sketch = layers(seed, 50)
+    inputs = laws.samples(sketch.graph, sketch.rng, 6)
+    values = laws.evaluated(sketch.graph, inputs)
+    options = CompileOptions(optimize="size" if seed % 2 else "speed", planner="greedy")
+    laws.law_8_instructions(sketch.graph, inputs, values, options, target)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(random=st.randoms(use_true_random=False))
+def test_sixteen_bits_after_the_point_decide_all_but_the_window(random: Random) -> None:
+    """By the constants alone, over sums at and near every threshold."""
+    s = Sketch(random)
+    span = 2 ** s.number(6, 22)
+    reach = Interval(-span, span)
+    op = requantizer(s, 1, reach)
+    found = fixed(op, np.array([[reach.lo], [reach.hi]]))
+    if found is None:
+        return
+    codes = np.arange(op.result.storage.min - 1, op.result.storage.max + 2)
+    factor = Fraction(int(found.scales[0]), 2 ** (48 - found.up)) or Fraction(1)
+    middles = [
+        round((int(c) - op.result.zero_point - Fraction(1, 2)) / factor) + d
+        for c in codes
+        for d in (-1, 0, 1)
+    ]
+    sums = np.unique(np.clip([*middles, *s.codes((200,), reach.lo, reach.hi)], reach.lo, reach.hi))
+    total = ((sums << found.up) * found.scales[0] >> 32) + found.offsets[0]
+    assert np.abs(total).max() < 2**31
+    decided = (total & 0xFFFF) >= found.window
+    made = np.clip((total >> 16) + op.result.storage.min * op.result.storage.signed, op.lo, op.hi)
+    (wanted,) = op.reference(sums[:, None])
+    np.testing.assert_array_equal(made[decided], wanted[decided, 0])
+
+
+def test_words_hold_pairs_of_rows() -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.integers(-127, 128, (6, 2, 4))
+    words = pack(rows, 4)
+    assert words is not None
+    assert words.shape == (2, 4, 2)
+    lanes = words.view(np.int16).reshape(2, 4, 2, 2).transpose(0, 2, 1, 3).reshape(4, 8)
+    low = lanes.astype(np.int8)
+    padded = np.concatenate([rows.reshape(6, 8), np.zeros((2, 8), np.int64)])
+    np.testing.assert_array_equal(low, padded[1::2])
+    np.testing.assert_array_equal((lanes.astype(np.int64) - low) // 256, padded[0::2])
+
+
+def test_a_pair_that_fits_no_lane_is_refused() -> None:
+    assert pack(np.array([[[-128, 1]], [[-1, 1]]]), 4) is None
+    assert pack(np.array([[[-128, 1]], [[0, 1]]]), 4) is not None
+    assert pack(np.array([[[0, 1]], [[128, 1]]]), 4) is None

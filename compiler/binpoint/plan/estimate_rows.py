@@ -46,7 +46,11 @@ def _softmax(unit: units.Softmax) -> Resources:
     """Held rows, a table, an adder, and a divider with a stage for each bit."""
     entry = Interval.of(unit.table.array).int_type().width
     exact = unit.form == "float"
-    rest = _MANTISSA + unit.quotient_bits + 3 if exact else entry + fabric.bits(unit.count) + 1
+    rest = (
+        _MANTISSA + unit.quotient_bits + 3
+        if exact
+        else entry + fabric.bits(unit.count) + 1 + unit.shift
+    )
     stage = Resources(lut=2 * rest, ff=3 * rest)
     parts = [
         HANDSHAKE,

@@ -60,7 +60,9 @@ class Softmax(Unit):
     @property
     def quotient_bits(self) -> int:
         """Of a share; each is a stage of the division."""
-        return ((self.factor + (1 << self.shift >> 1)) >> self.shift).bit_length()
+        if self.form == "float":
+            return self.factor.bit_length()
+        return ((self.factor >> self.shift) + 1).bit_length()
 
     @property
     def drain(self) -> int:

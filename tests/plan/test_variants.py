@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from random import Random
 
 import numpy as np
@@ -39,14 +38,16 @@ def weights(s: Sketch, *shape: int) -> Value:
     """Mostly with a row of zeros somewhere; now and then with -128, which no pair holds."""
     codes = s.codes(shape, -127, 127)
     codes[s.number(0, shape[0] - 1)] *= s.pick(0, 1)
+    codes[s.number(0, shape[0] - 1)] //= s.pick(1, 1, 16)
     if s.number(0, 9) == 0:
         codes[:, ..., 0] = -128
     return s.constant(codes)
 
 
 def bias(s: Sketch, count: int) -> Value:
-    """Now and then too large for anything but a result that is always the same."""
-    codes = s.codes((count,), -(2**14), 2**14)
+    """Now and then all large, or one too large for anything but a result always the same."""
+    most = s.pick(2**14, 2**14, 2**14, 2**24)
+    codes = s.codes((count,), -most, most)
     if s.number(0, 3) == 0:
         codes[s.number(0, count - 1)] = s.pick(-1, 1) * 2**30
     return s.constant(codes, I32)
@@ -72,9 +73,10 @@ def window(s: Sketch, spatial: tuple[int, ...]) -> Window:
     return Window(kernel, tuple(s.number(1, 4) for _ in kernel), before, after, dilations)
 
 
-def conv(s: Sketch) -> Value:
-    spatial = s.pick((s.number(1, 9), s.number(1, 9)), (s.number(1, 12),))
-    depth = s.pick(1, 2, 3, s.number(1, 9), 4, 8, 16)
+def conv(s: Sketch, turn: int) -> Value:
+    """Each depth in its turn."""
+    spatial = s.pick((s.number(3, 9), s.number(1, 9)), (s.number(1, 12),))
+    depth = (1, 2, 3, 4, s.number(5, 9), 8, 16)[turn % 7]
     x = operand(s, (s.pick(1, 1, 2), *spatial, depth))
     slid = window(s, spatial)
     zero = x.elem.zero_point if slid.padded else 0
@@ -108,8 +110,8 @@ def requantizer(s: Sketch, count: int, reach: Interval) -> Requantize:
 def layers(seed: int, count: int) -> Sketch:
     """Layers side by side: most with results of eight bits, some with their sums."""
     sketch = Sketch(Random(seed), "variants")
-    for _ in range(count):
-        made = sketch.pick(dense, conv, conv)(sketch)
+    for turn in range(count):
+        made = dense(sketch) if turn % 3 == 0 else conv(sketch, turn)
         if sketch.number(0, 5):
             op = requantizer(sketch, made.shape[-1], made.interval)
             made = sketch.add(op, made)
@@ -137,8 +139,8 @@ SEEDS = range(5)
 def test_the_layers_reach_every_form_of_kernel() -> None:
     words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
     assert words >= {
-        "wide", "tall", "rows", "picked", "columns", "fixed", "sums", "clamp", "tail", "even",
-        "tie", "mulhi", "thresholds", "d1", "d2", "d3", "d4",
+        "wide", "tall", "rows", "columns", "fixed", "sums", "clamp", "tail", "even",
+        "tie", "mulhi", "thresholds", "moved", "across", "d1", "d2", "d3", "d4",
     }  # fmt: skip
 
 
@@ -167,28 +169,40 @@ def test_the_instructions_equal_the_reference(seed: int, target: str) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(random=st.randoms(use_true_random=False))
 def test_sixteen_bits_after_the_point_decide_all_but_the_window(random: Random) -> None:
-    """By the constants alone, over sums at and near every threshold."""
+    """By the constants alone, over sums at and near every threshold; some with a huge bias."""
     s = Sketch(random)
-    span = 2 ** s.number(6, 22)
-    reach = Interval(-span, span)
+    span, bias = 2 ** s.number(6, 22), s.pick(0, 0, s.number(-(2**28), 2**28))
+    reach = Interval(bias - span, bias + span)
     op = requantizer(s, 1, reach)
-    found = fixed(op, np.array([[reach.lo], [reach.hi]]))
+    lows, highs = np.full(2, reach.lo), np.full(2, reach.hi)
+    found = fixed(op, np.stack([lows, highs]), np.full(2, bias))
     if found is None:
         return
-    codes = np.arange(op.result.storage.min - 1, op.result.storage.max + 2)
-    factor = Fraction(int(found.scales[0]), 2 ** (48 - found.up)) or Fraction(1)
-    middles = [
-        round((int(c) - op.result.zero_point - Fraction(1, 2)) / factor) + d
-        for c in codes
-        for d in (-1, 0, 1)
-    ]
-    sums = np.unique(np.clip([*middles, *s.codes((200,), reach.lo, reach.hi)], reach.lo, reach.hi))
-    total = ((sums << found.up) * found.scales[0] >> 32) + found.offsets[0]
-    assert np.abs(total).max() < 2**31
-    decided = (total & 0xFFFF) >= found.window
-    made = np.clip((total >> 16) + op.result.storage.min * op.result.storage.signed, op.lo, op.hi)
-    (wanted,) = op.reference(sums[:, None])
-    np.testing.assert_array_equal(made[decided], wanted[decided, 0])
+    for c, least in ((0, 8), (1, 0)):
+        sums = np.unique(np.clip(near_thresholds(s, op, reach), reach.lo, reach.hi))
+        up = int(found.offsets[c] & 0xFF) + least
+        inner = sums - found.moved[c]
+        assert np.abs(inner).max() < 2 ** (32 - up) or found.settled[c]
+        total = ((inner << up) * found.scales[c] >> 32) + found.offsets[c]
+        assert np.abs(total).max() < 2**31
+        decided = (total & 0xFFFF) >= found.window
+        bias8 = op.result.storage.min
+        made = np.clip((total >> 16) + bias8, op.lo, op.hi)
+        (wanted,) = op.reference(sums[:, None])
+        np.testing.assert_array_equal(made[decided], wanted[decided, 0])
+
+
+def near_thresholds(s: Sketch, op: Requantize, reach: Interval) -> list[int]:
+    """Sums around those where the result changes, found by halving, and any others."""
+    found = [int(v) for v in s.codes((200,), reach.lo, reach.hi)]
+    for code in range(op.lo, op.hi + 1):
+        low, high = reach.lo, reach.hi
+        while low < high:
+            middle = (low + high) // 2
+            (result,) = op.reference(np.array([[middle]]))
+            low, high = (low, middle) if result[0, 0] >= code else (middle + 1, high)
+        found += [low - 1, low, low + 1]
+    return found
 
 
 def test_words_hold_pairs_of_rows() -> None:

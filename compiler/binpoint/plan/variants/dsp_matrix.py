@@ -17,7 +17,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Argument, Block, Buffer, Epilogue, KernelCall, Number, Table
 from binpoint.ir.op import IntArray
-from binpoint.numeric.fixed import I32, IntType
+from binpoint.numeric.fixed import I32
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense
 from binpoint.ops.forms import U32
@@ -28,16 +28,13 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.variants.fixed import Fixed, fixed
 
 _ROWS = {"wide": 4, "tall": 8}
-_LEAST_CHANNELS = {"wide": 3, "tall": 4}
+_LEAST_CHANNELS = {"wide": 2, "tall": 3}
 _PAIR_LIMIT = 1 << 23
 _FEW_INPUTS = 4
+_FEW_ROWS = 256
+"""Elements of rows that are widened together."""
 _ORDER = (0, 2, 1, 3)
-_UNUSED = {
-    "rows": ("stride_w",),
-    "picked": ("pad_w", "columns", "width"),
-    "columns": ("row", "stride_w"),
-}
-"""Numbers of a convolution that a layout of its scratch makes no use of."""
+_TOGETHER = (2, 3, 5, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,9 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     match node.op:
         case IntDense():
-            call = _dense(step, inputs, options)
+            call = _dense(step, graph, _number(step, "rows"), options)
+        case IntConv(groups=1) if node.op.stem == "conv" and _whole(node.op, inputs[0]):
+            call = _dense(step, graph, inputs[0].shape[0], options)
         case IntConv(groups=1) if node.op.stem == "conv":
             call = _conv(step, inputs, node.op, options)
         case _:
@@ -67,19 +66,45 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return None if call is None else replace(step, call=call)
 
 
-def _dense(step: Step, inputs: tuple[Value, ...], options: CompileOptions) -> KernelCall | None:
-    """Rows of the operand two at a time, or one alone with eight channels."""
-    x, w, _ = inputs
-    rows = _number(step, "rows")
-    depth = w.shape[1]
-    shape = "wide" if rows > 1 else "tall"
-    product = _product(inputs, 0, shape, depth, padded=False)
+def _whole(op: IntConv, x: Value) -> bool:
+    """Whether the window is the whole input, so that the convolution is a matrix product."""
+    return x.shape[1:-1] == op.window.kernel and not op.window.padded and op.zero == 0
+
+
+def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> KernelCall | None:
+    """Rows of the operand two at a time, or one alone with eight channels.
+
+    A small program that has convolutions makes it one of windows of one element.
+    """
+    inputs = graph.arguments(step.nodes[0])
+    w = inputs[1]
+    depth = w.constant.array[0].size if w.constant is not None else 0
+    small = options.optimize == "size" and any(isinstance(n.op, IntConv) for n in graph.nodes())
+    shape = "wide" if rows > 1 or small else "tall"
+    codes = _codes(w).reshape(w.shape[0], 1, depth)
+    product = _product(inputs, 0, shape, depth, padded=False, codes=codes, options=options)
     if product is None:
         return None
     run = product.weights.shape[2]
-    numbers = ({"rows": rows} if shape == "wide" else {}) | {"depth": depth, "run": run}
-    scratch = 2 * run * (2 if shape == "wide" else 1)
-    return _call(step, product, numbers, (), scratch, options, x.elem.storage)
+    if small:
+        count = next((n for n in _TOGETHER if rows % n == 0), 1)
+        numbers = {
+            "batches": 1, "in_h": rows // count, "line": count * depth,
+            "out_h": rows // count, "out_w": count, "kernel_h": 1, "stride_h": 1, "pad_h": 0,
+            "run": run, "zero_x": 0, "lead": 0, "parts": 1, "part": count * depth,
+            "part_step": 0, "row": count * depth + count * depth % 2, "step": depth,
+        }  # fmt: skip
+        scratch = 2 * numbers["row"] + 4
+        return _call("conv", step, product, numbers, (("layout", "rows"),), scratch, options)
+    if shape == "tall":
+        numbers, scratch = {"depth": depth, "run": run}, 2 * run
+    else:
+        few = min(rows, max(2, _FEW_ROWS // depth // 2 * 2))
+        numbers, scratch = (
+            {"rows": rows, "depth": depth, "run": run, "few": few},
+            2 * few * depth + 4,
+        )
+    return _call("dense", step, product, numbers, (), scratch, options)
 
 
 def _conv(
@@ -91,35 +116,44 @@ def _conv(
     out = window.outputs(size)
     (height, width), (step_h, step_w), depth = window.kernel, window.strides, x.shape[-1]
     columns = (out[1] - 1) * step_w + width
-    if window.dilations != (1, 1) or out[0] * out[1] == 1 or columns <= window.before[1]:
+    before = window.before[1]
+    if window.dilations != (1, 1) or out[0] * out[1] == 1 or columns <= before:
         return None
     codes = _codes(w).reshape(w.shape[0], height, width * depth)
-    layout = "rows"
-    if depth <= _FEW_INPUTS and height > 1:
-        layout = "columns"
+    kept = min(size[1], columns - before)
+    parts, part, skipped = 1, kept, 0
+    stride = step_w
+    turned = depth <= _FEW_INPUTS and height > 1 and options.optimize == "speed"
+    if turned:
         codes = codes.reshape(w.shape[0], height, width, depth).swapaxes(1, 2)
         codes = codes.reshape(w.shape[0], 1, -1)
     elif width < step_w and not any((*window.before, *window.after)):
-        layout, columns = "picked", out[1] * width
-    unit = {"rows": step_w * depth, "picked": width * depth, "columns": step_w * depth * height}
-    turned = 1 if layout == "columns" else depth
-    product = _product(inputs, op.zero, "wide", turned, padded=op.window.padded, codes=codes)
+        parts, part, skipped, stride, columns = out[1], width, step_w, width, out[1] * width
+    ordered, padded = (1 if turned else depth), op.window.padded
+    product = _product(
+        inputs, op.zero, "wide", ordered, padded=padded, codes=codes, options=options
+    )
     if product is None:
         return None
     row = columns * depth + columns * depth % 2
-    entire = columns * height * depth if layout == "columns" else row * height
     numbers = {
-        "batches": x.shape[0], "in_h": size[0], "in_w": size[1], "in_c": depth,
-        "out_h": out[0], "out_w": out[1], "kernel_h": height, "stride_h": step_h,
-        "pad_h": window.before[0], "pad_w": window.before[1], "zero_x": op.zero,
-        "stride_w": step_w, "columns": columns, "row": row, "size": entire,
-        "width": min(size[1], columns - window.before[1]), "step": unit[layout],
-        "runs": product.weights.shape[1], "run": product.weights.shape[2], "pitch": row,
+        "batches": x.shape[0], "in_h": size[0], "line": size[1] * depth,
+        "out_h": out[0], "out_w": out[1],
+        "kernel_h": height, "stride_h": step_h, "pad_h": window.before[0],
+        "run": product.weights.shape[2], "zero_x": op.zero,
     }  # fmt: skip
-    few = (("depth", f"d{depth}"),) if layout == "columns" else ()
-    traits = (("layout", layout), *few)
-    used = {name: n for name, n in numbers.items() if name not in _UNUSED[layout]}
-    return _call(step, product, used, traits, 2 * entire + 4, options, x.elem.storage)
+    if turned:
+        across = out[1] % 2 == 1 and out[0] > 1 and w.shape[0] % _ROWS["wide"] == 0
+        entire = columns * height * depth * (2 if across else 1)
+        pairs = ("pairs", "across" if across else "")
+        traits = (("layout", "columns"), ("depth", f"d{depth}"), pairs)
+        numbers |= {"columns": columns, "pad_w": before, "width": kept}
+        numbers |= {"step": step_w * depth * height}
+    else:
+        entire, traits = row * height, (("layout", "rows"),)
+        numbers |= {"lead": before * depth, "parts": parts, "part": part * depth}
+        numbers |= {"part_step": skipped * depth, "row": row, "step": stride * depth}
+    return _call("conv", step, product, numbers, traits, 2 * entire + 4, options)
 
 
 def _number(step: Step, name: str) -> int:
@@ -138,6 +172,7 @@ def _product(
     depth: int,
     *,
     padded: bool,
+    options: CompileOptions,
     codes: IntArray | None = None,
 ) -> Product | None:
     """Weights with runs of an even length, the zero point in the bias, and the range of sums."""
@@ -149,7 +184,7 @@ def _product(
     reach = channel_reach(Weights(rows, _codes(bias), w.elem), x, padded=padded, zero=zero)
     cubes = given if given.ndim == 3 else given[:, None, :]
     weights = np.pad(cubes, ((0, 0), (0, 0), (0, cubes.shape[2] % 2)))
-    order = "even" if depth % 4 == 0 else ""
+    order = "even" if depth % 4 == 0 and options.optimize == "speed" else ""
     if order:
         shaped = weights.reshape(*weights.shape[:2], -1, 4)
         weights = shaped[..., _ORDER].reshape(weights.shape)
@@ -158,21 +193,21 @@ def _product(
 
 
 def _call(
+    stem: str,
     step: Step,
     product: Product,
     numbers: dict[str, int],
     traits: tuple[tuple[str, str], ...],
     scratch: int,
     options: CompileOptions,
-    operand: IntType,
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
     op = step.nodes[1].op if len(step.nodes) > 1 else None
-    found = fixed(op, product.reach) if isinstance(op, Requantize) else None
+    found = fixed(op, product.reach, product.bias) if isinstance(op, Requantize) else None
     if found is not None:
         alive = ~found.settled
         weights = product.weights * alive[:, None, None]
-        product = replace(product, weights=weights, bias=product.bias * alive)
+        product = replace(product, weights=weights, bias=(product.bias - found.moved) * alive)
     elif np.abs(product.reach).max() >= _PAIR_LIMIT:
         return None
     words = pack(product.weights, _ROWS[product.shape])
@@ -185,8 +220,10 @@ def _call(
     common = (("shape", product.shape), ("unroll", "u4" if options.optimize == "size" else "u12"))
     block = Block("block", (*common, ("y", str(y.elem) if found else ""), stored[1]))
     order = ("order", product.order)
-    widen = Block("widen", (("elem", str(operand)), order))
-    tail = ("tail", "tail" if found is not None and channels % _ROWS[product.shape] else "")
+    widen = Block("widen", (("elem", str(x.elem)), order))
+    one = stem == "conv" and options.optimize == "size"
+    rest = one or channels % _ROWS[product.shape] != 0
+    tail = ("tail", "tail" if found is not None and rest else "")
     arguments: tuple[Argument, ...] = (
         x,
         Table("w", Constant(words), U32),
@@ -195,17 +232,21 @@ def _call(
         *(Number(name, value) for name, value in (numbers | {"channels": channels}).items()),
         *_ways(found, op, stored[1][1]),
     )
-    columns = ("layout", "columns") in traits
+    moved = ("moved", "moved" if found is not None and found.moved.any() else "")
+    blocks = [block] if ("layout", "columns") in traits else [block, widen]
+    if epilogue is not None and epilogue.form == "tie":
+        how = (("shape", product.shape), ("y", str(y.elem)), stored[1], moved)
+        blocks.append(Block("tie", how))
     return KernelCall(
-        step.call.stem,
+        stem,
         arguments,
-        (*common, *traits, order, *stored, tail),
+        (*common, *traits, order, *stored, tail, moved),
         epilogue,
         step.call.formula,
         scratch,
         "dsp",
         _note(product, found),
-        (block,) if columns else (block, widen),
+        tuple(blocks),
         shared=True,
     )
 
@@ -225,12 +266,12 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     """What the block needs to make results of sums."""
     if found is None:
         return ()
-    up = (Number("up", found.up), Number("near", found.window * 0x10001, "uint32_t"))
+    near = Number("near", found.window * 0x10001, "uint32_t")
     if not clamp:
-        return up
+        return (near,)
     assert isinstance(op, Requantize)
     ends = (("lo4", op.lo), ("hi4", op.hi))
-    return (*up, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
+    return (near, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
 
 
 def pack(weights: IntArray, rows: int) -> NDArray[np.uint32] | None:

@@ -1,33 +1,38 @@
 """Results of eight bits from sums, with sixteen bits after the point in one word.
 
-    total = floor(acc·2^up · scale / 2^32) + offset
+    total = floor((acc − moved)·2^up · scale / 2^32) + offset
     y = clamp((total >> 16) − bias, lo, hi)
 
 ``scale`` is the requantizer's factor times 2^(48 − up); ``bias`` is 128 for signed results, so that
-all saturate unsigned; ``offset`` is bias, zero point and one half, times 2^16, and a margin. Let
-the rounding of scale and the requantizer's own roundings (to float32, or none) move acc · factor by
-at most e units of 2^-16, and let margin be the least integer above e. Flooring takes off less than
-one unit. So wherever the low half of total is at least ``window = 2·margin``, total and the
-requantizer's own value lie between the same two integers, and y is its result. Where it is below,
-the kernel asks the requantizer itself.
+all saturate unsigned; ``offset`` is bias, zero point, one half and moved · factor, times 2^16, and
+a margin, which is the shift that the kernel takes from the offset's low byte. Let the rounding of
+scale and offset and the requantizer's own roundings (to float32, or none) move the value by at most
+e units of 2^-16, less than every margin. Flooring takes off less than one unit. So wherever the low
+half of total is at least ``window``, which is above all margins + e, total and the requantizer's
+own value lie between the same two integers, and y is its result. Where it is below, the kernel asks
+the requantizer itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
-from binpoint.ir.kernel import Epilogue, Number
+from binpoint.ir.constant import Constant
+from binpoint.ir.kernel import Epilogue, Number, Table
 from binpoint.ir.op import IntArray
+from binpoint.numeric.fixed import I32
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 
 _POINT = 16
+_WORD = 32
 _SCALE_BITS = 31
-_LEAST_UP = 8
+_PAIR_UP = 8
 _FLOAT_BITS = 24
-_MOST_WINDOW = 64
+_LOW_BYTE = 256
+_MOST_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,50 +40,82 @@ class Fixed:
     """Constants of each channel, and the requantizer for what they leave open.
 
     `settled` channels have the same result for every sum: their scale is zero and their sums do not
-    matter.
+    matter. `moved` parts of biases are not in the sums.
     """
 
-    up: int
     scales: IntArray
     offsets: IntArray
-    window: int
+    moved: IntArray
     settled: IntArray
+    window: int
     epilogue: Epilogue
 
 
-def fixed(op: Requantize, reach: IntArray) -> Fixed | None:
-    """The constants for sums within ``reach`` ``[2, C]``, or None where a word is too narrow."""
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """Constants of one channel; `error` in units of 2^-16."""
+
+    up: int
+    scale: int
+    offset: int
+    moved: int
+    error: Fraction
+    exact: bool
+
+
+def fixed(op: Requantize, reach: IntArray, biases: IntArray) -> Fixed | None:
+    """The constants for sums within ``reach`` ``[2, C]``, or None where a word is too narrow.
+
+    Rows of even number come as 256 times their sums, so that their shift is less by eight.
+    """
     factors = _factors(op, reach.shape[1])
     if factors is None or op.result.storage.width != 8:
         return None
     (ends,) = op.reference(reach)
     settled = ends[0] == ends[1]
-    alive = [f for f, s in zip(factors, settled, strict=True) if not s]
-    up = _up(max(alive, default=Fraction(0)))
-    most = np.where(settled, 0, np.abs(reach).max(axis=0))
-    if (most >= 1 << (_SCALE_BITS - up)).any():
-        return None
-    exact = [f * 2 ** (48 - up) for f in factors]
-    scales = np.array([0 if s else round(f) for f, s in zip(exact, settled, strict=True)], np.int64)
-    zero = op.result.zero_points[0]
-    span = max(op.hi - zero, zero - op.lo) + 1
-    moved = max(
-        (
-            abs(int(m) - e) * min(Fraction(int(r)), (span + 1) / f) * Fraction(2**up, 2**32)
-            for m, e, r, f, s in zip(scales, exact, most, factors, settled, strict=True)
-            if not s
-        ),
-        default=Fraction(0),
-    )
-    margin = int(moved + _rounding(op, span)) + 1
     bias = -op.result.storage.min
-    offset = (2 * (zero + bias) + 1) * 2 ** (_POINT - 1) + margin
-    offsets = np.where(settled, ((ends[0] + bias) << _POINT) + 2 ** (_POINT - 1), offset)
-    totals = (((reach * (~settled)) << up) * scales >> 32) + offsets
-    if np.abs(totals).max() >= 2**31 or 2 * margin > _MOST_WINDOW:
-        return None
-    whole = all(s or e.denominator == 1 for e, s in zip(exact, settled, strict=True))
-    return Fixed(up, scales, offsets, 2 * margin, settled, _epilogue(op, up, whole=whole))
+    known = ((ends[0] + bias) << _POINT) + 2 ** (_POINT - 1)
+    scales, offsets, moved = np.zeros_like(known), known.copy(), np.zeros_like(known)
+    window, whole = 1, True
+    for c in np.flatnonzero(~settled).tolist():
+        low, high = (int(v) for v in reach[:, c])
+        least = _PAIR_UP * (1 - c % 2)
+        made = _channel(op, factors[c], (low, high), int(biases[c]), least)
+        if made is None:
+            return None
+        code = made.up - least
+        scales[c], offsets[c], moved[c] = made.scale, made.offset + code, made.moved
+        window = max(window, code + int(made.error) + 1)
+        whole = whole and made.exact
+    return Fixed(scales, offsets, moved, settled, window, _epilogue(op, moved, whole=whole))
+
+
+def _channel(
+    op: Requantize, factor: Fraction, reach: tuple[int, int], bias: int, least: int
+) -> _Channel | None:
+    """Constants with the bias in the sums, else with most of it in the offset."""
+    zero, start = op.result.zero_points[0], -op.result.storage.min
+    base = (2 * (zero + start) + 1) << (_POINT - 1)
+    span = max(op.hi - zero, zero - op.lo) + 2
+    unit = factor * 2**_POINT
+    steps = round(bias * unit / _LOW_BYTE)
+    away = round(steps * _LOW_BYTE / unit)
+    for moved, more in ((0, 0), (away, steps * _LOW_BYTE)):
+        low, high, offset = reach[0] - moved, reach[1] - moved, base + more
+        error = abs(moved * unit - more) + _rounding(op, max(-reach[0], reach[1]))
+        # The margin is the code in the offset's low byte.
+        up = max(_PAIR_UP, _up(factor), least + int(error) + 1)
+        room = 1 << max(_SCALE_BITS - up, 0)
+        if low < -room or high >= room or abs(offset) >= 2**30:
+            continue
+        exact = factor * 2 ** (48 - up)
+        scale = round(exact)
+        most = min(Fraction(max(-low, high)), span / factor + abs(moved))
+        error += abs(scale - exact) * most * Fraction(2**up, 2**_WORD)
+        totals = [((v << up) * scale >> _WORD) + offset for v in (low, high)]
+        if max(abs(t) for t in totals) < 2**31 - _LOW_BYTE and error < up - least:
+            return _Channel(up, scale, offset, moved, error, scale == exact)
+    return None
 
 
 def _factors(op: Requantize, channels: int) -> list[Fraction] | None:
@@ -97,33 +134,38 @@ def _factors(op: Requantize, channels: int) -> list[Fraction] | None:
 
 
 def _up(factor: Fraction) -> int:
-    """The least left shift of a sum with which the largest factor fits a signed word."""
-    up = _LEAST_UP
+    """The least left shift of a sum with which the factor fits a signed word."""
+    up = 0
     while round(factor * Fraction(2**48, 2**up)) >= 1 << _SCALE_BITS:
         up += 1
     return up
 
 
-def _rounding(op: Requantize, span: int) -> Fraction:
-    """How far the requantizer's rounding moves values below `span`, in units of 2^-16.
+def _rounding(op: Requantize, largest: int) -> Fraction:
+    """How far the requantizer's rounding moves a value that does not saturate, in units of 2^-16.
 
-    Sums of 24 bits are float32 numbers, so that only their product is rounded, by half a unit of
-    its last place.
+    Sums up to 2^24 are float32 numbers, so that only their product is rounded, by half a unit of
+    its last place. Larger ones are rounded too, by as much as twice that.
     """
     if isinstance(op, DyadicRequantize):
         return Fraction(0)
-    exponent = (span - 1).bit_length()
-    return Fraction(2 ** (exponent + _POINT), 2 ** (_FLOAT_BITS + 1))
+    zero = op.result.zero_points[0]
+    exponent = max(op.hi - zero, zero - op.lo).bit_length()
+    half = Fraction(2 ** (exponent + _POINT), 2 ** (_FLOAT_BITS + 1))
+    return half if largest <= 1 << _FLOAT_BITS else 3 * half
 
 
-def _epilogue(op: Requantize, up: int, *, whole: bool) -> Epilogue:
+def _epilogue(op: Requantize, moved: IntArray, *, whole: bool) -> Epilogue:
     """How results near a tie are made.
 
-    A float32 scale that is a whole number here needs no further constants: ``tie`` carries out the
+    A float32 factor that is a whole scale needs no further constants: ``tie`` carries out the
     roundings with it.
     """
-    if not (whole and isinstance(op, OnnxruntimeRequantize)):
-        return op.epilogue()
-    zero, storage = op.result.zero_points[0], op.result.storage
-    last = (Number("zero", zero), Number("lo", op.lo), Number("hi", op.hi))
-    return Epilogue("tie", False, (Number("shift", 48 - up, "uint32_t"), *last), storage)
+    found = op.epilogue()
+    if whole and isinstance(op, OnnxruntimeRequantize):
+        zero = Number("zero", op.result.zero_points[0])
+        found = Epilogue("tie", False, (zero,), op.result.storage)
+    if not moved.any():
+        return found
+    filled = np.pad(moved, (0, -moved.size % _MOST_ROWS)).astype(np.int32)
+    return replace(found, arguments=(*found.arguments, Table("moved", Constant(filled), I32)))

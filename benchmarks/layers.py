@@ -20,6 +20,11 @@ def build() -> onnx.ModelProto:
     return net.model()
 
 
+def titles() -> tuple[str, ...]:
+    """The names of the rows."""
+    return tuple(n.name for n in build().graph.node if n.op_type in ("Conv", "Gemm", "Add"))
+
+
 def save(folder: Path) -> Path:
     """Write the network into a folder."""
     path = folder / f"{NAME}.onnx"
@@ -32,8 +37,9 @@ def _conv(
     stride: int = 1, groups: int = 1,
 ) -> Tensor:  # fmt: skip
     """A convolution of an input of this shape: channels, height, width."""
-    x = net.input(f"in_{len(net.inputs)}", shape)
-    return net.conv(title, x, channels, kernel, stride=stride, groups=groups)
+    channels_in, height, width = shape
+    x = net.input(f"in_{len(net.inputs)}", (height, width, channels_in))
+    return net.conv(title, net.channels_first(x), channels, kernel, stride=stride, groups=groups)
 
 
 def _depthwise(net: Builder) -> list[Tensor]:

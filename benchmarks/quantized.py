@@ -82,9 +82,16 @@ class Builder:
         before = [pad // 2 for pad in pads]
         behind = [pad - b for pad, b in zip(pads, before, strict=True)]
         weights = self._weights(name, x, (channels, x.shape[0] // groups, *kernel), live)
-        attributes = {"strides": [stride] * 2, "pads": [*before, *behind], "group": groups}
         self.nodes += [
-            helper.make_node("Conv", [x.name, *weights], [f"{name}_sum"], name, **attributes),
+            helper.make_node(
+                "Conv",
+                [x.name, *weights],
+                [f"{name}_sum"],
+                name,
+                strides=[stride] * 2,
+                pads=[*before, *behind],
+                group=groups,
+            ),
             helper.make_node("Relu", [f"{name}_sum"], [f"{name}_relu"], f"{name}_rectify"),
         ]
         return self._quantized(f"{name}_relu", f"{name}_out", (channels, *size), _RECTIFIED)
@@ -118,9 +125,7 @@ class Builder:
         constants = [numpy_helper.from_array(array, name) for name, array in self.arrays.items()]
         graph = helper.make_graph(self.nodes, "net", self.inputs, self.outputs, constants)
         opsets = [helper.make_opsetid("", 17)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        onnx.checker.check_model(model)
-        return model
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
     def _weights(
         self, name: str, x: Tensor, shape: Sequence[int], live: int | None

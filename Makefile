@@ -37,6 +37,7 @@ docs: .venv-dev/.stamp
 bench: .venv-dev/.stamp
 	.ci/debian $(TEST_PACKAGES)
 	.venv-dev/bin/python -m benchmarks
+	.venv-dev/bin/python -m benchmarks.performance
 
 build: .venv-dev/.stamp
 	.venv-dev/bin/python -m pip wheel -q --no-deps -w build/wheel .

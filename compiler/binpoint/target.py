@@ -21,6 +21,12 @@ from binpoint.ir.op import Limits
 Feature = Literal["dsp", "mve", "fpu", "rvv", "registers", "mla"]
 Region = Literal["flash", "sram"]
 Content = Literal["code", "constants", "arena", "stack"]
+Event = Literal[
+    "load", "next_load", "store", "block", "moved", "multiply", "multiply_add", "long_multiply",
+    "divide", "simd", "branch", "taken", "jump", "loop", "vector", "vector_memory",
+    "vector_multiply", "gather", "predicate", "other",
+]  # fmt: skip
+"""What takes time: an instruction of a class, a register moved, a branch taken."""
 
 Address = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Size = Annotated[int, msgspec.Meta(gt=0)]
@@ -98,6 +104,21 @@ class Arithmetic(_Table, frozen=True):
     multiplier_bits: Annotated[int, msgspec.Meta(ge=1, le=31)] = 31
 
 
+class Price(_Table, frozen=True):
+    """Cycles that the core is modelled to take for each event, with memory that never waits.
+
+    Attributes:
+        basis: `published`, the designer's table of instruction timings with means where it states a
+            range; `fitted`, means that bring the cycles of an in-order scoreboard nearest.
+        source: the document that the table, or what the scoreboard knows, comes from.
+        cycles: by event; one that is not there cannot happen on the core, or has no price.
+    """
+
+    basis: Literal["published", "fitted"]
+    source: str
+    cycles: dict[Event, Annotated[float, msgspec.Meta(ge=0)]]
+
+
 class PipelineName(_Table, frozen=True):
     """The named pipeline that compiles for the target."""
 
@@ -109,6 +130,7 @@ class McuTarget(_Table, frozen=True):
 
     Attributes:
         memory: by name; a core without a device has none, and then nothing is too large.
+        price: absent where nothing is known of the core's timing.
         source: the document that the facts come from.
     """
 
@@ -122,6 +144,7 @@ class McuTarget(_Table, frozen=True):
     pipeline: PipelineName
     extends: Name | None = None
     memory: dict[Region, Memory] = {}
+    price: Price | None = None
 
     @property
     def limits(self) -> Limits:
@@ -224,7 +247,7 @@ class FpgaTarget(_Table, frozen=True):
 Target = McuTarget | FpgaTarget
 
 _MCU_TABLES: tuple[type[_Table], ...] = (
-    Arithmetic, Emulator, McuTarget, Memory, MemoryRegion, PipelineName, Toolchain,
+    Arithmetic, Emulator, McuTarget, Memory, MemoryRegion, PipelineName, Price, Toolchain,
 )  # fmt: skip
 _FPGA_TABLES: tuple[type[_Table], ...] = (Clock, Fabric, FpgaTarget, Interface, Synthesis)
 
@@ -295,7 +318,8 @@ def _extended(raw: dict[str, object], at: str) -> dict[str, object]:
             want="a core, as extension goes one level",
             hint=f"extend `{base['extends']}`",
         )
-    inherited = {key: base[key] for key in ("arithmetic", "toolchain", "pipeline") if key in base}
+    keys = ("arithmetic", "toolchain", "pipeline", "price")
+    inherited = {key: base[key] for key in keys if key in base}
     return {**inherited, **{key: _laid_over(inherited.get(key), raw[key]) for key in raw}}
 
 

@@ -106,6 +106,7 @@ def _code(report: Report) -> list[tuple[str, str]]:
         ("arena", f"{number(report.arena_bytes)} bytes, {bound}"),
         ("stack", f"{number(report.stack_bytes)} bytes"),
         ("instructions", number(report.instructions)),
+        ("modelled cycles", number(report.modelled_cycles)),
     ]  # fmt: skip
 
 
@@ -213,10 +214,13 @@ def _fifos(found: Fpga) -> Table:
 
 
 def _layers(report: Report) -> Table:
-    heads = ("layer", "op", "shape", "type", "MACs", "bytes", "requantizer", "SNR dB")
+    heads = (
+        *("layer", "op", "shape", "type", "MACs", "bytes", "instructions"),
+        *("modelled cycles", "requantizer", "SNR dB"),
+    )
     table = Table(box=box.SIMPLE_HEAD, title="layers", title_justify="left")
     for head in heads:
-        number_like = head in ("MACs", "bytes", "SNR dB")
+        number_like = head in ("MACs", "bytes", "instructions", "modelled cycles", "SNR dB")
         table.add_column(
             head, justify="right" if number_like else "left", no_wrap=head == "requantizer"
         )
@@ -229,6 +233,8 @@ def _layers(report: Report) -> Table:
             row.type.partition("@")[0],
             number(row.macs),
             number(row.bytes),
+            number(row.instructions),
+            number(row.modelled_cycles),
             "" if row.requantizer is None else row.requantizer + proved,
             "-" if row.snr_db is None else f"{row.snr_db:.1f}",
         )

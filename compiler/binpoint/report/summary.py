@@ -21,7 +21,7 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program
 from binpoint.report.accuracy import Score
 from binpoint.sim.departures import Departure
-from binpoint.sim.measure import Measurement
+from binpoint.sim.measure import Cost, Measurement
 from binpoint.sim.witness import Verdict
 from binpoint.target import Content, McuTarget
 
@@ -97,6 +97,10 @@ class Layer(_Table, frozen=True):
         requantizer: the form of its requantizer, if it has one, and whether it is proved equal.
         snr_db: signal to noise of the result against the float model; null as well where there is
             no noise.
+        instructions: of one inference, on the emulated core, up to where the result is complete;
+            null where it was not emulated.
+        modelled_cycles: what the target's price list makes of the instructions; a model's figure,
+            null where the target has no price list.
     """
 
     name: str
@@ -109,6 +113,8 @@ class Layer(_Table, frozen=True):
     requantizer: str | None
     proved: bool | None
     snr_db: float | None
+    instructions: int | None = None
+    modelled_cycles: int | None = None
 
 
 class DepartureRow(_Table, frozen=True):
@@ -205,6 +211,8 @@ class Report(_Table, frozen=True):
         arena_lower_bound_bytes: no order and placement of the program's values needs less.
         macs_removed: multiply-accumulates of the model that nothing needs, and that are not done.
         instructions: of one inference, the median of the emulated runs.
+        modelled_cycles: what the target's price list makes of that run, with memory that never
+            waits; a model's figure, null where the target has no price list.
         unmeasured: why code, stack and instructions are null, where they are.
         float_linked: floating-point routines and instructions in the emulated image.
         departures: for a model that came quantized, where its bytes are not all onnxruntime's.
@@ -225,6 +233,7 @@ class Report(_Table, frozen=True):
     instructions: int | None
     instructions_min: int | None
     instructions_max: int | None
+    modelled_cycles: int | None
     unmeasured: str | None
     compiler: str | None
     float_linked: tuple[str, ...] | None
@@ -256,7 +265,12 @@ class Findings:
 def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: Findings) -> Report:
     """Put together what is known of a C project."""
     graph, figures = program.graph, verdict.measurement
-    layers = tuple(_layer(program, s, findings.snr_db) for s in program.steps if not s.alias)
+    steps = [step for step in program.steps if not step.alias]
+    costs = figures.layers if figures is not None and figures.layers else [None] * len(steps)
+    layers = tuple(
+        _layer(program, step, findings.snr_db, cost)
+        for step, cost in zip(steps, costs, strict=True)
+    )
     constants = program.constant_bytes if figures is None else figures.constant_bytes
     return msgspec.structs.replace(
         known(graph, target.name, verdict, findings, layers),
@@ -269,6 +283,7 @@ def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: F
         instructions=figures and figures.instructions,
         instructions_min=figures and figures.instructions_min,
         instructions_max=figures and figures.instructions_max,
+        modelled_cycles=figures and figures.modelled_cycles,
         unmeasured=verdict.unmeasured,
         compiler=figures and figures.compiler,
         float_linked=figures and figures.float_parts,
@@ -297,6 +312,7 @@ def known(
         instructions=None,
         instructions_min=None,
         instructions_max=None,
+        modelled_cycles=None,
         unmeasured=None,
         compiler=None,
         float_linked=None,
@@ -361,10 +377,15 @@ def _memory(row: Usage) -> MemoryUse:
     )
 
 
-def _layer(program: Program, step: Step, snr_db: Mapping[str, float]) -> Layer:
+def _layer(program: Program, step: Step, snr_db: Mapping[str, float], cost: Cost | None) -> Layer:
     result = program.graph.value(step.writes[0])
     stored = _constant_bytes(program, step)
-    return layer_row(program.graph, step.name, step.nodes, result, stored, snr_db)
+    row = layer_row(program.graph, step.name, step.nodes, result, stored, snr_db)
+    if cost is None:
+        return row
+    return msgspec.structs.replace(
+        row, instructions=cost.instructions, modelled_cycles=cost.modelled_cycles
+    )
 
 
 def layer_row(

@@ -3,7 +3,8 @@
 `build` compiles C sources together with a small runtime (``templates/emulator``) and reads off the
 linked program what it holds; `run` executes it under QEMU, exchanging files and text with it
 through semihosting, while a plugin counts the instructions between ``bpe_begin()`` and
-``bpe_end()``. Counts are exact: the same image on the same files gives the same numbers everywhere.
+``bpe_end()``, and between marks in there. Counts are exact: the same image on the same files
+gives the same numbers everywhere.
 
 What emulation does not show: caches, wait states, and the stack of an array that is never written.
 """
@@ -23,6 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from binpoint.errors import InternalError, InvalidTarget, ToolFailed, ToolNotFound
 from binpoint.sim import linked
+from binpoint.sim.counts import Region, read_counts
 from binpoint.sim.linked import Kind
 from binpoint.target import Emulator, McuTarget
 
@@ -45,13 +47,6 @@ _PACKAGES = {
 }
 
 _TROUBLE = {0x100: "bpe_begin() and bpe_end() are not paired", 0x101: "stack overflow"}
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """What was executed between one ``bpe_begin()`` and its ``bpe_end()``."""
-
-    instructions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,14 +243,14 @@ def _examine(target: McuTarget, objects: Mapping[str, str], folder: Path) -> Ima
     kinds, total = linked.section_kinds(_tool([prefix + "objdump", "-h", "-w", str(elf)]))
     pieces = linked.pieces_of((folder / "image.map").read_text(), kinds)
     symbols = _symbols(prefix, elf)
-    listing = _tool([prefix + "objdump", "-d", "-w", str(elf)])
+    text = _tool([prefix + "objdump", "-d", "-w", str(elf)])
     return Image(
         elf=elf,
         code_bytes=total[Kind.CODE],
         constant_bytes=total[Kind.CONSTANTS],
         data_bytes=total[Kind.DATA],
         bss_bytes=total[Kind.BSS],
-        float_instructions=linked.float_instructions(listing, _emulator(target).runtime),
+        float_instructions=linked.float_instructions(text, _emulator(target).runtime),
         float_routines=linked.float_routines(symbols, pieces),
         heap_routines=linked.heap_routines(symbols),
         sizes_by_source=linked.sizes_by_source(pieces, objects),
@@ -267,13 +262,25 @@ def _symbols(prefix: str, elf: Path) -> tuple[linked.Symbol, ...]:
     return linked.symbols_of(_tool([prefix + "nm", "--defined-only", str(elf)]))
 
 
+def listing(image: Image, target: McuTarget) -> str:
+    """The program as ``objdump -d -w`` prints it."""
+    return _tool([target.toolchain.prefix + "objdump", "-d", "-w", str(image.elf)])
+
+
 # ---- running
 
 
 def run(
-    image: Image, target: McuTarget, files: Mapping[str, bytes], *, timeout: float = 300
+    image: Image,
+    target: McuTarget,
+    files: Mapping[str, bytes],
+    *,
+    marks: Sequence[int] = (),
+    timeout: float = 300,
 ) -> EmulatorRun:
     """Run ``image`` in a folder of its own that holds ``files``; ``timeout`` is in seconds.
+
+    The addresses ``marks`` divide the regions into parts.
 
     Raises:
         ToolFailed: the program took longer than ``timeout``, or the emulator failed.
@@ -283,28 +290,29 @@ def run(
         (folder / "files").mkdir()
         for name, content in files.items():
             _write(folder / "files", name, content)
-        command = _command(image, target, folder / "counts")
+        command = _command(image, target, folder / "counts", marks)
         done = _execute(command, folder / "files", timeout)
         fault, code, stack = _read_report(folder / "report", done, image, target)
-        counts = (folder / "counts").read_text().split()
+        regions = read_counts((folder / "counts").read_text())
         left = {p.name: p.read_bytes() for p in sorted((folder / "files").iterdir()) if p.is_file()}
     return EmulatorRun(
         exit_code=code,
         stdout=done.stdout.decode(errors="replace"),
-        regions=tuple(Region(int(count)) for count in counts),
+        regions=regions,
         stack_bytes=stack,
         outputs={name: content for name, content in left.items() if files.get(name) != content},
         fault=fault,
     )
 
 
-def _command(image: Image, target: McuTarget, counts: Path) -> list[str]:
+def _command(image: Image, target: McuTarget, counts: Path, marks: Sequence[int]) -> list[str]:
     symbols = _symbols(target.toolchain.prefix, image.elf)
     address = {symbol.name: symbol.address for symbol in symbols}
     options = {
         # Without markers in the program there is nothing to count.
         "begin": f"{address.get('bpe_opened', 0):#x}",
         "end": f"{address.get('bpe_end', 0):#x}",
+        "marks": ":".join(f"{at:#x}" for at in marks),
         "out": str(counts),
     }
     # A comma in an option's value is written twice.

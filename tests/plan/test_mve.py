@@ -38,7 +38,7 @@ def test_all_kinds_and_forms_are_taken() -> None:
     copies = {dict(c.traits)["form"] for c in calls if c.stem == "copy"}
     assert copies == {"runs", "gather", "spread"}
     forms = {dict(c.traits).get("lanes", "") for c in calls}
-    assert forms >= {"s8", "u8", "any", "s8_tie", "u8_tie", "any_tie", "raw"}
+    assert forms >= {"s8", "u8", "any", "s8_tie", "u8_tie", "any_tie", "raw", "thin_s8_tie"}
     assert {dict(c.traits).get("direct") for c in calls} >= {"", "direct"}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from binpoint.emit.mcu_c import render
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Number
 from binpoint.numeric.fixed import I8, I16, FixedType
@@ -17,6 +19,8 @@ from binpoint.plan import arrange as arranging
 from binpoint.plan.arrange import arrange
 from binpoint.plan.fuse import Step
 from binpoint.plan.kernels import choose
+from binpoint.sim.host_c import WARNINGS
+from binpoint.sim.tools import run_tool
 from binpoint.target import McuTarget, load_target, microcontroller
 from tests.ops.integer_cases import SUM
 from tests.ops.sketch import Sketch
@@ -34,7 +38,7 @@ def test_all_kinds_and_forms_are_taken() -> None:
     copies = {dict(c.traits)["form"] for c in calls if c.stem == "copy"}
     assert copies == {"runs", "gather", "spread"}
     forms = {dict(c.traits).get("lanes", "") for c in calls}
-    assert forms >= {"s8", "u8", "any", "s8_tie", "u8_tie", "any_tie", "raw"}
+    assert forms >= {"s8", "u8", "any", "s8_tie", "u8_tie", "any_tie", "raw", "thin_s8_tie"}
     assert {dict(c.traits).get("direct") for c in calls} >= {"", "direct"}
 
 
@@ -79,6 +83,22 @@ def test_settling_a_lane_that_is_no_tie_changes_nothing(
 ) -> None:
     monkeypatch.setattr(arranging, "choose", near_ties)
     agree(sketch(30), "cortex-m55", core=core)
+
+
+CLANG = ("clang", "--target=arm-none-eabi", "-ffreestanding", "-fno-vectorize")
+
+
+@pytest.mark.needs("clang")
+@pytest.mark.parametrize("level", ["-O0", "-O2", "-Os"])
+def test_clang_compiles_all_kinds(level: str, tmp_path: Path) -> None:
+    """Without its vectorizer, which stops version 14 on loops of portable C."""
+    program = arrange(sketch(0).graph, OPTIONS, DEVICE)
+    for name, text in render(program, DEVICE, OPTIONS).files.items():
+        if "/" not in name:
+            (tmp_path / name).write_bytes(text)
+    flags = (*DEVICE.toolchain.flags, level, "-std=c99", *WARNINGS, "-c", "-o", "made.o")
+    run_tool([*CLANG, *flags, "laws.c"], timeout=120, cwd=tmp_path)
+    assert (tmp_path / "made.o").is_file()
 
 
 def test_what_lanes_cannot_hold_stays_portable() -> None:

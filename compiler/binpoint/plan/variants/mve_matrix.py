@@ -27,7 +27,7 @@ _MIDDLE = 128
 _EXACT = "8-bit products summed in 32 bits, zero points in the biases"
 
 
-def matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """The step as a product of packed rows; None for groups and for wider operands."""
     call = step.call
     if call.stem not in ("conv", "dense"):
@@ -51,10 +51,14 @@ def matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
         *(Number(n, v) for n, v in shape.items()), *stored.numbers,
     )  # fmt: skip
     raw = stored.form == "raw"
+    thin = rows.shape[1] == 1 and not raw and options.optimize == "speed"
     found = KernelCall(
         call.stem,
         arguments,
-        (("lanes", stored.form), ("direct", "direct" if direct else "")),
+        (
+            ("lanes", f"thin_{stored.form}" if thin else stored.form),
+            ("direct", "direct" if direct else ""),
+        ),
         epilogue=call.epilogue if raw else None,
         formula=call.formula,
         scratch=patches + (2 * 4 * len(codes) if raw else 0),

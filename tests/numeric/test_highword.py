@@ -7,7 +7,7 @@ import pytest
 
 from binpoint.numeric import float32
 from binpoint.numeric.exact import window_bits
-from binpoint.numeric.float32 import Ints
+from binpoint.numeric.float32 import Floats, Ints
 from binpoint.numeric.highword import HighWord, Staircase, high_word, thresholds_of
 
 SIZE = 4001
@@ -30,7 +30,7 @@ def check(form: HighWord, acc: Ints, expected: Ints, prescale: int, ends: tuple[
     assert not near[:, windows == 0].any()
 
 
-def staircase(scales: Ints, bias: Ints, zero: int, ends: tuple[int, int]) -> tuple[Staircase, Ints]:
+def staircase(scales: Floats, bias: Ints, zero: int, ends: tuple[int, int]) -> tuple[Staircase, Ints]:
     """The requantizer of onnxruntime around each bias, and what it gives there."""
     lo, hi = ends
     low, high = bias - SIZE // 2, bias + SIZE // 2

@@ -1,4 +1,4 @@
-"""Tries random models for a long time: python -m tests.end_to_end.soak --graphs N --seed S."""
+"""Tries random models for a long time: python -m tests.end_to_end.soak --graphs N [--target T]."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from random import Random
 from types import FrameType
 from typing import NoReturn
 
+from binpoint.target import McuTarget, load_target, microcontroller
 from tests.end_to_end.trials import Tally, attempt, compare
 from tests.end_to_end.witnesses import Trial
 
@@ -17,22 +18,22 @@ _BATCH = 10
 _SECONDS = 60
 
 
-def soak(graphs: int, seed: int) -> Tally:
+def soak(graphs: int, seed: int, device: McuTarget | None = None) -> Tally:
     """Try models number `seed` to `seed + graphs - 1`; each number always makes the same model."""
     tally = Tally()
     signal.signal(signal.SIGALRM, _too_slow)
     for start in range(seed, seed + graphs, _BATCH):
         batch = range(start, min(start + _BATCH, seed + graphs))
-        trials = [t for number in batch if (t := _attempt(number, tally)) is not None]
-        _compare(trials, tally)
+        trials = [t for number in batch if (t := _attempt(number, tally, device)) is not None]
+        _compare(trials, tally, device)
         sys.stderr.write(f"{batch.stop - seed} of {graphs}: {tally.equal} equal\n")
     return tally
 
 
-def _attempt(number: int, tally: Tally) -> Trial | None:
+def _attempt(number: int, tally: Tally, device: McuTarget | None) -> Trial | None:
     signal.alarm(_SECONDS)
     try:
-        return attempt(Random(number), f"g{number}", tally)
+        return attempt(Random(number), f"g{number}", tally, device)
     except Exception:
         tally.failures.append(f"g{number}: {_told()}")
         return None
@@ -40,16 +41,16 @@ def _attempt(number: int, tally: Tally) -> Trial | None:
         signal.alarm(0)
 
 
-def _compare(trials: list[Trial], tally: Tally) -> None:
+def _compare(trials: list[Trial], tally: Tally, device: McuTarget | None) -> None:
     """All at once; if that fails, one by one to find which."""
     try:
-        compare(trials, tally)
+        compare(trials, tally, device)
     except Exception:
         if len(trials) == 1:
             tally.failures.append(f"{trials[0].program.name}: {_told()}")
             return
         for trial in trials:
-            _compare([trial], tally)
+            _compare([trial], tally, device)
 
 
 def _told() -> str:
@@ -65,8 +66,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", help="compile for this one, and run on its emulated core")
     given = parser.parse_args()
-    tally = soak(given.graphs, given.seed)
+    device = microcontroller(load_target(given.target)) if given.target else None
+    tally = soak(given.graphs, given.seed, device)
     sys.stdout.write(f"{tally}\n")
     return 1 if tally.failures else 0
 

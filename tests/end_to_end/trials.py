@@ -11,9 +11,11 @@ import onnx
 
 from binpoint.errors import BinpointError, LoweringError, ModelError, QuantizationError
 from binpoint.sim.source import departures
+from binpoint.target import McuTarget
 from tests.end_to_end.witnesses import (
     Trial,
     compiled,
+    emulated_difference,
     image_differences,
     random_options,
     random_target,
@@ -57,8 +59,10 @@ def random_model(random: Random) -> onnx.ModelProto:
     return w.model(w.outputs())
 
 
-def attempt(random: Random, name: str, tally: Tally) -> Trial | None:
-    """Compile a random model; None where it is refused as a model may be.
+def attempt(
+    random: Random, name: str, tally: Tally, device: McuTarget | None = None
+) -> Trial | None:
+    """Compile a random model, for any target or a device; None where it may be refused.
 
     Any other error is a defect, and goes through.
     """
@@ -69,6 +73,7 @@ def attempt(random: Random, name: str, tally: Tally) -> Trial | None:
         random_target(random),
         random.getrandbits(32),
     )
+    target = device or target
     try:
         trial = compiled(model, options, target, seed)
     except (ModelError, QuantizationError, LoweringError) as refusal:
@@ -83,8 +88,11 @@ def reason_of(refusal: BinpointError) -> str:
     return f"{refusal.code} {refusal.message}"
 
 
-def compare(trials: Sequence[Trial], tally: Tally) -> None:
-    """Compare all witnesses of some models; differences go to the failures."""
+def compare(trials: Sequence[Trial], tally: Tally, device: McuTarget | None = None) -> None:
+    """Compare all witnesses of some models, the emulated core of a device among them.
+
+    Differences go to the failures.
+    """
     in_c = image_differences(trials)
     checked = [witness_difference(trial) for trial in trials]
     steps = [_runtime_steps(trial) for trial in trials]
@@ -92,6 +100,10 @@ def compare(trials: Sequence[Trial], tally: Tally) -> None:
         name = trial.program.name
         if c is not None or check is not None:
             tally.failures.append(f"{name}: C: {c}; check graph: {check}")
+            continue
+        on_core = None if device is None else emulated_difference(trial, device)
+        if on_core is not None:
+            tally.failures.append(f"{name}: emulated core: {on_core}")
             continue
         tally.equal += 1
         if step:

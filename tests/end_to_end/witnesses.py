@@ -31,8 +31,9 @@ from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import Difference, first_difference
 from binpoint.sim.host_c import SANITIZERS, WARNINGS
 from binpoint.sim.interface import Codes, Interface, pack, split, unpack
+from binpoint.sim.measure import emulate
 from binpoint.sim.tools import run_tool
-from binpoint.target import Target, list_targets, load_target
+from binpoint.target import McuTarget, Target, list_targets, load_target
 
 _SAMPLES = 3
 
@@ -79,7 +80,8 @@ def compiled(model: onnx.ModelProto, options: CompileOptions, target: Target, se
     samples = read_samples("random", graph, seed)
     assert samples is not None
     graph = run(pipelines.mcu(), graph, Context(target, options, samples.part(0, 8)))
-    program = arrange(graph, options)
+    device = target if isinstance(target, McuTarget) else None
+    program = arrange(graph, options, device)
     project = render(program, target, options)
     inputs = _codes(graph, np.random.default_rng(seed))
     values = tuple(evaluate(graph, codes) for codes in inputs)
@@ -107,6 +109,13 @@ def witness_difference(trial: Trial) -> Difference | None:
     """Where the check graph, run by onnxruntime, differs from the interpreter at any value."""
     found = run_onnx(write_onnx(trial.graph, deep=True), trial.graph, trial.inputs)
     assert set(found[0]) == {n for node in trial.graph.nodes() for n in node.outputs}
+    return first_difference(trial.graph, trial.values, found)
+
+
+def emulated_difference(trial: Trial, device: McuTarget) -> Difference | None:
+    """Where the emitted C on the emulated core differs from the interpreter at an output."""
+    interface = Interface.of(trial.program, trial.options)
+    found, _ = emulate(interface, trial.project.files, device, trial.inputs, run=True)
     return first_difference(trial.graph, trial.values, found)
 
 

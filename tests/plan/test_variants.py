@@ -70,14 +70,15 @@ def window(s: Sketch, spatial: tuple[int, ...]) -> Window:
     kernel = tuple(s.pick(1, min(3, n), s.number(1, min(n, 5))) for n in spatial)
     before = tuple(s.pick(0, s.number(0, k - 1)) for k in kernel)
     after = tuple(s.pick(0, s.number(0, k - 1)) for k in kernel)
-    dilations = tuple(s.pick(1, 1, 1, 1, 1, 2 if 2 * (k - 1) < n else 1)
+    dilations = tuple(s.pick(1, 1, 2 if 2 * (k - 1) < n else 1)
                       for k, n in zip(kernel, spatial, strict=True))  # fmt: skip
     return Window(kernel, tuple(s.number(1, 4) for _ in kernel), before, after, dilations)
 
 
 def conv(s: Sketch, turn: int) -> Value:
     """Each depth in its turn."""
-    spatial = s.pick((s.number(3, 9), s.number(1, 9)), (s.number(1, 12),))
+    plane = (s.number(3, 9), s.number(1, 9))
+    spatial = s.pick(plane, plane, plane, (s.number(1, 12),), (s.number(100, 140),))
     depth = (1, 2, 3, 4, s.number(5, 9), 8, 16)[turn % 7]
     x = operand(s, (s.pick(1, 1, 2), *spatial, depth))
     slid = window(s, spatial)
@@ -141,7 +142,7 @@ SEEDS = range(5)
 def test_the_layers_reach_every_form_of_kernel() -> None:
     words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
     assert words >= {
-        "wide", "tall", "rows", "columns", "fixed", "sums", "clamp", "tail", "even",
+        "wide", "tall", "rows", "columns", "pieces", "fixed", "sums", "clamp", "tail", "even",
         "tie", "mulhi", "thresholds", "moved", "across", "bytes", "d1", "d2", "d3", "d4",
     }  # fmt: skip
 

@@ -23,6 +23,7 @@ from binpoint.ops.dense import IntDense
 from binpoint.ops.forms import U32
 from binpoint.ops.linear import Weights, channel_reach
 from binpoint.ops.requantize import Requantize
+from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.fixed import Fixed, fixed
@@ -34,7 +35,8 @@ _FEW_INPUTS = 4
 _FEW_ROWS = 256
 """Elements of rows that are widened together."""
 _ORDER = (0, 2, 1, 3)
-_TOGETHER = (2, 3, 5, 7)
+_PIECE = 512
+_ONE = Window((1, 1), (1, 1), (0, 0), (0, 0), (1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,11 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
         return None
     run = product.weights.shape[2]
     if small:
-        count = next((n for n in _TOGETHER if rows % n == 0), 1)
-        numbers = {
-            "batches": 1, "in_h": rows // count, "line": count * depth,
-            "out_h": rows // count, "out_w": count, "kernel_h": 1, "stride_h": 1, "pad_h": 0,
-            "run": run, "zero_x": 0, "lead": 0, "parts": 1, "part": count * depth,
-            "part_step": 0, "row": count * depth + count * depth % 2, "step": depth,
-        }  # fmt: skip
-        scratch = 2 * numbers["row"] + 4
-        return _call("conv", step, product, numbers, (("layout", "rows"),), scratch, options)
+        plane = _Plane(_ONE, (1, rows), rows, depth)
+        layout = _by_rows(plane) if rows == 1 and _tall_windows(graph) else _by_pieces(plane)
+        numbers = {"batches": 1, "run": run, "zero_x": 0} | layout.numbers
+        scratch = 2 * layout.elements + 4
+        return _call("conv", step, product, numbers, layout.traits, scratch, options)
     if shape == "tall":
         numbers, scratch = {"depth": depth, "run": run}, 2 * run
     else:
@@ -108,53 +106,120 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
     return _call("dense", step, product, numbers, (), scratch, options)
 
 
+def _tall_windows(graph: Graph) -> bool:
+    """Whether a convolution has windows of several rows."""
+    ops = (n.op for n in graph.nodes())
+    return any(isinstance(op, IntConv) and op.window.kernel[:-1] > (1,) for op in ops)
+
+
 def _conv(
     step: Step, inputs: tuple[Value, ...], op: IntConv, options: CompileOptions
 ) -> KernelCall | None:
-    """Rows of the input in scratch, two windows at a time."""
+    """Two windows at a time, from a few rows or a piece of one row in scratch."""
     x, w, _ = inputs
     window, size = op.window.planar(x.shape[1:-1])
-    out = window.outputs(size)
-    (height, width), (step_h, step_w), depth = window.kernel, window.strides, x.shape[-1]
-    columns = (out[1] - 1) * step_w + width
-    before = window.before[1]
-    if window.dilations != (1, 1) or out[0] * out[1] == 1 or columns <= before:
+    (height, width), depth = window.kernel, x.shape[-1]
+    columns = (window.outputs(size)[1] - 1) * window.strides[1] + window.reach[1]
+    if (window.dilations[1] > 1 and height > 1) or columns <= window.before[1]:
         return None
-    codes = _codes(w).reshape(w.shape[0], height, width * depth)
-    kept = min(size[1], columns - before)
-    parts, part, skipped = 1, kept, 0
-    stride = step_w
-    turned = depth <= _FEW_INPUTS and height > 1 and options.optimize == "speed"
-    if turned:
-        codes = codes.reshape(w.shape[0], height, width, depth).swapaxes(1, 2)
-        codes = codes.reshape(w.shape[0], 1, -1)
-    elif width < step_w and not any((*window.before, *window.after)):
-        parts, part, skipped, stride, columns = out[1], width, step_w, width, out[1] * width
-    ordered, padded = (1 if turned else depth), op.window.padded
-    product = _product(
-        inputs, op.zero, "wide", ordered, padded=padded, codes=codes, options=options
-    )
+    codes = _codes(w).reshape(w.shape[0], height, width, depth)
+    few = depth <= _FEW_INPUTS and height > 1 and max(window.dilations) == 1
+    plane = _Plane(window, size, columns, depth)
+    if few and options.optimize == "speed":
+        codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
+        layout = _by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
+    elif height == 1 and window.strides[0] == 1 and (window.before[0], window.after[0]) == (0, 0):
+        layout = _by_pieces(plane)
+    else:
+        layout = _by_rows(plane)
+    if window.dilations[1] == 1 and codes.ndim > 3:
+        codes = codes.reshape(w.shape[0], height, -1)
+    codes = codes.reshape(w.shape[0], -1, codes.shape[-1])
+    inner, padded = (depth if layout.traits[0][1] != "columns" else 1), op.window.padded
+    product = _product(inputs, op.zero, "wide", inner, padded=padded, codes=codes, options=options)
     if product is None:
         return None
+    numbers = {"batches": x.shape[0] * layout.lines, "run": product.weights.shape[2]}
+    numbers |= {"zero_x": op.zero} | layout.numbers
+    return _call("conv", step, product, numbers, layout.traits, 2 * layout.elements + 4, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """A window on an input of `size` and `depth`; `columns` are those that windows read."""
+
+    window: Window
+    size: tuple[int, ...]
+    columns: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How scratch is filled: numbers and traits of the kernel, and elements in scratch.
+
+    `lines` of the input are as many inputs of their own.
+    """
+
+    traits: tuple[tuple[str, str], ...]
+    numbers: dict[str, int]
+    elements: int
+    lines: int = 1
+
+
+def _by_columns(plane: _Plane, *, odd: bool) -> _Layout:
+    """Columns of all rows of a window, so that a window is one run.
+
+    Where a row has an odd number of windows, those of two rows make pairs.
+    """
+    window, columns, depth = plane.window, plane.columns, plane.depth
+    out, height = window.outputs(plane.size), window.kernel[0]
+    across = out[1] % 2 == 1 and out[0] > 1 and not odd
+    pairs = ("pairs", "across" if across else "")
+    numbers = {
+        "in_h": plane.size[0], "line": plane.size[1] * depth, "out_h": out[0], "out_w": out[1],
+        "kernel_h": height, "stride_h": window.strides[0], "pad_h": window.before[0],
+        "columns": columns, "pad_w": window.before[1],
+        "width": min(plane.size[1], columns - window.before[1]),
+        "step": window.strides[1] * depth * height,
+    }  # fmt: skip
+    traits = (("layout", "columns"), ("depth", f"d{depth}"), pairs)
+    return _Layout(traits, numbers, columns * height * depth * (2 if across else 1))
+
+
+def _by_pieces(plane: _Plane) -> _Layout:
+    """Windows of one row, from a piece of the row at a time."""
+    window, depth = plane.window, plane.depth
+    count, move, span = window.outputs(plane.size)[1], window.strides[1] * depth, window.reach[1]
+    room = max(_PIECE, 3 * span * depth)
+    few = min(count, max(2, (room - span * depth) // move // 2 * 2))
+    numbers = {
+        "line": plane.size[1] * depth, "out_w": count, "few": few, "step": move,
+        "lead": window.before[1] * depth, "span": span * depth,
+        "runs": 1 if window.dilations[1] == 1 else window.kernel[1],
+        "pitch": window.dilations[1] * depth,
+    }  # fmt: skip
+    elements = (few - 1) * move + span * depth
+    return _Layout((("layout", "pieces"),), numbers, elements, plane.size[0])
+
+
+def _by_rows(plane: _Plane) -> _Layout:
+    """The rows that windows of one row read; columns between windows are left out."""
+    window, columns, depth = plane.window, plane.columns, plane.depth
+    out, stride, reach = window.outputs(plane.size), window.strides[1], window.reach[0]
+    parts, part, skipped = 1, min(plane.size[1], columns - window.before[1]), 0
+    if window.reach[1] < stride and not window.padded:
+        parts, part, skipped = out[1], window.kernel[1], stride
+        columns, stride = out[1] * part, part
     row = columns * depth + columns * depth % 2
     numbers = {
-        "batches": x.shape[0], "in_h": size[0], "line": size[1] * depth,
-        "out_h": out[0], "out_w": out[1],
-        "kernel_h": height, "stride_h": step_h, "pad_h": window.before[0],
-        "run": product.weights.shape[2], "zero_x": op.zero,
+        "in_h": plane.size[0], "line": plane.size[1] * depth, "out_h": out[0], "out_w": out[1],
+        "reach": reach, "stride_h": window.strides[0], "pad_h": window.before[0],
+        "lead": window.before[1] * depth, "parts": parts, "part": part * depth,
+        "part_step": skipped * depth, "row": row, "step": stride * depth,
+        "runs": window.kernel[0], "pitch": window.dilations[0] * row,
     }  # fmt: skip
-    if turned:
-        across = out[1] % 2 == 1 and out[0] > 1 and w.shape[0] % _ROWS["wide"] == 0
-        entire = columns * height * depth * (2 if across else 1)
-        pairs = ("pairs", "across" if across else "")
-        traits = (("layout", "columns"), ("depth", f"d{depth}"), pairs)
-        numbers |= {"columns": columns, "pad_w": before, "width": kept}
-        numbers |= {"step": step_w * depth * height}
-    else:
-        entire, traits = row * height, (("layout", "rows"),)
-        numbers |= {"lead": before * depth, "parts": parts, "part": part * depth}
-        numbers |= {"part_step": skipped * depth, "row": row, "step": stride * depth}
-    return _call("conv", step, product, numbers, traits, 2 * entire + 4, options)
+    return _Layout((("layout", "rows"),), numbers, row * reach)
 
 
 def _number(step: Step, name: str) -> int:

@@ -30,7 +30,9 @@ def check(form: HighWord, acc: Ints, expected: Ints, prescale: int, ends: tuple[
     assert not near[:, windows == 0].any()
 
 
-def staircase(scales: Floats, bias: Ints, zero: int, ends: tuple[int, int]) -> tuple[Staircase, Ints]:
+def staircase(
+    scales: Floats, bias: Ints, zero: int, ends: tuple[int, int]
+) -> tuple[Staircase, Ints]:
     """The requantizer of onnxruntime around each bias, and what it gives there."""
     lo, hi = ends
     low, high = bias - SIZE // 2, bias + SIZE // 2

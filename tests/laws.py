@@ -32,6 +32,8 @@ from binpoint.numeric.interval import Interval
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.dataflow import design
+from binpoint.plan.design import Design
+from binpoint.plan.program import Program
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_c import run_host
@@ -156,11 +158,13 @@ def law_8_instructions(
     assert difference is None, str(difference)
 
 
-def law_5_hardware(graph: Graph, inputs: Sequence[Codes], values: Values) -> None:
+def law_5_hardware(
+    graph: Graph, inputs: Sequence[Codes], values: Values, plan: Design | None = None
+) -> None:
     """The emitted HLS C++ carries the same integers on every stream."""
     target = load_target("zynq-7020")
     assert isinstance(target, FpgaTarget)
-    plan = design(graph, target, CompileOptions(name="laws"))
+    plan = plan or design(graph, target, CompileOptions(name="laws"))
     project = render_hls(plan, target, values[:1])
     carried = [{**sample, **found} for sample, found in zip(inputs, values, strict=True)]
     found = run_native(plan, project, carried, deep=True)
@@ -182,6 +186,16 @@ def law_clamped(graph: Graph, values: Values, rng: np.random.Generator) -> None:
         for sample in values:
             (found,) = op.reference(*(sample[name] for name in node.inputs))
             np.testing.assert_array_equal(found, np.clip(sample[result.name], lo, hi), node.name)
+
+
+def law_7_variants(program: Program, texts: dict[str, str]) -> None:
+    """The same of the kernels chosen for a target."""
+    for step in program.steps:
+        call = step.call
+        if not step.alias and call.variant:
+            view = KernelView(call, "static")
+            text = render_template("mcu-c", f"{call.variant}/{call.stem}.c.j2", k=view)
+            assert texts.setdefault(call.symbol, text) == text, call.symbol
 
 
 def law_7_symbols(graph: Graph, texts: dict[str, str]) -> None:

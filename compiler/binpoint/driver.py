@@ -41,11 +41,11 @@ from binpoint.report.summary import (
 )
 from binpoint.sim.check_graph import write_onnx
 from binpoint.sim.convert import stored_inputs
+from binpoint.sim.departures import departures
 from binpoint.sim.emitted import EmittedC, EmittedHls
 from binpoint.sim.folder import read_folder, verify_written
 from binpoint.sim.host_hls import HlsInterface
 from binpoint.sim.interface import Interface
-from binpoint.sim.source import departures
 from binpoint.sim.verify import Subject, reference
 from binpoint.sim.verify import verify as run_witnesses
 from binpoint.sim.witness import Answer, Verdict, witnesses_of
@@ -126,7 +126,7 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     verdict = _checked(run_witnesses(subject, trial, asked))
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
     ratios = noise(floating, graph, sets.scored)
-    removed, apart = macs(imported) - macs(typed), departures(graph, options.semantics)
+    removed, apart = macs(imported) - macs(typed), departures(graph, model, options.semantics)
     found = Findings(use, score(subject, sets.scored), ratios, removed, apart)
     report = _summarized(made.plan, target, verdict, found)
     project = made.project.with_files({"report.json": rendering.json(report).encode()})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,27 @@ def reference(model: onnx.ModelProto | str) -> Session:
 
 
 def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
-    """Operators of a quantized model that `reference` computes in float, with their number.
+    """Operators of a quantized model that `reference` computes in float, with their number."""
+    return dict(sorted(Counter(node.op for node in float_nodes(model)).items()))
+
+
+@dataclass(frozen=True, slots=True)
+class FloatNode:
+    """A node computed in float: its operator, and the names of the node and of its results."""
+
+    op: str
+    names: tuple[str, ...]
+
+
+def float_nodes(model: onnx.ModelProto | str) -> tuple[FloatNode, ...]:
+    """Nodes of a quantized model that `reference` computes in float.
 
     A tensor is float where a DequantizeLinear, a float input or constant, or an operator on floats
-    gives it; conversions from and to integers do not count.
+    gives it; conversions from and to integers do not count. Optimisations join nodes: their names
+    are of one of them, without what onnxruntime adds to it.
+
+    Raises:
+        InvalidModel: onnxruntime cannot load the model.
     """
     with tempfile.TemporaryDirectory(prefix="binpoint-ort-") as folder:
         path = str(Path(folder) / "optimised.onnx")
@@ -97,13 +115,14 @@ def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:
         graph = onnx.load_model_from_string(Path(path).read_bytes()).graph
     real = {i.name for i in graph.input if i.type.tensor_type.elem_type in _REAL}
     real |= {t.name for t in graph.initializer if t.data_type in _REAL}
-    found: Counter[str] = Counter()
+    found: list[FloatNode] = []
     for node in graph.node:
         if _gives_real(node, real):
             real.update(node.output)
-        if node.input and node.input[0] in real and not _is_quantized(node):
-            found[node.op_type] += 1
-    return dict(sorted(found.items()))
+            if node.op_type not in _BORDERS:
+                name = node.name.removeprefix("fused ").removesuffix("/MatMulAddFusion")
+                found.append(FloatNode(node.op_type, tuple(filter(None, (name, *node.output)))))
+    return tuple(found)
 
 
 def _gives_real(node: onnx.NodeProto, real: Set[str]) -> bool:
@@ -111,7 +130,7 @@ def _gives_real(node: onnx.NodeProto, real: Set[str]) -> bool:
     if _is_quantized(node):
         is_open = node.op_type == "QGemm" and len(node.input) < _QGEMM_OPERANDS
         return node.op_type == "DequantizeLinear" or is_open
-    return bool(node.input) and node.input[0] in real
+    return not real.isdisjoint(node.input)
 
 
 def _is_quantized(node: onnx.NodeProto) -> bool:

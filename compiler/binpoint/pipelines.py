@@ -15,6 +15,7 @@ from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
+from binpoint.lower.slim import SlimIntegers
 from binpoint.lower.to_integers import ToIntegers
 from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
@@ -52,6 +53,7 @@ def mcu() -> Pipeline:
         RemoveTypedChannels(),
         ToIntegers(),
         MergeClamps(),
+        SlimIntegers(),
         SimplifyIntegers(),
         ProveRequantizers(),
     )

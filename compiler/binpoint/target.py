@@ -18,7 +18,7 @@ from binpoint import toml
 from binpoint.errors import InvalidTarget, UnknownTarget
 from binpoint.ir.op import Limits
 
-Feature = Literal["dsp", "mve", "fpu", "rvv", "registers"]
+Feature = Literal["dsp", "mve", "fpu", "rvv", "registers", "mla"]
 Region = Literal["flash", "sram"]
 Content = Literal["code", "constants", "arena", "stack"]
 Event = Literal[
@@ -94,7 +94,8 @@ class Arithmetic(_Table, frozen=True):
 
     Attributes:
         word_bits: width of a register.
-        features: instruction set extensions that kernel variants may use.
+        features: instruction set extensions that kernel variants may use; ``registers`` stands for
+            some thirty general registers, ``mla`` for a multiplication that adds.
         multiplier_bits: rescale multiplier that stays in one word by word to double word product.
     """
 

@@ -10,7 +10,7 @@ from random import Random
 import onnx
 
 from binpoint.errors import BinpointError, LoweringError, ModelError, QuantizationError
-from binpoint.sim.source import departures
+from binpoint.sim.departures import departures
 from tests.end_to_end.witnesses import (
     Trial,
     compiled,
@@ -107,11 +107,5 @@ def _runtime_steps(trial: Trial) -> int | None:
 
 
 def follows_runtime(trial: Trial) -> bool:
-    """Whether onnxruntime defines the bytes of every op of a QDQ model.
-
-    It cannot load a quantized AveragePool with dilations.
-    """
-    if departures(trial.graph):
-        return False
-    pools = (node for node in trial.model.graph.node if node.op_type == "AveragePool")
-    return not any(a.name == "dilations" for node in pools for a in node.attribute)
+    """Whether onnxruntime defines the bytes of every op of a QDQ model."""
+    return not departures(trial.graph, trial.model)

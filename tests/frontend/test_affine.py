@@ -166,6 +166,29 @@ def test_a_product_per_channel_becomes_affine(apply: Apply) -> None:
     assert kinds(done) == ["Affine"]
 
 
+@pytest.mark.parametrize("quantized", [True, False])
+def test_a_quotient_per_channel_stays_one_where_quantizers_round(
+    apply: Apply, *, quantized: bool
+) -> None:
+    net = Net(3, 7, fixed=X8)
+    graph = net.add(Binary(Kind.DIV), net.real(1, 7)).typed(X8).graph()
+    graph.quantized = quantized
+    done = apply(graph, FoldAffine())
+    assert [node.op for node in done.nodes()] == [Affine(divides=True)]
+
+
+def test_other_constant_divisors_become_factors(apply: Apply) -> None:
+    net = Net(3, 7, fixed=X8)
+    graph = net.add(Binary(Kind.DIV), net.real(3, 1)).typed(X8).graph()
+    assert [node.op for node in apply(graph, FoldAffine()).nodes()] == [Binary(Kind.MUL)]
+
+
+def test_a_quotient_before_weights_is_folded_too(apply: Apply) -> None:
+    net = Net(3, 7)
+    graph = net.add(Affine(divides=True), net.real(7), net.real(7)).dense(4).graph()
+    assert kinds(apply(graph, FoldAffine())) == ["Dense"]
+
+
 def test_a_sum_with_stored_integers_becomes_the_bias(apply: Apply) -> None:
     net = Net(3, 7, fixed=X8)
     weights = net.build.constant(net.rng.integers(-127, 128, (5, 7)).astype(np.int8), fixed=W8)

@@ -10,16 +10,17 @@ import pytest
 from binpoint.errors import NoIntegerForm
 from binpoint.options import CompileOptions
 from binpoint.plan.dataflow import design
-from binpoint.plan.fuse import fuse
+from binpoint.plan.design import Folding
+from binpoint.plan.estimate import estimate
+from binpoint.plan.folding import ways
 from tests import laws
 from tests.hls.designs import fpga
 from tests.ops.float_cases import FLOAT_CASES
 from tests.ops.integer_cases import CASES, Case
 from tests.ops.sketch import Sketch
 
+_MOST = 32
 _EVERYTHING: tuple[Case, ...] = (*CASES, *(case.add for case in FLOAT_CASES))
-_WITHOUT = frozenset({"interpolate", "layernorm", "matmul", "resize_linear"})
-"""Kernels that no unit computes."""
 
 
 def _add(sketch: Sketch, case: Case, seed: int) -> None:
@@ -61,14 +62,27 @@ def test_kernels_equal_their_reference(seed: int) -> None:
     laws.law_5_hardware(sketch.graph, inputs, laws.evaluated(sketch.graph, inputs))
 
 
-def test_only_ops_without_a_unit_are_always_refused() -> None:
-    runs = [set(_together(seed)[1]) for seed in range(1, 5)]
-    always = set[str].intersection(*runs)
-    stems: set[str] = set()
-    for case in _EVERYTHING:
-        if case.__name__ in always:
-            sketch = Sketch(Random(1))
-            _add(sketch, case, 1)
-            stems |= {step.call.stem for step in fuse(sketch.graph)}
-    assert stems & _WITHOUT
-    assert len(always) <= 14, sorted(always)
+@pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_folded_kernels_equal_their_reference(seed: int) -> None:
+    sketch, _ = _together(seed)
+    inputs = laws.samples(sketch.graph, np.random.default_rng(seed))
+    options, random = CompileOptions(name="laws"), Random(seed)
+    plain = design(sketch.graph, fpga(), options)
+    folding = {
+        layer.name: random.choice(
+            [w for w in ways(plain, layer) if w.pe * w.simd <= _MOST][1:] or [Folding()]
+        )
+        for layer in plain.layers
+        if layer.nodes
+    }
+    plan = design(sketch.graph, fpga(), options, folding)
+    stems = {layer.unit.stem for layer in plain.layers if layer.nodes}
+    wide = {layer.stem for layer in estimate(plan).layers if layer.pe * layer.simd > 1}
+    assert wide >= {"product", "float_sum", "dense", "map", "pair"}
+    assert len(wide) > len(stems) // 2
+    laws.law_5_hardware(sketch.graph, inputs, laws.evaluated(sketch.graph, inputs), plan)
+
+
+def test_every_op_has_a_unit() -> None:
+    runs = [set(_together(seed)[1]) for seed in range(1, 4)]
+    assert set[str].intersection(*runs) == set()

@@ -7,17 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from binpoint.emit.fpga_hls import render
 from binpoint.errors import BadOption, LoweringError, ModelError, NoIntegerForm, QuantizationError
 from binpoint.ir.evaluate import evaluate
 from binpoint.options import CompileOptions
+from binpoint.plan import estimate, fifo
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Folding, Style
-from binpoint.plan.units import Dense
+from binpoint.plan.folding import ways
+from binpoint.plan.units import Dense, Depthwise, Product, Window
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_hls import find_headers, run_ap, run_bounded, run_native
 from binpoint.sim.tools import run_tool
@@ -26,6 +29,7 @@ from tests.hls.designs import (
     Built,
     built,
     codes,
+    divisors,
     fpga,
     lowered,
     lowered_file,
@@ -41,6 +45,7 @@ LARGE = (
     "ad_autoencoder_qdq",
     "cnv_half_w2a2",
     "em_conv2d_selu_keras",
+    "har_transformer",
     "ic_resnet8_float",
     "ic_resnet8_qdq",
     "ic_resnet8_tflite_int8",
@@ -59,6 +64,8 @@ LARGE = (
     "pendigits_mlp_w6a6",
     "person_mobilenetv2_050_128_qdq",
     "sklearn_digits_mlp",
+    "vit_cifar10_qdq",
+    "vit_cifar10_qdq_matmul",
 )
 
 
@@ -176,18 +183,100 @@ def _check_real(path: Path) -> None:
 
 
 def test_an_op_without_a_form_is_refused_by_name_with_the_way_out() -> None:
-    with pytest.raises(NoIntegerForm, match="`matmul` has no form on an FPGA") as caught:
-        built(lowered(_product(), OPTIONS), OPTIONS)
+    with pytest.raises(NoIntegerForm, match="that cuts its border has no form") as caught:
+        built(lowered(_cut(), OPTIONS), OPTIONS)
     assert caught.value.at is not None
-    assert "product" in caught.value.at
+    assert "upwards" in caught.value.at
     assert caught.value.hint is not None
 
 
-def _product() -> onnx.ModelProto:
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4, 4]) for n in ("a", "b", "y")]
-    node = helper.make_node("MatMul", ["a", "b"], ["y"], "product")
-    graph = helper.make_graph([node], "net", ends[:2], ends[2:])
+def _cut() -> onnx.ModelProto:
+    """A transposed convolution padded by more than its kernel."""
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], "upwards", pads=[3, 3, 3, 3])
+    model = _model(node, {"x": [1, 2, 6, 6], "y": [1, 2, 2, 2]})
+    weights = np.random.default_rng(1).normal(0, 1, (2, 2, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    return model
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("sizes", [([3, 2], [1, 1], [1, 1]), ([2, 3], [2, 1], [2, 1])])
+def test_rows_of_a_window_side_by_side_are_equal(groups: int, sizes: tuple[list[int], ...]) -> None:
+    kernel, strides, dilations = sizes
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"], "conv", group=groups, kernel_shape=kernel, strides=strides,
+        dilations=dilations, pads=[1, 0, 2, 1],
+    )  # fmt: skip
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    rows, columns = (
+        (n - k) // s + 1 for n, k, s in zip((7 + 3, 5 + 1), spans, strides, strict=True)
+    )
+    model = _model(node, {"x": [1, 4, 7, 5], "y": [1, 8 if groups < 4 else 4, rows, columns]})
+    shape = (8 if groups < 4 else 4, 4 // groups, *kernel)
+    weights = np.random.default_rng(2).normal(0, 1, shape).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    graph = lowered(model, OPTIONS)
+    plain = design(graph, fpga(), OPTIONS)
+    (layer,) = (la for la in plain.layers if isinstance(la.unit, Dense | Depthwise))
+    tall = [w for w in ways(plain, layer) if w.simd not in divisors(4 // groups, 4) and w.pe < 3]
+    assert tall
+    for way in tall:
+        made = built(graph, OPTIONS, {layer.name: way})
+        (window,) = (la.unit for la in made.design.layers if isinstance(la.unit, Window))
+        assert window.together == kernel[0]
+        assert window.iterations <= made.design.interval
+        assert made.difference() is None
+
+
+@pytest.mark.parametrize("strides", [[1, 1], [2, 1]])
+def test_windows_over_a_batch_are_equal(strides: list[int]) -> None:
+    node = helper.make_node(
+        "MaxPool", ["x"], ["y"], "pool", kernel_shape=[2, 2], strides=strides, pads=[1, 0, 0, 1]
+    )
+    rows = 1 + (5 + 1 - 2) // strides[0]
+    made = built(lowered(_model(node, {"x": [3, 2, 5, 4], "y": [3, 2, rows, 4]}), OPTIONS), OPTIONS)
+    assert made.difference() is None
+
+
+def _model(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> onnx.ModelProto:
+    """A model of one node; the last shape is the result's."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    graph = helper.make_graph([node], "net", ends[:-1], ends[-1:])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("pe", [1, 3, 12])
+def test_a_folded_layer_norm_is_equal(pe: int) -> None:
+    node = helper.make_node("LayerNormalization", ["x", "gamma", "beta"], ["y"], "norm")
+    model = _model(node, {"x": [1, 7, 12], "y": [1, 7, 12]})
+    random = np.random.default_rng(3)
+    for name in ("gamma", "beta"):
+        array = random.normal(0, 1, 12).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    graph = lowered(model, OPTIONS)
+    (name,) = (
+        la.name for la in design(graph, fpga(), OPTIONS).layers if la.unit.stem == "layernorm"
+    )
+    made = built(graph, OPTIONS, {name: Folding(pe)})
+    assert made.difference() is None
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("way", [(1, 1), (2, 1), (1, 4), (3, 2), (6, 4)])
+def test_products_of_computed_operands_are_equal(batches: int, way: tuple[int, int]) -> None:
+    node = helper.make_node("MatMul", ["a", "b"], ["y"], "product")
+    shapes = {"a": [batches, 5, 4], "b": [batches, 4, 6], "y": [batches, 5, 6]}
+    graph = lowered(_model(node, shapes), OPTIONS)
+    plain = design(graph, fpga(), OPTIONS)
+    (name,) = (layer.name for layer in plain.layers if isinstance(layer.unit, Product))
+    made = built(graph, OPTIONS, {name: Folding(*way)})
+    (unit,) = (layer.unit for layer in made.design.layers if isinstance(layer.unit, Product))
+    assert (unit.pe, unit.simd) == way
+    assert made.difference() is None
+    sizing = fifo.sized(made.design, estimate.latency)
+    plan = made.design.with_depths(sizing.depths)
+    found = run_bounded(plan, render(plan, fpga(), made.values), made.values)
+    assert not isinstance(found, str), found
 
 
 @pytest.mark.parametrize(("name", "arithmetic"), [("tfc_1w1a", "count"), ("tfc_2w2a", "planes")])

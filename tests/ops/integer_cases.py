@@ -24,19 +24,13 @@ from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pad import IntPad
-from binpoint.ops.pairwise import (
-    IntAdd,
-    IntMinMax,
-    IntMul,
-    OnnxruntimeAdd,
-    OnnxruntimeChain,
-    OnnxruntimeMul,
-)
+from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul
 from binpoint.ops.pool import AveragePool
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.prelu import IntPRelu
 from binpoint.ops.requantize import Clamp, DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.resize import IntResizeLinear, Weights
+from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeChain, OnnxruntimeMul
 from binpoint.ops.slices import IntGather
 from binpoint.ops.softmax import Softmax
 from tests.ops.float_cases import real

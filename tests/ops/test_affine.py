@@ -7,11 +7,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from binpoint import ort
 from binpoint.errors import UnsupportedOperator
+from binpoint.ir.op import Semantics
+from binpoint.numeric import float32
 from binpoint.numeric.fixed import I8, I16, U8, FixedType
 from binpoint.ops.affine import Affine, AffineRequantize, IntChannelLookup
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.prelu import IntPRelu, PRelu
+from tests.ops.float_cases import real
+from tests.ops.kernels import Bench
 from tests.ops.moves import Case, agreed, codes_for, kind, lowered, ops, results, runtime_codes
 
 X, Y = kind(I8, 0.05, 3), kind(U8, 0.031, 120)
@@ -132,3 +137,34 @@ def test_a_variance_below_zero_is_refused() -> None:
     operands = ((2, CHANNELS), SCALE, BIAS, MEAN, -VARIANCE)
     with pytest.raises(UnsupportedOperator, match="not positive"):
         Case("BatchNormalization", Affine, operands, opset=15).graph()
+
+
+def test_quotients_are_rounded_as_float32_rounds_them() -> None:
+    """By 3, 5, …: results next to ties, which a product with the reciprocal moves."""
+    divisors = np.array([3, 5, 6, 7, 9, 11], np.float32)
+    x, y = kind(I8, 0.039, 3), kind(I8, 0.013, 5)
+    codes = np.repeat(np.arange(-128, 128)[:, None], CHANNELS, axis=1)
+    bench = Bench()
+    parts = (real(divisors), real(np.zeros(CHANNELS, np.float32)))
+    bench.lower(
+        Affine(divides=True), [bench.input(codes.shape, x), *parts], y, Semantics.ONNXRUNTIME
+    )
+    (quotients,) = ort.evaluate(
+        "Div", [float32.dequantize_linear(codes, float(x.scale), x.zero_point), divisors]
+    )
+    wanted = float32.quantize_linear(quotients, float(y.scale), y.zero_point, I8.min, I8.max)
+    np.testing.assert_array_equal(bench.reference([codes])[0], wanted)
+    bench = Bench()
+    parts = (real((1 / divisors).astype(np.float32)), parts[1])
+    bench.lower(Affine(), [bench.input(codes.shape, x), *parts], y, Semantics.ONNXRUNTIME)
+    assert (bench.reference([codes])[0] != wanted).any()
+
+
+@pytest.mark.parametrize("semantics", [Semantics.DYADIC, Semantics.ONNXRUNTIME])
+def test_all_forms_of_a_quotient_agree(semantics: Semantics, rng: np.random.Generator) -> None:
+    bench = Bench()
+    for storage in (I8, I16):
+        parts = (real(np.linspace(0.5, 3, CHANNELS, dtype=np.float32)), real(BIAS))
+        x = bench.input((4, CHANNELS), kind(storage, 0.04, 3))
+        bench.lower(Affine(divides=True), [x, *parts], Y, semantics)
+    bench.agree(bench.codes(rng))

@@ -22,12 +22,8 @@ from binpoint.numeric.fixed import I8, I16, U8, FixedType, FloatType, IntType, T
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.elementwise import Binary, Kind, MinMax, Scalar
 from binpoint.ops.lookup import IntLookup, codes_of
-from binpoint.ops.pairwise import (
-    IntAdd,
-    OnnxruntimeAdd,
-    OnnxruntimeChain,
-    OnnxruntimeMul,
-)
+from binpoint.ops.pairwise import IntAdd
+from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeChain, OnnxruntimeMul
 from binpoint.ops.unary import Clip
 from tests.ops.kernels import Bench, parameters, random_codes, random_type
 

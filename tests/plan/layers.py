@@ -12,9 +12,12 @@ from binpoint.numeric.fixed import I8, U8
 from binpoint.ops.blocks import Block, IntSum
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.conv import IntConv, IntDepthwise
+from binpoint.ops.copy import transposed
 from binpoint.ops.dense import IntDense
-from binpoint.ops.pairwise import OnnxruntimeAdd
+from binpoint.ops.lookup import IntLookup
+from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.ops.runtime_pair import OnnxruntimeAdd
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from tests import laws
@@ -84,7 +87,7 @@ def dense(s: Sketch) -> Value:
 
 
 def depthwise(s: Sketch) -> Value:
-    spatial = tuple(s.number(1, 9) for _ in range(s.number(1, 2)))
+    spatial = tuple(s.pick(s.number(1, 9), s.number(4, 17)) for _ in range(s.number(1, 2)))
     x = s.input((s.number(1, 2), *spatial, s.number(1, 26)), s.type(s.storage(I8, U8)))
     view = window(s, spatial, dilated=False)
     count = x.shape[-1]
@@ -108,7 +111,27 @@ def columns(s: Sketch) -> Value:
     return s.add(requantizer(s, acc, 1), acc)
 
 
-LAYERS = (conv, dense, depthwise, add, columns)
+def maximum(s: Sketch) -> Value:
+    spatial = tuple(s.number(1, 7) for _ in range(s.number(1, 2)))
+    x = s.input((s.number(1, 2), *spatial, s.number(1, 40)), s.type(s.storage(I8, U8)))
+    return s.add(IntMaxPool(window(s, spatial, dilated=True)), x)
+
+
+def table(s: Sketch) -> Value:
+    x, target = s.input(s.shape(), s.type(s.storage(I8, U8))), s.type(s.storage(I8, U8))
+    entries = s.codes((256,), target.storage.min, target.storage.max)
+    op = IntLookup(target, x.elem.storage.min)
+    return s.add(op, x, s.build.constant(entries, target))
+
+
+def copied(s: Sketch) -> Value:
+    """Axes in another order: runs, gathered or spread bytes, or none of them."""
+    x = s.input([s.pick(2, 3, 17, 19, 40) for _ in range(3)], s.type(s.storage(I8, U8)))
+    order = s.pick((1, 0, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0), (1, 2, 0))
+    return s.add(transposed(x, order), x)
+
+
+LAYERS = (conv, dense, depthwise, add, columns, maximum, table, copied)
 
 
 def sketch(

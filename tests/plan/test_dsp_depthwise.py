@@ -51,6 +51,7 @@ def depthwise(s: Sketch, spatial: Sequence[int], kernel: Sequence[int]) -> Value
     pads = [(s.number(0, k - 1), s.number(0, k - 1)) for k in kernel]
     if s.random.random() < 0.4:
         pads = [(k // 2, (k - 1) // 2) for k in kernel]
+    pads = [(max(p, k - n), a) for (p, a), k, n in zip(pads, kernel, spatial, strict=True)]
     strides = tuple(s.pick(1, 1, 2, 3) for _ in kernel)
     room = [2 if 2 * (k - 1) < n else 1 for k, n in zip(kernel, spatial, strict=True)]
     dilations = tuple(s.pick(1, 1, r) for r in room)
@@ -70,7 +71,7 @@ def project(seed: int, count: int) -> Sketch:
     s = Sketch(Random(seed))
     for _ in range(count):
         spatial = tuple(s.number(1, 9) for _ in range(s.number(1, 2)))
-        s.output(depthwise(s, spatial, tuple(s.number(1, min(5, n)) for n in spatial)))
+        s.output(depthwise(s, spatial, tuple(s.number(1, min(5, n + 2)) for n in spatial)))
     for kernel in ((3, 3), (3, 1), (1, 3), (3, 5)):
         s.output(depthwise(s, (s.number(48, 60), s.number(45, 50)), kernel))
         s.output(depthwise(s, (s.number(3, 9), s.number(5, 9)), kernel))
@@ -138,3 +139,14 @@ def test_the_instructions_equal_the_reference(target: str) -> None:
         inputs = laws.samples(s.graph, s.rng)
         values = laws.evaluated(s.graph, inputs)
         laws.law_8_instructions(s.graph, inputs, values, CompileOptions(planner="greedy"), target)
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in range(6):
+        for optimize in ("speed", "size"):
+            options = CompileOptions(
+                optimize="speed" if optimize == "speed" else "size", planner="greedy"
+            )
+            laws.law_7_variants(arrange(project(seed, 12).graph, options, DEVICE), texts)
+    assert len(texts) > 10

@@ -8,13 +8,18 @@ from random import Random
 import pytest
 
 from binpoint.ir.graph import Value
+from binpoint.ir.op import Semantics
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.blocks import Block, IntSum
 from binpoint.ops.broadcast import Broadcast
+from binpoint.ops.concat import IntConcat
+from binpoint.ops.copy import transposed
 from binpoint.ops.lookup import IntLookup
-from binpoint.ops.pairwise import IntAdd, IntMul, OnnxruntimeAdd, OnnxruntimeMul
+from binpoint.ops.pairwise import IntAdd, IntMul
+from binpoint.ops.pool import AveragePool
 from binpoint.ops.pooling import IntMaxPool
+from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeMul
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.target import load_target, microcontroller
@@ -48,9 +53,9 @@ def add(s: Sketch) -> Value:
         kinds = (a.elem, b.elem, a.interval, b.interval)
         return s.add(OnnxruntimeAdd(axes, *kinds, target, *ends), a, b)
     shift = s.number(1, 22)
-    factors = [s.number(-(2**shift), 2**shift) // s.pick(1, 4) for _ in range(2)]
+    ma, mb = (s.number(-(2**shift), 2**shift) // s.pick(1, 4) for _ in range(2))
     zeros = a.elem.zero_point, b.elem.zero_point
-    return s.add(IntAdd(axes, *factors, shift, *zeros, target, *ends), a, b)
+    return s.add(IntAdd(axes, ma, mb, shift, *zeros, target, *ends), a, b)
 
 
 def mul(s: Sketch) -> Value:
@@ -78,6 +83,14 @@ def maxpool(s: Sketch) -> Value:
     return s.add(IntMaxPool(s.window(spatial, padded=s.pick(True, False))), x)
 
 
+def average(s: Sketch) -> Value:
+    spatial = s.spatial()
+    x = s.input((s.number(1, 2), *spatial, s.number(1, 11)), s.type(s.storage(I8, U8)))
+    window = s.window(spatial)
+    op = AveragePool(window, s.pick(None, window.after))
+    return s.lower(op, [x], s.type(x.elem.storage), Semantics.DYADIC)
+
+
 def total(s: Sketch) -> Value:
     """Of more rows than halfwords hold, now and then."""
     shape = (s.number(1, 2), s.pick(s.number(1, 9), s.number(250, 600)), s.number(1, 11))
@@ -88,7 +101,28 @@ def total(s: Sketch) -> Value:
     return s.add(onnxruntime_requantizer(s, 1, acc.interval), acc)
 
 
-CASES: tuple[Callable[[Sketch], Value], ...] = (add, mul, lookup, maxpool, total)
+def concat(s: Sketch) -> Value:
+    kind, shape = s.type(s.storage(I8, U8)), [s.number(1, 3), s.number(1, 3), s.number(1, 20)]
+    axis = s.number(1, 2)
+    parts = [s.input([*shape[:axis], s.number(1, 19), *shape[axis + 1 :]], kind) for _ in range(3)]
+    return s.add(IntConcat(axis, kind), *parts)
+
+
+def copy(s: Sketch) -> Value:
+    x = s.input((s.number(1, 3), s.number(1, 4), s.number(2, 5), s.number(1, 21)))
+    return s.add(transposed(x, s.pick((0, 2, 1, 3), (2, 1, 0, 3), (0, 1, 3, 2))), x)
+
+
+CASES: tuple[Callable[[Sketch], Value], ...] = (
+    add,
+    mul,
+    lookup,
+    maxpool,
+    average,
+    total,
+    concat,
+    copy,
+)
 
 
 def project(seed: int) -> Sketch:
@@ -105,7 +139,7 @@ def test_all_of_them_are_taken() -> None:
     options = CompileOptions(planner="greedy")
     steps = [p for n in range(2) for p in arrange(project(n).graph, options, DEVICE).steps]
     taken = [p.call for p in steps if p.call.variant == "dsp"]
-    for stem in ("add", "mul", "lookup", "maxpool", "sum"):
+    for stem in ("add", "mul", "lookup", "maxpool", "average", "sum", "concat", "copy"):
         assert sum(c.stem == stem for c in taken) > 4, stem
     traits = [dict(c.traits) for c in taken]
     assert {t["inner"] for t in traits if "inner" in t} == {"a", "b", "ab"}
@@ -141,3 +175,14 @@ def test_a_product_without_proof_stays_portable() -> None:
     s.output(s.add(OnnxruntimeMul(Broadcast.of((16,), (16,)), *kinds, target, -128, 127), a, b))
     (step,) = arrange(s.graph, CompileOptions(), DEVICE).steps
     assert step.call.variant == ""
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in range(6):
+        for optimize in ("speed", "size"):
+            options = CompileOptions(
+                optimize="speed" if optimize == "speed" else "size", planner="greedy"
+            )
+            laws.law_7_variants(arrange(project(seed).graph, options, DEVICE), texts)
+    assert len(texts) > 10

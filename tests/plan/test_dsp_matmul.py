@@ -76,3 +76,14 @@ def test_the_instructions_equal_the_reference() -> None:
     values = laws.evaluated(s.graph, inputs)
     options = CompileOptions(planner="greedy")
     laws.law_8_instructions(s.graph, inputs, values, options, "cortex-m4")
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in range(6):
+        for optimize in ("speed", "size"):
+            options = CompileOptions(
+                optimize="speed" if optimize == "speed" else "size", planner="greedy"
+            )
+            laws.law_7_variants(arrange(project(seed).graph, options, DEVICE), texts)
+    assert len(texts) > 10

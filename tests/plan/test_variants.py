@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from binpoint.emit.environment import render_template
+from binpoint.emit.mcu_c import BlockView, KernelView
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import KernelCall
 from binpoint.numeric.dyadic import Dyadic
@@ -140,17 +142,16 @@ def test_the_layers_reach_every_form_of_kernel() -> None:
     words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
     assert words >= {
         "wide", "tall", "rows", "columns", "fixed", "sums", "clamp", "tail", "even",
-        "tie", "mulhi", "thresholds", "moved", "across", "d1", "d2", "d3", "d4",
+        "tie", "mulhi", "thresholds", "moved", "across", "bytes", "d1", "d2", "d3", "d4",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("optimize", ["speed", "size"])
-def test_the_twins_equal_the_reference(seed: int, optimize: str) -> None:
+def test_the_twins_equal_the_reference(seed: int) -> None:
     sketch = layers(seed, 50)
     inputs = laws.samples(sketch.graph, sketch.rng)
     values = laws.evaluated(sketch.graph, inputs)
-    options = CompileOptions(optimize="size" if optimize == "size" else "speed", planner="greedy")
+    options = CompileOptions(optimize="speed" if seed % 2 else "size", planner="greedy")
     laws.law_4_kernels(sketch.graph, inputs, values, options, "cortex-m4")
 
 
@@ -175,7 +176,7 @@ def test_sixteen_bits_after_the_point_decide_all_but_the_window(random: Random) 
     reach = Interval(bias - span, bias + span)
     op = requantizer(s, 1, reach)
     lows, highs = np.full(2, reach.lo), np.full(2, reach.hi)
-    found = fixed(op, np.stack([lows, highs]), np.full(2, bias))
+    found = fixed(op, np.stack([lows, highs]), np.full(2, bias), paired=True)
     if found is None:
         return
     for c, least in ((0, 8), (1, 0)):
@@ -222,3 +223,18 @@ def test_a_pair_that_fits_no_lane_is_refused() -> None:
     assert pack(np.array([[[-128, 1]], [[-1, 1]]]), 4) is None
     assert pack(np.array([[[-128, 1]], [[0, 1]]]), 4) is not None
     assert pack(np.array([[[0, 1]], [[128, 1]]]), 4) is None
+    assert pack(np.array([[[-128, 1]], [[-1, 1]]]), 4, "bytes") is not None
+    assert pack(np.array([[[-129, 1]], [[-1, 1]]]), 4, "bytes") is None
+
+
+def test_symbols_determine_texts() -> None:
+    texts: dict[str, str] = {}
+    for seed in SEEDS:
+        for call in calls(layers(seed, 50), "cortex-m4"):
+            kernel = KernelView(call, "static")
+            text = render_template("mcu-c", f"{call.variant or 'ops'}/{call.stem}.c.j2", k=kernel)
+            assert texts.setdefault(call.symbol, text) == text, call.symbol
+            for block in call.blocks:
+                view = BlockView(block)
+                text = render_template("mcu-c", f"{call.variant}/{block.stem}.c.j2", b=view)
+                assert texts.setdefault(block.symbol, text) == text, block.symbol

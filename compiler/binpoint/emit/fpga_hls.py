@@ -18,12 +18,22 @@ from binpoint.emit.project import Project
 from binpoint.ir.graph import Value
 from binpoint.plan.dataflow import slot_bits
 from binpoint.plan.design import Design, StreamPort, Style
+from binpoint.plan.fabric import SHIFT_WORDS
 from binpoint.plan.program import Port
 from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
 _HOST = ("hls_stream.h", "ap_axi_sdata.h")
-_TOGETHER = MappingProxyType({"widen": "lanes", "narrow": "lanes"})
+_TOGETHER = MappingProxyType(
+    {
+        "widen": "lanes",
+        "narrow": "lanes",
+        "reduce_kinds": "reduce",
+        "reduce_memory": "reduce_held",
+    }
+)
+_PROCESSORS = MappingProxyType({"xc7z": "processing_system7", "xczu": "zynq_ultra_ps_e"})
+_LEAST_MEMORY_BITS = 32
 Values = Mapping[str, NDArray[Any]]
 
 
@@ -37,11 +47,12 @@ class StreamView:
     depth: int
     words: int
     note: str
+    impl: str
 
 
 @dataclass(frozen=True, slots=True)
 class PortView:
-    """An input or output: beats, elements, and how to read its numbers."""
+    """An input or output: beats, elements, and how to read its numbers, as Python text."""
 
     name: str
     source: str
@@ -54,13 +65,29 @@ class PortView:
     size: int
     shape: tuple[int, ...]
     order: tuple[int, ...]
-    scale: float
-    zero_point: int
+    scale: str
+    zero_point: str
+    offset: str
     type: str
     dtype: str
     storage: str
     low: int
     high: int
+
+
+@dataclass(frozen=True, slots=True)
+class DmaView:
+    """The DMA of a port in the block design: what it moves, and where it is joined."""
+
+    port: PortView
+    sends: int
+    receives: int
+    way: str
+    memory_bits: int
+    register: str
+    memory: str
+    source: str
+    sink: str
 
 
 def render(
@@ -93,16 +120,40 @@ def render(
         "parallel": design.style is Style.PARALLEL,
         "interval": design.interval,
         "samples": len(golden),
+        "processor": None if design.style is Style.PARALLEL else _processor(target.fabric.part),
+        "dmas": [_dma(design.name, i, p, p in inputs) for i, p in enumerate([*inputs, *outputs])],
     }
-    files = {
-        path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in _files(design).items()
-    }
+    paths = _files(design)
+    if views["processor"] is not None:
+        paths["vivado/bitstream.tcl"] = "bitstream.tcl"
+    files = {path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in paths.items()}
     files["tb/vectors.hpp"] = _vectors(views, inputs, outputs, design, golden)
     folder = resources.files("binpoint.templates") / _FOLDER / "host"
     for name in _HOST:
         files[f"host/{name}"] = (folder / name).read_text(encoding="utf-8")
     files["LICENSE.generated"] = render_template(_FOLDER, "LICENSE.generated.j2", **views)
     return Project({path: text.encode() for path, text in files.items()})
+
+
+def _processor(part: str) -> str | None:
+    """The IP of the processor on a part; None if there is none."""
+    return next((ip for start, ip in _PROCESSORS.items() if part.startswith(start)), None)
+
+
+def _dma(prefix: str, index: int, port: PortView, sends: bool) -> DmaView:
+    dma, own = f"dma_{port.name}", f"{prefix}/{port.name}"
+    source, sink = (f"{dma}/M_AXIS_MM2S", own) if sends else (own, f"{dma}/S_AXIS_S2MM")
+    return DmaView(
+        port=port,
+        sends=int(sends),
+        receives=int(not sends),
+        way="mm2s" if sends else "s2mm",
+        memory_bits=max(_LEAST_MEMORY_BITS, port.beat_bits),
+        register=f"M{index:02}_AXI",
+        memory=f"S{index:02}_AXI",
+        source=source,
+        sink=sink,
+    )
 
 
 def _files(design: Design) -> dict[str, str]:
@@ -151,16 +202,20 @@ def _stream(design: Design, name: str) -> StreamView:
         note = f"{stream.value} {design.graph.value(stream.value).type}, {note}"
     if stream.bipolar:
         note += ", 1 for 1 and 0 for -1"
+    impl = "srl" if stream.depth <= SHIFT_WORDS else "bram"
     return StreamView(
-        name, int_name(stream.elem), stream.lanes, stream.depth, stream.words, comment(note)
+        name, int_name(stream.elem), stream.lanes, stream.depth, stream.words, comment(note), impl
     )
 
 
 def port_views(design: Design) -> tuple[list[PortView], list[PortView]]:
     """Inputs and outputs as templates see them."""
+    graph = design.graph
+    inputs = zip(design.inputs, graph.inputs, strict=True)
+    outputs = zip(design.outputs, graph.outputs, strict=True)
     return (
-        [_port(design, port) for port in design.inputs],
-        [_port(design, port) for port in design.outputs],
+        [_port(design, port, graph.value(name)) for port, name in inputs],
+        [_port(design, port, graph.value(name)) for port, name in outputs],
     )
 
 
@@ -175,8 +230,9 @@ def model_ports(design: Design) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     )
 
 
-def _port(design: Design, port: StreamPort) -> PortView:
+def _port(design: Design, port: StreamPort, own: Value) -> PortView:
     stream, value = design.streams[port.stream], _carried(design, port)
+    scale, zero_point, offset = _numbers(own)
     slot = slot_bits(stream.elem.width)
     dtype = ("int" if stream.elem.signed else "uint") + str(slot)
     kind = value.elem
@@ -192,14 +248,30 @@ def _port(design: Design, port: StreamPort) -> PortView:
         size=value.type.size,
         shape=value.shape,
         order=port.order,
-        scale=float(kind.scales[0]),
-        zero_point=kind.zero_points[0],
+        scale=scale,
+        zero_point=zero_point,
+        offset=offset,
         type=str(kind),
         dtype=dtype,
         storage=f"{dtype}_t",
         low=stream.bounds.lo,
         high=stream.bounds.hi,
     )
+
+
+def _numbers(value: Value) -> tuple[str, str, str]:
+    """Scale, zero point and offset of the model's own value; lists lie along their axis."""
+    kind, reading = value.elem, value.reading
+    axis = len(value.shape) - 1 if reading is not None else kind.axis or 0
+    shape = tuple(-1 if i == axis else 1 for i in range(len(value.shape)))
+
+    def text(numbers: Sequence[float]) -> str:
+        alike = len(set(numbers)) == 1
+        return str(numbers[0]) if alike else f"np.array({list(numbers)}).reshape({shape})"
+
+    scales = [float(s) for s in kind.scales] if reading is None else reading.scales
+    offsets = (0.0,) if reading is None else reading.offsets
+    return text(scales), text(kind.zero_points), text(offsets)
 
 
 def _carried(design: Design, port: StreamPort) -> Value:

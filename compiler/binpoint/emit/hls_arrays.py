@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,34 @@ class ArrayView:
     dims: str
     text: str
     pragmas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a unit adds to its layer's configuration, and how its kernel is called.
+
+    The kernel gets the arrays in `own` as arguments; those of the store are named in its body.
+    """
+
+    kernel: str
+    constants: dict[str, int]
+    types: Names = ()
+    own: tuple[ArrayView, ...] = ()
+    stored: tuple[ArrayView, ...] = ()
+    store: StoreView | None = None
+    operand: str = ""
+    functions: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def arrays(self) -> tuple[ArrayView, ...]:
+        """All of them."""
+        return self.own + self.stored
+
+    @property
+    def settings(self) -> Names:
+        """Type and text of each constant, by name."""
+        kinds = {name: "int" if abs(v) < 2**31 else "int64_t" for name, v in self.constants.items()}
+        return tuple((f"{kinds[n]} {n}", literal(v)) for n, v in self.constants.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +126,22 @@ def literal(value: int) -> str:
     return f"INT64_C({value})"
 
 
+def by_kind(store: Store, lanes: int) -> Store:
+    """A store with constants by kind of row as one with a constant for each of a row's lanes."""
+
+    def repeated(constant: Constant | None) -> Constant | None:
+        if constant is None or constant.array.shape[0] == 1:
+            return constant
+        return Constant(np.repeat(constant.array, lanes, axis=0))
+
+    return replace(
+        store,
+        multiplier=repeated(store.multiplier),
+        offset=repeated(store.offset),
+        shift=repeated(store.shift),
+    )
+
+
 def totals(store: Store) -> Names:
     """The type of what a store shifts, if it does."""
     return () if store.total is None else (("total_t", wide(store.total)),)
@@ -115,15 +159,15 @@ def store_view(
             "lookup",
             lo,
             hi,
-            "[f][p]" if len(tables) > 1 else "[0][p]",
+            "f" if len(tables) > 1 else "0",
             array.name,
             literal(store.low),
         )
     if store.thresholds is not None:
         levels = store.thresholds.array.shape[1]
         rows = spread(store.thresholds.array, folds, pe)
-        array = array_view(f"{name}_thresholds", rows, reshape=(2, 3), signed=True)
-        at = "[f][p]" if len(rows) > 1 else "[0][p]"
+        array = _lists(f"{name}_thresholds", rows)
+        at = "f" if len(rows) > 1 else "0"
         if store.sign is None:
             view = StoreView("thresholds", lo, hi, at, thresholds=array.name, levels=levels)
             return (array,), view
@@ -153,8 +197,8 @@ def _mulshift(
         if constant is None:
             continue
         rows = spread(constant.array, folds, pe)
-        at = "[f][p]" if len(rows) > 1 else "[0][p]"
-        arrays.append(array_view(f"{name}_{key}", rows, reshape=(2, 3), signed=True))
+        at = "f" if len(rows) > 1 else "0"
+        arrays.append(_lists(f"{name}_{key}", rows))
         corrections.append((f"{name}_{key}", constant.array.shape[1], sign))
     view = StoreView(
         "mulshift",
@@ -182,6 +226,11 @@ def _column(
     rows = spread(constant.array, folds, pe)
     view = array_view(name, rows, reshape=(2,))
     return view, f"{name}[{'f' if len(rows) > 1 else '0'}][p]"
+
+
+def _lists(name: str, rows: NDArray[np.int64]) -> ArrayView:
+    """Lists ``[folds, pe, n]`` that are compared with all at once: those of a word side by side."""
+    return array_view(name, rows.reshape(rows.shape[0], -1), reshape=(2,), signed=True)
 
 
 def _rom(name: str, tables: NDArray[np.int64]) -> ArrayView:

@@ -10,9 +10,9 @@ import numpy as np
 from binpoint.emit.environment import comment
 from binpoint.emit.hls_arrays import (
     ArrayView,
-    Names,
-    StoreView,
+    Parts,
     array_view,
+    by_kind,
     initialiser,
     int_name,
     literal,
@@ -20,34 +20,15 @@ from binpoint.emit.hls_arrays import (
     totals,
     wide,
 )
+from binpoint.emit.hls_rows import Whole, rows_view
 from binpoint.numeric.fixed import IntType
 from binpoint.plan import units
 from binpoint.plan.design import Design, Layer
 
 Computing = (
-    units.Dense
-    | units.Depthwise
-    | units.Reduce
-    | units.Arg
-    | units.Softmax
-    | units.Window
-    | units.Map
-    | units.Pair
+    units.Dense | units.Depthwise | units.Reduce | units.Arg | units.Window | units.Map | units.Pair
 )
 Moving = units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a unit adds to its layer's configuration, and how its kernel is called."""
-
-    kernel: str
-    constants: dict[str, int]
-    types: Names = ()
-    arrays: tuple[ArrayView, ...] = ()
-    store: StoreView | None = None
-    operand: str = ""
-    functions: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +51,12 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
     names = [f"x{i}" for i in range(len(layer.reads))] + [f"y{i}" for i in range(len(layer.writes))]
     streams = [*layer.reads, *layer.writes]
     parameters = ", ".join(f"hls::stream<{s}_w> &{n}" for s, n in zip(streams, names, strict=True))
-    arrays = [a.name for a in parts.arrays if a.name in _called(layer, parts)]
+    arrays = [a.name for a in parts.own]
     ops = " + ".join(type(design.graph.node(n).op).__name__ for n in layer.nodes)
-    shown = f": {ops}, from {', '.join(layer.origin.names)}" if ops else ""
+    shown = f"{ops}, from {', '.join(layer.origin.names)}" if ops else _moves(layer.unit)
     return LayerView(
         name=layer.name,
-        title=(comment(f"{layer.name}{shown}"), *(comment(f) for f in layer.formulas)),
+        title=(comment(f"{layer.name}: {shown}"), *(comment(f) for f in layer.formulas)),
         parts=parts,
         result=layer.writes[0],
         parameters=parameters,
@@ -85,26 +66,33 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
     )
 
 
-def _called(layer: Layer, parts: Parts) -> set[str]:
-    """Arrays that the kernel gets as arguments; those of the store are named in its body."""
-    own = (
-        "weights",
-        "bias",
-        "needed",
-        "constant",
-        "sizes",
-        "strides",
-        "first",
-        "whole",
-        "steps",
-        "index",
-        "entries",
-    )
-    return {a.name for a in parts.arrays if a.name in {f"{layer.name}_{n}" for n in own}}
+def _moves(unit: units.Unit) -> str:
+    """What a layer does that computes no node."""
+    match unit:
+        case units.Window():
+            kernel, size = (" x ".join(map(str, axes)) for axes in (unit.kernel, unit.size))
+            sent = "" if unit.together == 1 else f", {unit.together} rows of a window at once"
+            return f"windows of {kernel} over {size}, {unit.row_words} words a row{sent}"
+        case units.Fork():
+            return f"the same words for {unit.count} readers"
+        case units.Lanes():
+            return f"words of {unit.lanes_in} as words of {unit.lanes_out}"
+        case units.Source():
+            return "a constant"
+        case units.Neighbours():
+            return "the pixels next to every position"
+        case units.Frame():
+            return "elements in a frame, and apart"
+        case units.Copy():
+            return "elements in another order"
+        case _:
+            return "elements as they are"
 
 
 def _parts(layer: Layer) -> Parts:
     name, unit = layer.name, layer.unit
+    if isinstance(unit, Whole):
+        return rows_view(name, unit)
     assert isinstance(unit, Computing | Moving)
     match unit:
         case units.Dense() | units.Depthwise():
@@ -113,8 +101,6 @@ def _parts(layer: Layer) -> Parts:
             return _reduce(name, unit)
         case units.Arg():
             return _arg(unit)
-        case units.Softmax():
-            return _softmax(name, unit)
         case units.Window():
             return _window(name, unit)
         case units.Map():
@@ -133,6 +119,8 @@ def _moved(name: str, unit: Moving) -> Parts:
             return Parts(f"concat{len(unit.parts)}", constants | ends)
         case units.Gather():
             return _gather(name, unit)
+        case units.Neighbours():
+            return _neighbours(name, unit)
         case units.Copy():
             return _copy(name, unit)
         case units.Frame():
@@ -151,7 +139,7 @@ def _moved(name: str, unit: Moving) -> Parts:
 def _map(name: str, unit: units.Map) -> Parts:
     arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
     constants = {"iterations": unit.iterations, "folds": unit.folds, "pe": unit.pe}
-    return Parts("map", constants, totals(unit.store), arrays, store, wide(unit.x))
+    return Parts("map", constants, totals(unit.store), (), arrays, store, wide(unit.x))
 
 
 def _arg(unit: units.Arg) -> Parts:
@@ -176,11 +164,10 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         constants |= {"groups": groups, "steps": unit.steps, "simd": unit.simd}
         kernel = "dense"
     else:
-        folds = unit.folds
-        laid_out = (
-            weights.reshape(folds, unit.pe, unit.taps).transpose(0, 2, 1).reshape(-1, unit.pe)
-        )
-        constants |= {"taps": unit.taps}
+        folds, lanes = unit.folds, unit.pe * unit.simd
+        split = weights.reshape(folds, unit.pe, unit.simd, unit.steps)
+        laid_out = split.transpose(0, 3, 1, 2).reshape(-1, lanes)
+        constants |= {"steps": unit.steps, "simd": unit.simd}
         kernel = "depthwise"
     constants["words"] = laid_out.shape[0]
     weight, product = unit.weight, "bp_mul<product_t>(a, w)"
@@ -208,7 +195,7 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         array_view(f"{name}_bias", bias, reshape=(2,)),
     )
     functions = (("product_t product", f"const {int_name(unit.x)} &a, const weight_t &w", product),)
-    return Parts(kernel, constants, types, (*own, *arrays), store, "acc_t", functions)
+    return Parts(kernel, constants, types, own, arrays, store, "acc_t", functions)
 
 
 def _reduce(name: str, unit: units.Reduce) -> Parts:
@@ -219,29 +206,18 @@ def _reduce(name: str, unit: units.Reduce) -> Parts:
         "pe": unit.pe,
         "start": unit.start,
     }
-    arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
     types = (("acc_t", wide(unit.acc)), *totals(unit.store))
     joins = {"sum": "acc_t(a + b)", "max": "bp_max<acc_t>(a, b)", "min": "bp_min<acc_t>(a, b)"}
     functions = (("acc_t join", "const acc_t &a, const acc_t &b", joins[unit.kind]),)
-    kernel = "reduce_held" if unit.held else "reduce"
-    return Parts(kernel, constants, types, arrays, store, "acc_t", functions)
-
-
-def _softmax(name: str, unit: units.Softmax) -> Parts:
-    constants = {
-        "rows": unit.rows,
-        "count": unit.count,
-        "factor": unit.factor,
-        "shift": unit.shift,
-        "quotient_bits": unit.quotient_bits,
-        "zero": unit.zero,
-        "lo": unit.lo,
-        "hi": unit.hi,
-        "top": unit.table.array.size - 1,
-    }
-    table = array_view(f"{name}_entries", unit.table.array)
-    entries = ArrayView(table.name, "uint32_t", table.dims, table.text, table.pragmas)
-    return Parts(f"softmax_{unit.form}", constants, arrays=(entries,))
+    if unit.kinds is not None:
+        count = int(unit.kinds.array.max()) + 1
+        arrays, store = store_view(name, by_kind(unit.store, unit.pe), count, unit.pe)
+        own = (array_view(f"{name}_kinds", unit.kinds.array),)
+        constants["rows"] = unit.rows
+        return Parts("reduce_kinds", constants, types, own, arrays, store, "acc_t", functions)
+    arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
+    kernel = "reduce" if not unit.held else "reduce_memory" if unit.in_memory else "reduce_held"
+    return Parts(kernel, constants, types, (), arrays, store, "acc_t", functions)
 
 
 def _window(name: str, unit: units.Window) -> Parts:
@@ -268,7 +244,8 @@ def _window(name: str, unit: units.Window) -> Parts:
     width = int(np.abs(ends).max()).bit_length() + 1
     types = (("coordinate_t", int_name(IntType(width, signed=True))),)
     rows = np.append(needed, needed[-1])
-    return Parts("window", constants, types, (array_view(f"{name}_needed", rows, signed=True),))
+    kernel = "window" if unit.together == 1 else "window_columns"
+    return Parts(kernel, constants, types, (array_view(f"{name}_needed", rows, signed=True),))
 
 
 def _pair(name: str, unit: units.Pair) -> Parts:
@@ -291,7 +268,7 @@ def _pair(name: str, unit: units.Pair) -> Parts:
     if unit.constant is None:
         held = {"held_a": int(unit.held == 0), "held_b": int(unit.held == 1)}
         functions = (("with_t with", f"{a}, {b}", body),)
-        return Parts("pair", constants | held, tuple(types), arrays, store, "with_t", functions)
+        return Parts("pair", constants | held, tuple(types), (), arrays, store, "with_t", functions)
     fixed = unit.a if unit.constant_first else unit.b
     types.append(("constant_t", int_name(fixed)))
     table = array_view(
@@ -299,32 +276,39 @@ def _pair(name: str, unit: units.Pair) -> Parts:
     )
     functions = (("with_t with", f"{b}, {a}" if unit.constant_first else f"{a}, {b}", body),)
     return Parts(
-        "pair_constant", constants, tuple(types), (table, *arrays), store, "with_t", functions
+        "pair_constant", constants, tuple(types), (table,), arrays, store, "with_t", functions
     )
 
 
 def _copy(name: str, unit: units.Copy) -> Parts:
-    constants = {
-        "iterations": unit.iterations,
-        "rank": len(unit.sizes),
-        "ring": unit.ring,
-        "offset": unit.offset,
-        "results": unit.iterations - unit.words,
-    }
-    both = (("sizes", unit.sizes), ("strides", unit.strides))
+    constants = _ring(unit) | {"rank": len(unit.sizes), "offset": unit.offset}
+    back = tuple((n - 1) * s for n, s in zip(unit.sizes, unit.strides, strict=True))
+    both = (("sizes", unit.sizes), ("strides", unit.strides), ("back", back))
     arrays = tuple(_few(f"{name}_{key}", numbers) for key, numbers in both)
-    return Parts("copy", constants, arrays=arrays)
+    return Parts("copy", constants, own=arrays)
 
 
 def _gather(name: str, unit: units.Gather) -> Parts:
-    index = unit.indices()
-    constants = {
+    index = array_view(f"{name}_index", unit.indices(), signed=True)
+    return Parts("gather", _ring(unit), own=(index,))
+
+
+def _ring(unit: units.Copy) -> dict[str, int]:
+    """What all units with a ring have."""
+    return {
         "iterations": unit.iterations,
         "reads": unit.words,
         "ring": unit.ring,
-        "results": index.size,
+        "ahead": units.AHEAD,
+        "results": unit.indices().size,
     }
-    return Parts("gather", constants, arrays=(array_view(f"{name}_index", index, signed=True),))
+
+
+def _neighbours(name: str, unit: units.Neighbours) -> Parts:
+    rows, taps = unit.places.array.shape
+    constants = _ring(unit) | {"rows": rows, "taps": taps, "inner": unit.inner}
+    places = array_view(f"{name}_places", unit.places.array.reshape(-1), signed=True)
+    return Parts("neighbours", constants, own=(places,))
 
 
 def _frame(name: str, unit: units.Frame) -> Parts:
@@ -337,7 +321,7 @@ def _frame(name: str, unit: units.Frame) -> Parts:
     ends = tuple(n * s for n, s in zip(unit.sizes, unit.steps, strict=True))
     groups = (("first", unit.before), ("sizes", ends), ("whole", unit.whole), ("steps", unit.steps))
     arrays = tuple(_few(f"{name}_{key}", numbers) for key, numbers in groups)
-    return Parts("frame", constants, arrays=arrays)
+    return Parts("frame", constants, own=arrays)
 
 
 def _few(name: str, numbers: tuple[int, ...]) -> ArrayView:

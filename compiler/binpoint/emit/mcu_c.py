@@ -51,7 +51,12 @@ class KernelView:
         )
         opening = f"{_SHARED if call.shared else inline} void {call.symbol}("
         self.head = "\n".join(
-            textwrap.wrap(opening + self.parameters + ")", _WIDTH, subsequent_indent="    ")
+            textwrap.wrap(
+                opening + self.parameters + ")",
+                _WIDTH,
+                subsequent_indent="    ",
+                break_long_words=False,
+            )
         )
         for argument in call.all_arguments:
             if not isinstance(argument, Number):
@@ -243,7 +248,12 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
             [*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]
         ),
         arguments="\n".join(
-            textwrap.wrap(f"{step.call.symbol}({arguments})", _WIDTH, subsequent_indent=" " * 8)
+            textwrap.wrap(
+                f"{step.call.symbol}({arguments})",
+                _WIDTH,
+                subsequent_indent=" " * 8,
+                break_long_words=False,
+            )
         ),
         result=_place(program, result),
         result_bytes=value.type.size * value.elem.storage.dtype.itemsize,

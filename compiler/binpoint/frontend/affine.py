@@ -16,7 +16,7 @@ from binpoint.ir.graph import Graph, Node, Value
 from binpoint.numeric.fixed import I32, FixedType
 from binpoint.ops.affine import Affine
 from binpoint.ops.dense import MatMul
-from binpoint.ops.elementwise import Binary, Kind
+from binpoint.ops.elementwise import Binary, Kind, reciprocal
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.passes.base import Context, Effect, Pass, Stage
 
@@ -39,7 +39,8 @@ class FoldAffine(Pass):
        computed matrices to the weights of a linear op.
     4. Two such functions in a row are one; not in models that come with quantizers, whose single
        steps are rounded in float32.
-    5. What is left with one number per channel becomes an `Affine`.
+    5. What is left with one number per channel becomes an `Affine`. A division stays one in models
+       that come with quantizers; other constant divisors become reciprocals.
 
     The value in between must be untyped and read by nobody else.
     """
@@ -54,6 +55,7 @@ class FoldAffine(Pass):
         until_settled(graph, _fold)
         for node in graph.nodes():
             _make_affine(graph, node)
+            _make_product(graph, graph.node(node.name))
         return graph
 
 
@@ -209,19 +211,35 @@ def _compose(graph: Graph, function: Function) -> bool:
     return True
 
 
-def _set_affine(graph: Graph, node: Node, x: Value, factors: Reals, offsets: Reals) -> None:
+def _set_affine(
+    graph: Graph, node: Node, x: Value, factors: Reals, offsets: Reals, *, divides: bool = False
+) -> None:
     build = GraphBuilder(graph, node.name, node.origin)
     parts = [np.broadcast_to(v, x.shape[-1:]).astype(np.float32) for v in (factors, offsets)]
     a, b = (build.constant(v, hint=f"{node.name}_{t}") for v, t in zip(parts, "ab", strict=True))
     old = graph.node(node.name).inputs
-    graph.replace(replace(node, op=Affine(), inputs=(x.name, a.name, b.name)))
+    graph.replace(replace(node, op=Affine(divides), inputs=(x.name, a.name, b.name)))
     drop_unread(graph, *old)
 
 
 def _make_affine(graph: Graph, node: Node) -> None:
     function = function_of(graph, node) if isinstance(node.op, Binary) else None
-    if function is not None and max(function.factors.size, function.offsets.size) > 1:
-        _set_affine(graph, node, function.x, function.factors, function.offsets)
+    if function is None or max(function.factors.size, function.offsets.size) == 1:
+        return
+    divides = isinstance(node.op, Binary) and node.op.kind is Kind.DIV
+    factors = constant_array(graph.arguments(node)[1]).reshape(-1) if divides else function.factors
+    _set_affine(graph, node, function.x, factors, function.offsets, divides=divides)
+
+
+def _make_product(graph: Graph, node: Node) -> None:
+    if not isinstance(node.op, Binary) or node.op.kind is not Kind.DIV:
+        return
+    a, b = graph.arguments(node)
+    if b.constant is None or b.fixed is not None:
+        return
+    inverse = reciprocal(GraphBuilder(graph, node.name, node.origin), b)
+    graph.replace(replace(node, op=Binary(Kind.MUL), inputs=(a.name, inverse.name)))
+    drop_unread(graph, b.name)
 
 
 # ---- fold-bias

@@ -130,7 +130,8 @@ def function_of(graph: Graph, node: Node | None) -> Function | None:
             x, a, b = graph.arguments(node)
             if a.constant is None or b.constant is None:
                 return None
-            return Function(node, x, _flat(a), _flat(b))
+            factors = 1 / _flat(a) if node.op.divides else _flat(a)
+            return Function(node, x, factors, _flat(b))
         case Unary("Neg"):
             return Function(node, graph.arguments(node)[0], -one, none)
         case Scalar():

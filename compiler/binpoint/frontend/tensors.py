@@ -15,6 +15,9 @@ from onnx import TensorProto, numpy_helper
 
 from binpoint.errors import ExternalDataError, InvalidConstant, InvalidModel, UnsupportedOperator
 
+REAL = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+"""Types of real numbers."""
+
 _BITS: Mapping[int, int] = MappingProxyType(
     {
         TensorProto.FLOAT: 32,

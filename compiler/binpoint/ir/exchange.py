@@ -379,6 +379,8 @@ class OnnxWriter:
                 names.append(self.array(operand))
                 continue
             tensor, kind = operand
+            if not Interval.of_type(kind).contains(tensor.range):
+                raise InvariantBroken(f"check graph: {tensor.range} leaves {kind}", at=op)
             code = helper.np_dtype_to_tensor_dtype(kind.dtype)
             names.append(self.emit("Cast", [tensor.name], tensor.shape, tensor.range, to=code).name)
         inner = self.emit(op, names, shape, Interval.of_type(result), domain=domain, **attributes)

@@ -11,8 +11,8 @@ from typing import ClassVar
 from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
-from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import Clamp, OnnxruntimeRequantize
+from binpoint.ops.runtime_pair import OnnxruntimePair
 from binpoint.ops.thresholds import IntThresholds
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import merge_duplicates, remove_dead

@@ -241,6 +241,13 @@ def qlinear_average(
     """
     real = dequantize_linear(windows, sx, zx)
     total = np.add.accumulate(real, axis=-1, dtype=np.float32)[..., -1]
+    return quantize_average(total, count, sy, zy, lo, hi)
+
+
+def quantize_average(
+    total: Floats, count: npt.ArrayLike, sy: float, zy: int, lo: int, hi: int
+) -> Ints:
+    """Return the last steps of `qlinear_average`, from float32 sums."""
     mean = (total / np.asarray(count).astype(np.float32)).astype(np.float32)
     return _saturate(mean / float32_scale(sy) + np.float32(zy), lo, hi)
 

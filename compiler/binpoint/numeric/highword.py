@@ -174,5 +174,6 @@ def _exact(
     error = reach * abs(slope * 2.0**bits - multiplier) * 2.0 ** (shift - bits)
     error += 1.0 if base else 0.0
     window = math.ceil(2.0 ** (shift - window_bits) + error * (1 + 2.0**-20))
+    assert multiplier < 1 << MULTIPLIER_BITS, "a multiplier leaves 31 bits"
     offset = start + (stairs.zero << shift) + (1 << (shift - 1)) + window
     return multiplier, offset, window

@@ -35,9 +35,14 @@ _WIDEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Affine(FloatOp):
-    """y = x·a[c] + b[c] of ``[…, C]``; a and b are constants ``[C]``."""
+    """y = x·a[c] + b[c] of ``[…, C]``; a and b are constants ``[C]``.
+
+    With `divides` y = x / a[c] + b[c], which float32 rounds otherwise than a product.
+    """
 
     onnx: ClassVar[tuple[str, ...]] = ("BatchNormalization",)
+
+    divides: bool = False
 
     def roles(self, count: int) -> tuple[Role, ...]:
         """Data and two parameters."""
@@ -77,18 +82,21 @@ class Affine(FloatOp):
         return Permuted(self, order) if order[-1] == len(order) - 1 else None
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
-        """x·a + b."""
-        x, a, b = inputs
-        return (x * a + b,)
+        """x·a + b, or x / a + b."""
+        return (self._of(*inputs),)
+
+    def _of(self, x: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+        return (x / a if self.divides else x * a) + b
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """One Requantize with multipliers and offsets per channel, or tables."""
         x = per_tensor(site, build)
         a, b = (constant_array(v) for v in site.inputs[1:])
         if in_tables(site, x):
-            return (tabulate_channels(build, x, site.result, lambda real: real * a + b),)
+            return (tabulate_channels(build, x, site.result, lambda real: self._of(real, a, b)),)
         sx, sy = x.elem.scale.as_fraction(), site.result.scale.as_fraction()
-        ratios = [Fraction(float(v)) * sx / sy for v in a]
+        factors = [Fraction(float(v)) for v in a]
+        ratios = [(1 / f if self.divides else f) * sx / sy for f in factors]
         offsets = [
             Fraction(float(v)) / sy - r * x.elem.zero_point for v, r in zip(b, ratios, strict=True)
         ]

@@ -156,6 +156,7 @@ class IntConv(IntegerOp):
     groups: int
     zero: int
     result: FixedType
+    notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[N, *outputs, O]`` of the accumulator's type."""
@@ -243,9 +244,8 @@ class IntConv(IntegerOp):
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """Multiply-accumulates of all positions, padding included."""
         size = outputs[0].type.size
-        return Work(
-            macs=size * self.window.taps * (inputs[0].shape[-1] // self.groups), stores=size
-        )
+        macs = size * self.window.taps * (inputs[0].shape[-1] // self.groups)
+        return Work(macs=macs, stores=size, notes=self.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,15 +33,8 @@ from binpoint.numeric.requant import approximate
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.chain import Chain
 from binpoint.ops.lookup import codes_of, convert, lookup, tabulate
-from binpoint.ops.pairwise import (
-    IntAdd,
-    IntMinMax,
-    IntMul,
-    OnnxruntimeAdd,
-    OnnxruntimeChain,
-    OnnxruntimeMul,
-    Pairwise,
-)
+from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul, Pairwise
+from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeChain, OnnxruntimeMul
 from binpoint.ops.shape import reshape_value
 from binpoint.ops.unary import Clip
 
@@ -123,8 +116,11 @@ class Binary(FloatOp):
     """y = a ∘ b, two operands that broadcast.
 
     A quotient is computed only where a pass makes it part of a formula: it has no integer form.
+    A constant divisor is imported as its reciprocal, except into a model that comes quantized:
+    there float32 rounds a quotient in its own way, and `fold-affine` decides.
     `swapped` tells that onnxruntime's QLinearAdd takes the operands in the other order, because the
-    first is repeated along the innermost axis of the model's own layout.
+    first is repeated along the innermost axis of the model's own layout; `apart` that it computes
+    a sum or product of quantized operands in float32 and not by QLinearAdd or QLinearMul.
     """
 
     onnx: ClassVar[tuple[str, ...]] = (
@@ -135,6 +131,7 @@ class Binary(FloatOp):
 
     kind: Kind
     swapped: bool = False
+    apart: bool = False
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
@@ -147,7 +144,10 @@ class Binary(FloatOp):
                 x = reshape_value(build, other, shape)
                 return build.add(Scalar(kind, float(constant_array(number).reshape(())), first), x)
         if kind is Kind.DIV and b.constant is not None and b.fixed is None:
-            kind, b = Kind.MUL, _reciprocal(node, build, b)
+            if not constant_array(b).all():
+                node.refuse("division by zero", hint="the divisor is a constant with a zero in it")
+            if not build.graph.quantized:
+                kind, b = Kind.MUL, reciprocal(build, b)
         if kind is Kind.POW:
             node.refuse("the second operand is computed, or not one number", hint=_POWER)
         swapped = kind is Kind.ADD and float32.add_swaps(a.shape, b.shape)
@@ -198,7 +198,7 @@ class Binary(FloatOp):
     def _onnxruntime(self, target: FixedType, a: Value, b: Value, axes: Broadcast) -> Pairwise:
         kinds = a.elem, b.elem, a.interval, b.interval
         storage = target.storage
-        fused = {a.elem.storage, b.elem.storage, storage} == {storage}
+        fused = {a.elem.storage, b.elem.storage, storage} == {storage} and not self.apart
         if fused and self.kind is Kind.ADD:
             return OnnxruntimeAdd(axes, *kinds, target, storage.min, storage.max)
         if fused and self.kind is Kind.MUL:
@@ -285,10 +285,9 @@ def _padded(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - len(shape)) + shape
 
 
-def _reciprocal(node: OnnxNode, build: GraphBuilder, b: Value) -> Value:
+def reciprocal(build: GraphBuilder, b: Value) -> Value:
+    """1 / b of a real constant without zeros, in float32."""
     array = constant_array(b).astype(np.float64)
-    if not array.all():
-        node.refuse("division by zero", hint="the divisor is a constant with a zero in it")
     return build.constant((1 / array).astype(np.float32), hint=f"{b.name}_reciprocal")
 
 

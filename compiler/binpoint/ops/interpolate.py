@@ -105,14 +105,15 @@ class OnnxruntimeResize(IntegerOp):
         """The operand's ends in the result's type, and one more for rounding."""
         storage = self.result.storage
         ends = np.array([inputs[0].interval.lo, inputs[0].interval.hi])
-        low, high = self._quantized(self._real(ends)).tolist()
+        low, high = self.quantized(self._real(ends)).tolist()
         return (Interval(low - 1, high + 1).clamp(storage.min, storage.max),)
 
     def _real(self, codes: IntArray) -> FloatArray:
         kind = self.operand
         return float32.dequantize_linear(codes, float(kind.scale), kind.zero_point)
 
-    def _quantized(self, real: FloatArray) -> IntArray:
+    def quantized(self, real: FloatArray) -> IntArray:
+        """Codes of float32 numbers."""
         kind, storage = self.result, self.result.storage
         scale, zero = float(kind.scale), kind.zero_point
         return float32.quantize_linear(real, scale, zero, storage.min, storage.max)
@@ -127,7 +128,7 @@ class OnnxruntimeResize(IntegerOp):
                 term = (dy[:, None, None] * dx[:, None]) * x[:, row][:, :, column]
                 total = term if total is None else total + term
         assert total is not None
-        return (self._quantized(total),)
+        return (self.quantized(total),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The three operators themselves, on channel-first images."""

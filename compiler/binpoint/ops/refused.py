@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-HINTS: Mapping[str, str] = MappingProxyType(
+_GENERAL = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
+_HINTS: Mapping[str, str] = MappingProxyType(
     {
         "LogSoftmax": "use Softmax; its largest element is the same, so ArgMax stays as it is",
         "Hardmax": "use ArgMax",
@@ -32,3 +33,8 @@ HINTS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What to do instead, by the operator's name."""
+
+
+def hint_for(operator: str) -> str:
+    """The way out for an operator that is not supported."""
+    return _HINTS.get(operator, _GENERAL)

@@ -44,6 +44,8 @@ _MOST = 2**16
 _WIDEST = 16
 _BITS = IntType(32, signed=False)
 _LARGEST_FACTOR = 2**27
+_NORMAL = 0x00800000
+"""The bits of the least normal float32."""
 _LARGEST_SHIFT = 30
 _PRECISION = 24
 
@@ -307,7 +309,11 @@ class OnnxruntimeSoftmax(IntegerOp):
             Number("hi", self.result.storage.max),
         )
         product = "_wide" if factor > _CODES else ""
-        traits = (("form", "float"), ("product", product), ("softfloat", "softfloat"))
+        table = inputs[1].constant
+        assert table is not None
+        normal = ((table.array == 0) | (table.array >= _NORMAL)).all()
+        terms = ("terms", "normal" if normal else "positive")
+        traits = (("form", "float"), terms, ("product", product), ("softfloat", "softfloat"))
         return KernelCall(self.stem, arguments, traits, formula="y = QLinearSoftmax(x)")
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:

@@ -1,11 +1,16 @@
-"""Reductions of whole axes as hardware units: sums, extremes and their places, softmax."""
+"""Whole axes as hardware units: sums, extremes and their places, softmax, layer norm."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from binpoint.ir.constant import Constant
-from binpoint.ops.blocks import IntArgExtreme, IntExtreme, IntSum
+from binpoint.numeric.interval import Interval
+from binpoint.ops.blocks import Block, IntArgExtreme, IntExtreme, IntSum
+from binpoint.ops.layernorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax, OnnxruntimeSoftmax
 from binpoint.plan import units
+from binpoint.plan.moves import turned
 from binpoint.plan.place import Draft, Place, array_of
 from binpoint.plan.slides import partial_sums
 from binpoint.plan.store import as_it_is
@@ -41,22 +46,18 @@ def block(place: Place) -> list[Draft]:
 
 
 def softmax(place: Place) -> list[Draft]:
-    """Shares of rows, along the last axis."""
-    x, table = place.inputs
+    """Shares of rows."""
+    table = place.inputs[1]
     op = place.op
     assert isinstance(op, IntSoftmax | OnnxruntimeSoftmax)
-    if op.block.inner != 1:
-        raise place.refuse(
-            "a softmax along another than the last axis has no form", "transpose it before export"
-        )
     n = place.numbers()
     entries = array_of(table)
     storage = op.result.storage
     exact = isinstance(op, OnnxruntimeSoftmax)
     unit = units.Softmax(
-        rows=op.block.outer,
+        rows=op.block.outer * op.block.inner,
         count=op.block.n,
-        x=x.interval.int_type(),
+        x=place.inputs[0].interval.int_type(),
         table=Constant(entries if exact else entries[::-1]),
         form="float" if exact else "table",
         factor=n["factor"] if exact else op.factor,
@@ -65,4 +66,45 @@ def softmax(place: Place) -> list[Draft]:
         lo=n.get("lo", storage.min),
         hi=n["hi"],
     )
-    return [Draft(place.name, unit, (place.end(x, 1),), (place.end(place.result, 1),))]
+    return _over_rows(place, unit, op.block, 1)
+
+
+def layernorm(place: Place) -> list[Draft]:
+    """Rows normalized."""
+    (x, m, k), op = place.inputs, place.op
+    assert isinstance(op, IntLayerNorm)
+    bounds, count = x.interval, op.block.n
+    pe = place.fold(pe=count if op.block.inner == 1 else 1, default=place.lanes[0]).pe
+    square = max(bounds.lo**2, bounds.hi**2)
+    unit = units.LayerNorm(
+        rows=op.block.outer * op.block.inner,
+        count=count,
+        x=bounds.int_type(),
+        multipliers=Constant(array_of(m)),
+        offsets=Constant(array_of(k)),
+        spare=op.spare,
+        epsilon=op.epsilon,
+        least_up=op.least_up,
+        shift=op.shift,
+        lo=op.lo,
+        hi=op.hi,
+        sums=(bounds.union(Interval(0, 0)) * count).int_type(),
+        squares=Interval(0, square * count).int_type(),
+        pe=pe,
+    )
+    return _over_rows(place, unit, op.block, pe)
+
+
+def _over_rows(place: Place, unit: Unit, block: Block, lanes: int) -> list[Draft]:
+    """A unit that takes row after row; rows along another than the last axis are turned first."""
+    x, y = place.end(place.inputs[0], lanes), place.end(place.result, lanes)
+    if block.inner == 1:
+        return [Draft(place.name, unit, (x,), (y,))]
+    before, x = turned(place, x, (block.outer, block.n, block.inner), "rows")
+    after = replace(y, value=f"{place.name}_turned", between=True)
+    back, _ = turned(place, after, (block.outer, block.inner, block.n), "back")
+    return [
+        before,
+        Draft(place.name, unit, (x,), (after,)),
+        replace(back, writes=(y,)),
+    ]

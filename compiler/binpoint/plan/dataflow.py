@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from binpoint import toml
 from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.names import prefix_of, unique
+from binpoint.numeric.interval import Interval
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.options import CompileOptions
 from binpoint.plan import units
@@ -175,15 +176,18 @@ class _Builder:
         ends: dict[tuple[int, int], str] = {}
         writes: dict[int, list[str]] = {}
         for value, source in self.sources.items():
-            wanted = readers[value]
-            first = self._stream(source.end)
+            wanted, end = readers[value], source.end
+            if source.draft is None:
+                lanes = [self._lanes(reader, end) for reader in wanted]
+                end = replace(end, lanes=port_lanes(math.gcd(*lanes), end.bounds, self.beat_bits))
+            first = self._stream(end)
             if source.draft is None:
                 ends[-2, self.graph.inputs.index(value)] = first
             else:
                 writes.setdefault(source.draft, []).append(first)
-            branches = self._forked(value, source.end, first, len(wanted))
+            branches = self._forked(value, end, first, len(wanted))
             for reader, branch in zip(wanted, branches, strict=True):
-                ends[reader] = self._adapted(branch, self._lanes(reader, source.end))
+                ends[reader] = self._adapted(branch, self._lanes(reader, end))
         self._drain(ends)
         for index, draft in enumerate(self.drafts):
             reads = tuple(ends[index, position] for position in range(len(draft.reads)))
@@ -206,8 +210,7 @@ class _Builder:
 
     def _port_lanes(self, end: End) -> int:
         """As the producer writes them, if a beat of the port has room."""
-        room = self.beat_bits // slot_bits(end.bounds.int_type().width)
-        return math.gcd(end.lanes, max(1, room))
+        return port_lanes(end.lanes, end.bounds, self.beat_bits)
 
     def _stream(self, end: End, lanes: int | None = None) -> str:
         name = unique(f"s_{end.value}", self.taken)
@@ -305,6 +308,14 @@ class _Builder:
             names.append(unique(word, self.taken))
             self.taken.add(names[-1])
         return names
+
+
+def port_lanes(lanes: int, bounds: Interval, beat_bits: int) -> int:
+    """Elements of a beat of a port, for words of `lanes` behind it: as many as it has room for.
+
+    A power of two, as the widths of DMAs are.
+    """
+    return math.gcd(lanes, max(1, beat_bits // slot_bits(bounds.int_type().width)))
 
 
 def slot_bits(width: int) -> int:

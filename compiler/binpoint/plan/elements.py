@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -16,7 +17,8 @@ from binpoint.ops.copy import row_major
 from binpoint.ops.pairwise import Pairwise
 from binpoint.ops.requantize import Clamp, Requantize
 from binpoint.plan import units
-from binpoint.plan.place import Draft, Place, array_of
+from binpoint.plan.moves import source
+from binpoint.plan.place import Draft, End, Place, array_of
 from binpoint.plan.staircase import requantized
 from binpoint.plan.store import Store, as_it_is, clamped, looked_up
 
@@ -64,60 +66,93 @@ def _tabulated(place: Place) -> Store:
 
 
 def pair(place: Place) -> list[Draft]:
-    """Two operands element by element, one of them repeated over rows if need be."""
+    """Two operands element by element, one of them repeated over rows if need be.
+
+    What is repeated in another way is written out first.
+    """
     op = cast("Pairwise", place.op)
-    a, b = place.inputs
     sizes = op.axes.sizes
-    dense = row_major(sizes)
-    repeated = [_repeated_axes(place, strides, dense) for strides in (op.axes.left, op.axes.right)]
-    outer = max(repeated)
-    if min(repeated) > 0:
-        raise place.refuse(
-            "operands that are repeated in turn have no form", "expand one operand before export"
-        )
+    sides = [
+        _side(place, index, strides, sizes)
+        for index, strides in enumerate((op.axes.left, op.axes.right))
+    ]
+    if min(side.outer for side in sides) > 0:
+        sides[0] = _written_out(place, 0, op.axes.left, sizes)
+    outer = max(side.outer for side in sides)
+    held = None if outer == 0 else [side.outer for side in sides].index(outer)
+    fixed = next((i for i, side in enumerate(sides) if side.constant is not None), None)
     row = math.prod(sizes[outer:])
-    held = None if outer == 0 else repeated.index(outer)
-    fixed = next((i for i, v in enumerate((a, b)) if v.constant is not None), None)
-    streams = [v for v in (a, b) if v.constant is None]
-    if held is not None and fixed is not None and held != fixed:
-        raise place.refuse(
-            "a constant that is larger than its operand has no form",
-            "expand the operand before export",
-        )
+    if fixed is not None and held not in (None, fixed):
+        sides[fixed] = _streamed(place, fixed, sides[fixed])
+        fixed = None
+    a, b = place.inputs
     width = row if outer else (a.shape[-1] if a.shape else 1)
     pe = place.fold(pe=width, default=max(place.lanes)).pe
-    rows, folds = math.prod(sizes) // row, row // pe
-    constant = None if fixed is None else Constant(array_of((a, b)[fixed]).reshape(1, -1))
-    if constant is not None and constant.array.shape[1] != row:
-        constant = Constant(np.broadcast_to(constant.array, (1, row)))
     form, numbers, product, store = _pair_form(place, op, a, b)
     unit = units.Pair(
         form=form,
-        rows=rows,
-        folds=folds,
+        rows=math.prod(sizes) // row,
+        folds=row // pe,
         a=a.interval.int_type(),
         b=b.interval.int_type(),
         product=product.int_type(),
         store=store,
         pe=pe,
         numbers=numbers,
-        constant=constant,
+        constant=None if fixed is None else _row_of(sides[fixed], row),
         constant_first=fixed == 0,
         held=held if fixed is None else None,
     )
-    reads = tuple(place.end(v, pe) for v in streams)
-    return [Draft(place.name, unit, reads, (place.end(place.result, pe),))]
+    reads = tuple(replace(side.end, lanes=pe) for i, side in enumerate(sides) if i != fixed)
+    own = Draft(place.name, unit, reads, (place.end(place.result, pe),))
+    return [*(draft for side in sides for draft in side.drafts), own]
 
 
-def _repeated_axes(place: Place, strides: Sequence[int], dense: Sequence[int]) -> int:
-    """How many leading axes repeat the operand; the others must lie as in memory."""
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """An operand of a pair: how many leading axes repeat it, and where its elements come from."""
+
+    outer: int
+    end: End
+    constant: NDArray[np.int64] | None = None
+    drafts: tuple[Draft, ...] = ()
+
+
+def _side(place: Place, index: int, strides: Sequence[int], sizes: Sequence[int]) -> _Side:
     outer = next((i for i, s in enumerate(strides) if s), len(strides))
-    if tuple(strides[outer:]) != tuple(dense[outer:]):
-        raise place.refuse(
-            "an operand that is repeated along an inner axis has no form",
-            "expand it before export, or give it one element per channel",
-        )
-    return outer
+    if tuple(strides[outer:]) != tuple(row_major(sizes)[outer:]):
+        return _written_out(place, index, strides, sizes)
+    value = place.inputs[index]
+    constant = None if value.constant is None else array_of(value).reshape(-1)
+    return _Side(outer, place.end(value, 1), constant)
+
+
+def _written_out(place: Place, index: int, strides: Sequence[int], sizes: Sequence[int]) -> _Side:
+    """An operand with its elements repeated."""
+    value = place.inputs[index]
+    elements = math.prod(sizes)
+    name = f"{place.name}_operand{index}"
+    end = End(name, 1, value.interval, elements, between=True)
+    unit = units.Copy(
+        value.type.size, tuple(sizes), tuple(strides), 0, value.interval.int_type(), 1
+    )
+    if value.constant is not None:
+        return _Side(0, end, array_of(value).reshape(-1)[unit.indices()])
+    return _Side(0, end, None, (Draft(name, unit, (place.end(value, 1),), (end,)),))
+
+
+def _streamed(place: Place, index: int, side: _Side) -> _Side:
+    """A constant operand as a stream, from a memory."""
+    value = place.inputs[index]
+    assert side.constant is not None
+    draft = source(place, side.constant, value.interval, f"operand{index}", 1)
+    return _Side(side.outer, draft.writes[0], None, (draft,))
+
+
+def _row_of(side: _Side, row: int) -> Constant:
+    """A constant operand, one row."""
+    assert side.constant is not None
+    return Constant(np.broadcast_to(side.constant.reshape(1, -1), (1, row)))
 
 
 def _pair_form(

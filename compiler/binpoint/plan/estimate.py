@@ -12,16 +12,17 @@ from typing import assert_never
 
 from binpoint.plan import fabric, units
 from binpoint.plan.design import Design
-from binpoint.plan.fabric import Resources
+from binpoint.plan.estimate_rows import Whole, whole
+from binpoint.plan.fabric import HANDSHAKE, Resources
 from binpoint.plan.store import Store
 from binpoint.plan.units import Unit
 
 _SMALL_TABLE = 256
 _BOTH = 2
-_HANDSHAKE = Resources(lut=6, ff=4)
 _KINDS = (
-    units.Dense | units.Depthwise | units.Reduce | units.Arg | units.Softmax | units.Window
+    units.Dense | units.Depthwise | units.Reduce | units.Arg | units.Window
     | units.Map | units.Pair | units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
+    | Whole
 )  # fmt: skip
 Known = _KINDS
 
@@ -96,9 +97,9 @@ def parallel(unit: Unit) -> tuple[int, int]:
 def latency(unit: Unit) -> int:
     """Pipeline stages from reading a word to writing a result, as in the calibrated datapaths."""
     match unit:
-        case units.Dense():
+        case units.Dense() | units.Product() | units.Depthwise():
             return 3 + fabric.bits(unit.simd) * (unit.simd > 1) + _store_stages(unit.store)
-        case units.Depthwise():
+        case units.Blend():
             return 3 + _store_stages(unit.store)
         case units.Reduce():
             return 2 + _store_stages(unit.store)
@@ -123,6 +124,8 @@ def _store_stages(store: Store) -> int:
 def resources(unit: Unit) -> Resources:
     """What a unit takes, its streams not counted."""
     assert isinstance(unit, Known)
+    if isinstance(unit, Whole):
+        return whole(unit) + _stored(unit)
     match unit:
         case units.Dense():
             return _dense(unit)
@@ -134,18 +137,27 @@ def resources(unit: Unit) -> Resources:
             return _reduce(unit)
         case units.Arg():
             return _arg(unit)
-        case units.Softmax():
-            return _softmax(unit)
         case units.Map():
-            stored = stores(unit.store, unit.x.width, unit.folds, unit.pe)
-            held = Resources(ff=unit.pe * unit.x.width)
-            return _HANDSHAKE + stored + held + fabric.counter(unit.folds)
+            return _map(unit)
         case units.Pair():
             return _pair(unit)
         case units.Concat() | units.Copy() | units.Frame() | units.Fork() | units.Lanes():
             return _moves(unit)
         case _:
             assert_never(unit)
+
+
+def _stored(unit: Whole) -> Resources:
+    """What stores the sums of a unit, if it has a store."""
+    if isinstance(unit, units.Product | units.Blend):
+        return stores(unit.store, unit.acc.width, unit.folds, unit.pe)
+    return Resources()
+
+
+def _map(unit: units.Map) -> Resources:
+    stored = stores(unit.store, unit.x.width, unit.folds, unit.pe)
+    held = Resources(ff=unit.pe * unit.x.width)
+    return HANDSHAKE + stored + held + fabric.counter(unit.folds)
 
 
 # ---- results
@@ -223,7 +235,7 @@ def _dense(unit: units.Dense) -> Resources:
     x, simd = unit.x.width, unit.simd
     rows, words = unit.groups * unit.folds, unit.groups * unit.folds * unit.steps
     parts = [
-        _HANDSHAKE,
+        HANDSHAKE,
         _sums(unit, unit.pe, simd, shared=True),
         fabric.rom(words, unit.pe * simd * _held(unit)),
         fabric.rom(rows, unit.pe * unit.acc.width),
@@ -245,15 +257,15 @@ def _dense(unit: units.Dense) -> Resources:
 
 def _depthwise(unit: units.Depthwise) -> Resources:
     parts = [
-        _HANDSHAKE,
-        _sums(unit, unit.pe, 1, shared=False),
-        fabric.rom(unit.folds * unit.taps, unit.pe * _held(unit)),
+        HANDSHAKE,
+        _sums(unit, unit.pe, unit.simd, shared=False),
+        fabric.rom(unit.folds * unit.steps, unit.pe * unit.simd * _held(unit)),
         fabric.rom(unit.folds, unit.pe * unit.acc.width),
         stores(unit.store, unit.acc.width, unit.folds, unit.pe),
-        Resources(ff=unit.pe * unit.x.width),
-        fabric.counter(unit.taps),
+        Resources(ff=unit.pe * unit.simd * unit.x.width),
+        fabric.counter(unit.steps),
         fabric.counter(unit.folds),
-        fabric.counter(unit.folds * unit.taps),
+        fabric.counter(unit.folds * unit.steps),
         _delays(latency(unit), fabric.bits(unit.folds) if unit.folds > 1 else 0),
     ]
     return fabric.total(parts)
@@ -300,18 +312,29 @@ def _window(unit: units.Window) -> Resources:
         ff=3 * address + 2 * row + 7 * place + 2 * slot + 2 * time,
     )
     padding = Resources(lut=wide if any(unit.before) else 0)
-    return _HANDSHAKE + control + padding + fabric.ram(words, wide)
+    if unit.together == 1:
+        return HANDSHAKE + control + padding + fabric.ram(words, wide)
+    choice = Resources(lut=wide * math.ceil(math.log(unit.rows_held, 4)), ff=wide)
+    rings = fabric.ram(unit.row_words, wide) * unit.rows_held
+    return HANDSHAKE + control + (padding + choice) * unit.together + rings
 
 
 def _reduce(unit: units.Reduce) -> Resources:
     acc, lanes = unit.acc.width, unit.pe
     joined = Resources(lut=acc) if unit.kind == "sum" else fabric.compare(acc) + Resources(lut=acc)
-    held = fabric.ram(unit.folds, lanes * acc) if unit.held and unit.folds > 1 else Resources()
+    held = Resources()
+    if unit.in_memory:
+        held = fabric.ram(unit.folds, lanes * acc)
+    elif unit.held and unit.folds > 1:
+        held = Resources(lut=lanes * acc * math.ceil(unit.folds / 4), ff=unit.folds * lanes * acc)
+    kinds = 0 if unit.kinds is None else int(unit.kinds.array.max()) + 1
+    chosen = Resources() if not kinds else fabric.rom(unit.rows, fabric.bits(kinds))
     parts = [
-        _HANDSHAKE,
+        HANDSHAKE,
         (joined + Resources(ff=acc)) * lanes,
         held,
-        stores(unit.store, acc, unit.folds, lanes),
+        chosen,
+        stores(unit.store, acc, kinds or unit.folds, lanes),
         fabric.counter(unit.taps),
         fabric.counter(unit.folds),
     ]
@@ -325,26 +348,7 @@ def _arg(unit: units.Arg) -> Resources:
     )
     held = fabric.ram(unit.folds, unit.pe * (unit.x.width + index))
     counters = fabric.counter(unit.taps) + fabric.counter(unit.folds)
-    return _HANDSHAKE + each * unit.pe + counters + (held if unit.folds > 1 else Resources())
-
-
-def _softmax(unit: units.Softmax) -> Resources:
-    """A held row, a table, an adder, and a divider that finds one bit a cycle."""
-    low, high = int(unit.table.array.min()), int(unit.table.array.max())
-    entry, quotient = _width(low, high), unit.quotient_bits
-    divider = Resources(lut=3 * quotient, ff=3 * quotient)
-    adder = Resources(lut=quotient, ff=quotient)
-    parts = [
-        _HANDSHAKE,
-        fabric.ram(unit.count, unit.x.width),
-        fabric.rom(unit.table.array.size, entry, _SMALL_TABLE),
-        fabric.compare(unit.x.width),
-        adder,
-        divider,
-        fabric.clamp(quotient, 8),
-        fabric.counter(unit.row_cycles),
-    ]
-    return fabric.total(parts)
+    return HANDSHAKE + each * unit.pe + counters + (held if unit.folds > 1 else Resources())
 
 
 # ---- pairs and moves
@@ -368,7 +372,7 @@ def _pair(unit: units.Pair) -> Resources:
             each = fabric.compare(product) + Resources(lut=product, ff=product)
     in_slices = unit.form == "linear" and each.dsp == _BOTH
     operands = Resources() if in_slices else Resources(ff=a + b)
-    parts = [_HANDSHAKE, (each + operands) * unit.pe, fabric.counter(unit.folds)]
+    parts = [HANDSHAKE, (each + operands) * unit.pe, fabric.counter(unit.folds)]
     if unit.constant is not None:
         parts.append(fabric.rom(unit.folds, unit.pe * (a if unit.constant_first else b)))
     elif unit.held is not None and unit.folds > 1:
@@ -392,7 +396,7 @@ def _moves(
     match unit:
         case units.Concat():
             choice = Resources(lut=wide * math.ceil(len(unit.parts) / 4), ff=wide)
-            return _HANDSHAKE + choice + fabric.counter(sum(unit.parts))
+            return HANDSHAKE + choice + fabric.counter(sum(unit.parts))
         case units.Copy():
             axes = fabric.total([fabric.counter(n) for n in unit.sizes])
             index = fabric.bits(unit.words + 1)
@@ -400,13 +404,15 @@ def _moves(
             held = fabric.ram(unit.ring, wide)
             if isinstance(unit, units.Gather):
                 held += fabric.rom(unit.table.array.size, index)
-            return _HANDSHAKE + axes + address + held
+            if isinstance(unit, units.Neighbours):
+                held += fabric.rom(unit.places.array.size, fabric.bits(unit.words))
+            return HANDSHAKE + axes + address + held
         case units.Frame():
             axes = fabric.total([fabric.counter(n) for n in unit.whole])
             inside = fabric.total([fabric.compare(fabric.bits(n)) * 2 for n in unit.whole])
-            return _HANDSHAKE + axes + inside + Resources(lut=wide, ff=wide)
+            return HANDSHAKE + axes + inside + Resources(lut=wide, ff=wide)
         case units.Fork():
-            return _HANDSHAKE + Resources(lut=2 * unit.count, ff=wide)
+            return HANDSHAKE + Resources(lut=2 * unit.count, ff=wide)
         case units.Lanes():
             ratio = max(unit.lanes_in, unit.lanes_out) // min(unit.lanes_in, unit.lanes_out)
-            return _HANDSHAKE + Resources(lut=wide, ff=wide) + fabric.counter(ratio)
+            return HANDSHAKE + Resources(lut=wide, ff=wide) + fabric.counter(ratio)

@@ -48,6 +48,10 @@ class Resources:
         return Resources(self.lut * times, self.ff * times, self.dsp * times, self.bram18 * times)
 
 
+HANDSHAKE = Resources(lut=6, ff=4)
+"""Of a loop with its streams."""
+
+
 def total(parts: list[Resources]) -> Resources:
     """The sum of all parts."""
     return sum(parts, Resources())

@@ -14,13 +14,15 @@ from functools import partial
 
 from binpoint.errors import BadOption, DoesNotFit
 from binpoint.ir.graph import Graph
+from binpoint.numeric.interval import Interval
 from binpoint.options import CompileOptions
 from binpoint.plan import estimate, units
-from binpoint.plan.dataflow import design
+from binpoint.plan.dataflow import design, port_lanes
 from binpoint.plan.design import Design, Folding, Layer
 from binpoint.plan.estimate import DesignEstimate
 from binpoint.plan.fabric import Resources
 from binpoint.plan.fifo import Sizing, sized
+from binpoint.plan.place import divisors, simds, together
 from binpoint.plan.units import Unit
 from binpoint.target import Fabric, FpgaTarget
 
@@ -65,11 +67,18 @@ class Choice:
         return self.sizing.latency / self.clock_hz
 
 
+Feeder = units.Window | units.Neighbours
+
+
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """A way to fold a layer: cycles between inferences, and what it takes with its window."""
+    """A way to fold a layer: cycles between inferences, and what it takes with its window.
+
+    `lanes` are those of the words that it wants of each operand.
+    """
 
     folding: Folding
+    lanes: tuple[int, ...]
     interval: int
     resources: Resources
     share: float
@@ -77,11 +86,20 @@ class _Option:
 
 @dataclass(frozen=True, slots=True)
 class _Operand:
-    """Where a layer's words come from: the layer, None for a port; elements of one inference."""
+    """Where a layer's words come from: the layer, None for a port; elements of one inference.
+
+    A beat of a port has at most `beat_bits`, which is 0 for other operands.
+    """
 
     source: str | None
     elements: int
+    bounds: Interval
     forked: bool
+    beat_bits: int
+
+    def given(self, lanes: int) -> int:
+        """Elements of a beat of the port that words of `lanes` come from."""
+        return port_lanes(lanes, self.bounds, self.beat_bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +112,6 @@ class _Place:
     name: str
     options: tuple[_Option, ...]
     operands: tuple[_Operand, ...]
-    by_simd: bool
     follows: bool
 
 
@@ -120,8 +137,8 @@ def choose_folding(
     hertz = 1e9 / target.clock.period_ns
     goal = _goal(fps, latency, hertz)
     base = design(graph, target, options, given)
-    places = _places(base, target.fabric, given or {})
-    floor = _floor(base, places)
+    places = _places(base, target, given or {})
+    floor = _floor(places)
     pace = _fitting(places, target.fabric, max(floor, goal or 0))
     build = partial(_built, graph, target, options, places, goal)
     choice = build(pace)
@@ -178,29 +195,29 @@ def _goal(fps: float | None, latency: float | None, hertz: float) -> int | None:
 # ---- what can be folded
 
 
-def _places(base: Design, part: Fabric, given: Mapping[str, Folding]) -> tuple[_Place, ...]:
+def _places(base: Design, target: FpgaTarget, given: Mapping[str, Folding]) -> tuple[_Place, ...]:
     """The layers that compute nodes, in order."""
-    windows = {layer.name: layer for layer in base.layers if isinstance(layer.unit, units.Window)}
     found: list[_Place] = []
+    beat_bits = target.interface.beat_bits
     for layer in base.layers:
         if not layer.nodes:
             continue
-        window = windows.get(f"{layer.name}_window")
+        window = _feeder(base, layer)
         first = layer if window is None else window
-        operands = tuple(_operand(base, stream) for stream in first.reads)
+        operands = tuple(_operand(base, stream, beat_bits) for stream in first.reads)
         fixed = given.get(layer.name)
-        ways = _ways(base, layer, window) if fixed is None else [fixed]
-        options = [_option(layer, window, way, part) for way in ways]
+        tried = ways(base, layer) if fixed is None else [fixed]
+        options = [_option(layer, window, way, target.fabric) for way in tried]
         options.sort(key=lambda o: (o.share, o.folding.pe * o.folding.simd, o.folding.simd))
-        by_simd = isinstance(layer.unit, units.Dense)
         follows = len(options) == 1 and fixed is None
-        found.append(_Place(layer.name, tuple(options), operands, by_simd, follows))
+        found.append(_Place(layer.name, tuple(options), operands, follows))
     return tuple(found)
 
 
-def _operand(base: Design, stream: str) -> _Operand:
+def _operand(base: Design, stream: str, beat_bits: int) -> _Operand:
     """The layer that computes what a stream carries, behind forks and changes of lanes."""
     elements = base.streams[stream].words * base.streams[stream].lanes
+    bounds = base.streams[stream].bounds
     forked = False
     while (layer := base.producer(stream)) is not None and not layer.nodes:
         forked = forked or isinstance(layer.unit, units.Fork)
@@ -208,13 +225,26 @@ def _operand(base: Design, stream: str) -> _Operand:
             break
         stream = layer.reads[0]
     known = layer is not None and layer.nodes
-    return _Operand(layer.name if layer is not None and known else None, elements, forked)
+    source = layer.name if layer is not None and known else None
+    room = beat_bits if layer is None else 0
+    return _Operand(source, elements, bounds, forked, room)
 
 
-def _ways(base: Design, layer: Layer, window: Layer | None) -> list[Folding]:
+def _feeder(base: Design, layer: Layer) -> Layer | None:
+    """The window that a layer's words come from."""
+    names = {feeder.name: feeder for feeder in base.layers if isinstance(feeder.unit, Feeder)}
+    return names.get(f"{layer.name}_window")
+
+
+def ways(base: Design, layer: Layer) -> list[Folding]:
     """All foldings that divide a layer."""
+    window = _feeder(base, layer)
     channels, depth = _sizes(base, layer, window)
-    return [Folding(pe, simd) for pe in _divisors(channels) for simd in _divisors(depth)]
+    rows = 1
+    if window is not None and isinstance(layer.unit, units.Dense | units.Depthwise):
+        assert isinstance(window.unit, units.Window)
+        rows = window.unit.kernel[0]
+    return [Folding(pe, simd) for pe in divisors(channels) for simd in simds(depth, rows)]
 
 
 def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
@@ -226,9 +256,15 @@ def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
                 return unit.channels, unit.depth
             assert isinstance(window.unit, units.Window)
             return unit.channels, window.unit.words * window.unit.lanes
+        case units.Product():
+            return unit.columns, unit.depth
+        case units.LayerNorm():
+            before = base.producer(layer.reads[0])
+            turned = before is not None and before.name == f"{layer.name}_rows"
+            return 1 if turned else unit.count, 1
         case units.Depthwise():
             return unit.channels, 1
-        case units.Reduce() | units.Arg():
+        case units.Reduce() | units.Arg() | units.Blend() | units.FloatSum():
             return unit.folds * unit.pe, 1
         case units.Map() | units.Pair():
             shape = base.graph.value(base.graph.node(layer.nodes[-1]).outputs[0]).shape
@@ -244,7 +280,7 @@ def _run(unit: units.Concat | units.Copy | units.Frame) -> int:
     match unit:
         case units.Concat():
             return math.gcd(*unit.parts)
-        case units.Gather():
+        case units.Gather() | units.Neighbours():
             return 1
         case units.Copy() if unit.strides[-1] == 1:
             return math.gcd(unit.sizes[-1], unit.offset, unit.words, *unit.strides[:-1])
@@ -261,31 +297,41 @@ def _row(unit: units.Map | units.Pair) -> int:
     return unit.folds * unit.pe if unit.store.per_channel else unit.words * unit.pe
 
 
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
 def _option(layer: Layer, window: Layer | None, way: Folding, part: Fabric) -> _Option:
     """A folding with its cycles and resources."""
     parts = [folded(layer.unit, way)]
+    lanes = _lanes(layer.unit, way)
     if window is not None:
-        assert isinstance(window.unit, units.Window)
-        parts.append(folded_window(window.unit, way, layer.unit))
+        assert isinstance(window.unit, Feeder)
+        feeder = folded_window(window.unit, way, layer.unit)
+        lanes = (feeder.lanes,)
+        parts.append(feeder)
     interval = max(unit.iterations + estimate.latency(unit) for unit in parts)
     need = sum((estimate.resources(unit) for unit in parts), Resources())
     share = need.lut / part.lut + need.dsp / part.dsp + need.bram18 / part.bram18
-    return _Option(way, interval, need, share)
+    return _Option(way, lanes, interval, need, share)
+
+
+def _lanes(unit: Unit, way: Folding) -> tuple[int, ...]:
+    """Lanes of the words that a unit reads."""
+    match unit:
+        case units.Dense():
+            return (way.simd,)
+        case units.Product():
+            return (way.simd, way.pe)
+        case _:
+            return (way.pe,) * len(unit.reads())
 
 
 def folded(unit: Unit, way: Folding) -> Unit:
     """A unit folded otherwise; `way` must divide it."""
     pe = way.pe
     match unit:
-        case units.Dense():
+        case units.Dense() | units.Product() | units.Depthwise():
             return replace(unit, pe=pe, simd=way.simd)
-        case units.Depthwise():
+        case units.LayerNorm():
             return replace(unit, pe=pe)
-        case units.Reduce() | units.Arg() | units.Pair():
+        case units.Reduce() | units.Arg() | units.Pair() | units.Blend() | units.FloatSum():
             return replace(unit, pe=pe, folds=unit.folds * unit.pe // pe)
         case units.Map():
             folds = unit.folds * unit.pe // pe if unit.store.per_channel else 1
@@ -320,19 +366,32 @@ def _moved(unit: units.Copy | units.Frame, lanes: int) -> Unit:
     )
 
 
-def folded_window(window: units.Window, way: Folding, consumer: Unit) -> units.Window:
+def folded_window(window: Feeder, way: Folding, consumer: Unit) -> Feeder:
     """The window that sends words as wide as its consumer takes them."""
+    if isinstance(window, units.Neighbours):
+        words, inner = (n * window.lanes // way.pe for n in (window.words, window.inner))
+        return replace(window, words=words, inner=inner, lanes=way.pe)
+    depth = window.words * window.lanes
     if isinstance(consumer, units.Dense):
-        return replace(window, words=window.words * window.lanes // way.simd, lanes=way.simd)
-    return replace(window, groups=window.groups * window.lanes // way.pe, lanes=way.pe)
+        tall = together(way.simd, depth, window.kernel[0])
+        lanes = way.simd // tall
+        return replace(window, words=depth // lanes, lanes=lanes, together=tall)
+    tall = way.simd if isinstance(consumer, units.Depthwise) else 1
+    groups = window.groups * window.lanes // way.pe
+    return replace(window, groups=groups, lanes=way.pe, together=tall)
 
 
 # ---- choosing
 
 
-def _floor(base: Design, places: tuple[_Place, ...]) -> int:
+def _floor(places: tuple[_Place, ...]) -> int:
     """The fewest cycles between inferences that any folding has."""
-    ports = [base.streams[p.stream].words for p in base.inputs]
+    ports = [
+        min(operand.elements // operand.given(o.lanes[index]) for o in place.options)
+        for place in places
+        for index, operand in enumerate(place.operands)
+        if operand.beat_bits
+    ]
     return max(*(min(o.interval for o in place.options) for place in places), *ports)
 
 
@@ -354,11 +413,11 @@ def _chosen(places: tuple[_Place, ...], pace: int) -> dict[str, _Option]:
 
 def _join(place: _Place, option: _Option, chosen: Mapping[str, _Option]) -> int:
     """Cycles of the slowest change of lanes between a layer and its producers."""
-    wanted = option.folding.simd if place.by_simd else option.folding.pe
     slowest = 0
-    for operand in place.operands:
-        given = 1 if operand.source is None else chosen[operand.source].folding.pe
-        if operand.forked:
+    for operand, wanted in zip(place.operands, option.lanes, strict=True):
+        source = operand.source
+        given = operand.given(wanted) if source is None else chosen[source].folding.pe
+        if operand.forked or operand.beat_bits:
             slowest = max(slowest, operand.elements // given + _ADAPTOR)
         if given != wanted:
             slowest = max(slowest, operand.elements // math.gcd(given, wanted) + _ADAPTOR)

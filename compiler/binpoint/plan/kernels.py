@@ -19,6 +19,7 @@ from binpoint.plan.variants import (
     dsp_matmul,
     dsp_matrix,
     mve_depthwise,
+    mve_lines,
     mve_maps,
     mve_matrix,
 )
@@ -28,18 +29,26 @@ Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
 FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_matrix.matrix),
+    ("mve", mve_lines.depthwise_lines),
     ("mve", mve_depthwise.depthwise),
     ("mve", mve_maps.add),
     ("mve", mve_maps.column_sum),
+    ("mve", mve_maps.maximum),
+    ("mve", mve_maps.lookup),
+    ("mve", mve_maps.copy),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),
     ("dsp", dsp_elements.mul),
     ("dsp", dsp_elements.lookup),
     ("dsp", dsp_elements.maxpool),
+    ("dsp", dsp_elements.average),
     ("dsp", dsp_elements.total),
+    ("dsp", dsp_elements.concat),
+    ("dsp", dsp_elements.copy),
     ("dsp", dsp_matmul.matmul),
-    ("registers", block_matrix.block_matrix),
+    ("registers", block_matrix.wide),
+    ("mla", block_matrix.narrow),
 )
 """The families in the order in which they are asked, with the feature that they need."""
 

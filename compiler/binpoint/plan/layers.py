@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from binpoint.plan import blocks, elements, moves, slides, sums
+from binpoint.plan import blocks, elements, moves, resizing, slides, sums
 from binpoint.plan.place import Draft, Place
 
 _UNITS: Mapping[str, Callable[[Place], list[Draft]]] = MappingProxyType(
     {
         "dense": sums.dense,
+        "matmul": sums.matmul,
         "conv": sums.conv,
         "depthwise": sums.conv,
         "conv_transpose": sums.conv_transpose,
@@ -29,6 +30,9 @@ _UNITS: Mapping[str, Callable[[Place], list[Draft]]] = MappingProxyType(
         "extreme": blocks.block,
         "arg": blocks.block,
         "softmax": blocks.softmax,
+        "layernorm": blocks.layernorm,
+        "resize_linear": resizing.resize_linear,
+        "interpolate": resizing.interpolate,
         "concat": moves.concat,
         "copy": moves.copy,
         "gather": moves.gather,

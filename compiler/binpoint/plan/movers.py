@@ -12,6 +12,9 @@ from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.plan.unit import Unit
 
+AHEAD = 4
+"""Iterations from writing a word of a memory to reading it, and from reading to writing it anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Concat(Unit):
@@ -45,7 +48,9 @@ class Concat(Unit):
 class Copy(Unit):
     """y[i] = x.flat[offset + Σ i_j·strides_j] in words, from a ring of what may still be read.
 
-    An iteration reads a word if the next result is not there yet, else it sends that result.
+    An iteration reads a word if the next result is not there yet, else it sends that result. A
+    result counts as there once `AHEAD` further words were read, or as many iterations have passed:
+    so long may a memory take from writing a word to reading it.
     """
 
     stem: ClassVar[str] = "copy"
@@ -68,18 +73,18 @@ class Copy(Unit):
     def ring(self) -> int:
         """Words held, a power of two: from the newest read to the oldest still wanted."""
         index = self.indices()
-        newest = np.maximum.accumulate(index)
+        newest = np.maximum.accumulate(index) + 2 * AHEAD
         oldest = np.minimum.accumulate(index[::-1])[::-1]
         return 1 << int((newest - oldest).max()).bit_length()
 
     @property
     def iterations(self) -> int:
-        """One for each word of operand and result."""
-        return self.words + self.indices().size
+        """One for each word of operand and result, and those that wait for the last words."""
+        return self.words + AHEAD + self.indices().size
 
     def _read_before(self) -> IntArray:
         """Words read before each result is sent."""
-        return np.maximum.accumulate(self.indices()) + 1
+        return np.maximum.accumulate(self.indices()) + 1 + AHEAD
 
     def reads(self) -> tuple[IntArray, ...]:
         """Just before the first result that needs the word; what is left over at the end."""
@@ -103,6 +108,26 @@ class Gather(Copy):
     def indices(self) -> IntArray:
         """Which word of the operand each word of the result is."""
         return self.table.array.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours(Copy):
+    """For every position the same few pixels of the operand, in the order row, channel word, tap.
+
+    Args:
+        places: ``[rows, taps]``, pixels of the operand.
+        inner: words of a pixel.
+    """
+
+    stem: ClassVar[str] = "neighbours"
+
+    places: Constant
+    inner: int
+
+    def indices(self) -> IntArray:
+        """Which word of the operand each word of the result is."""
+        places = self.places.array.astype(np.int64)[:, None, :] * self.inner
+        return (places + np.arange(self.inner)[:, None]).reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)

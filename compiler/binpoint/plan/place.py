@@ -84,17 +84,21 @@ class Place:
         at = ", ".join(self.step.origin.names) or self.name
         return NoIntegerForm(f"{what} on an FPGA", at=at, hint=hint)
 
-    def fold(self, *, pe: int, simd: int = 1, default: int = 1) -> Folding:
-        """The folding given, if it divides; else `default` elements a word."""
+    def fold(self, *, pe: int, simd: int = 1, rows: int = 1, default: int = 1) -> Folding:
+        """The folding given, if it divides; else `default` elements a word.
+
+        SIMD must divide `simd`, or be such a number for all `rows` of a window.
+        """
         if self.folding is None:
             return Folding(default if pe % default == 0 else 1)
-        for key, have, whole in (("pe", self.folding.pe, pe), ("simd", self.folding.simd, simd)):
-            if have < 1 or whole % have:
+        allowed = {"pe": divisors(pe), "simd": simds(simd, rows)}
+        for key, have in (("pe", self.folding.pe), ("simd", self.folding.simd)):
+            if have not in allowed[key]:
                 raise BadOption(
                     f"a folding does not divide the layer `{self.name}`",
                     at=f"folding, {self.name}.{key}",
                     have=str(have),
-                    want=", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0),
+                    want=", ".join(map(str, allowed[key])),
                 )
         return self.folding
 
@@ -105,6 +109,21 @@ class Place:
     def range(self, value: Value) -> Interval:
         """The range of a value's elements as a stream carries them."""
         return Interval(0, 1) if value.name in self.bipolar else value.interval
+
+
+def divisors(number: int) -> list[int]:
+    """All of them, ascending."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def simds(depth: int, rows: int) -> list[int]:
+    """Products side by side behind a window: of one tap, or of all its rows."""
+    return sorted({n * r for n in divisors(depth) for r in (1, rows)})
+
+
+def together(simd: int, depth: int, rows: int) -> int:
+    """How many rows of a window are sent at once for so many products side by side."""
+    return 1 if depth % simd == 0 else rows
 
 
 def array_of(value: Value) -> IntArray:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
+from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Value
+from binpoint.ir.op import IntArray
+from binpoint.numeric import float32
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.numeric.mulshift import MulShift
-from binpoint.ops.pooling import IntAverage, IntMaxPool, counts_of
+from binpoint.ops.pooling import IntAverage, IntMaxPool, OnnxruntimeAverage, counts_of
 from binpoint.ops.window import Window as Slide
 from binpoint.plan import units
+from binpoint.plan.floats import Quantizer, bits_of, float_steps, terms_of
 from binpoint.plan.place import Draft, End, Place
 from binpoint.plan.staircase import mulshift
 from binpoint.plan.store import as_it_is
+from binpoint.plan.units import Unit
 
 
 def rows_first(window: Slide, spatial: Sequence[int]) -> tuple[Slide, tuple[int, int]]:
@@ -35,31 +41,38 @@ def rows_first(window: Slide, spatial: Sequence[int]) -> tuple[Slide, tuple[int,
     return flat, (spatial[0], 1)
 
 
-def window_unit(
-    place: Place, slide: Slide, x: Value, *, groups: int, words: int, lanes: int, fill: int
-) -> Draft:
-    """The unit that sends every window over `x`; padding is `fill`."""
-    if x.shape[0] != 1:
-        hint = "export the model for a batch of one"
-        raise place.refuse("a window over a batch of more than one has no form", hint)
-    bounds = x.interval.union(Interval(fill, fill)) if slide.padded else place.range(x)
-    return slide_over(
-        place, slide, x.shape[1:-1], bounds, place.end(x, lanes), (groups, words, fill)
-    )
+def is_pointwise(window: Slide) -> bool:
+    """Whether windows are the elements themselves."""
+    return set(window.kernel + window.strides) == {1} and not window.padded
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How windows are sent: for each pixel `groups` runs of `words` words of `lanes` a tap.
+
+    Padding is `fill`; `together` rows of a window are sent in one word.
+    """
+
+    groups: int
+    words: int
+    lanes: int
+    fill: int
+    together: int = 1
+
+
+def window_unit(place: Place, slide: Slide, x: Value, words: Words) -> Draft:
+    """The unit that sends every window over `x`."""
+    fill = Interval(words.fill, words.fill)
+    bounds = x.interval.union(fill) if slide.padded else place.range(x)
+    return slide_over(place, slide, x.shape[:-1], replace(place.end(x, 1), bounds=bounds), words)
 
 
 def slide_over(
-    place: Place,
-    slide: Slide,
-    spatial: Sequence[int],
-    bounds: Interval,
-    operand: End,
-    rest: tuple[int, int, int],
+    place: Place, slide: Slide, shape: Sequence[int], operand: End, words: Words
 ) -> Draft:
-    """The same over a map of `spatial` pixels from `operand`; `rest` is groups, words, fill."""
-    window, size = rows_first(slide, spatial)
+    """The same over images of pixels from `operand`, with the bounds of padding in it."""
+    window, size = rows_first(slide, shape[1:])
     rows, columns = window.outputs(size)
-    groups, words, fill = rest
     unit = units.Window(
         size=size,
         outputs=(rows, columns),
@@ -67,17 +80,18 @@ def slide_over(
         strides=(window.strides[0], window.strides[1]),
         dilations=(window.dilations[0], window.dilations[1]),
         before=(window.before[0], window.before[1]),
-        groups=groups,
-        words=words,
-        lanes=operand.lanes,
-        elem=bounds.int_type(),
-        fill=fill,
+        groups=words.groups,
+        words=words.words,
+        lanes=words.lanes,
+        elem=operand.bounds.int_type(),
+        fill=words.fill,
+        images=shape[0],
+        together=words.together,
     )
     name = f"{place.name}_window"
-    elements = rows * columns * groups * window.taps * words * operand.lanes
-    return Draft(
-        name, unit, (operand,), (End(name, operand.lanes, bounds, elements, between=True),)
-    )
+    elements = shape[0] * rows * columns * window.taps * words.groups * words.words * words.lanes
+    sent = End(name, words.together * words.lanes, operand.bounds, elements, between=True)
+    return Draft(name, unit, (replace(operand, lanes=words.lanes),), (sent,))
 
 
 def maxpool(place: Place) -> list[Draft]:
@@ -85,7 +99,7 @@ def maxpool(place: Place) -> list[Draft]:
     x, op = place.inputs[0], cast("IntMaxPool", place.op)
     pe = place.fold(pe=x.shape[-1], default=place.lanes[0]).pe
     words = x.shape[-1] // pe
-    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=x.interval.lo)
+    window = window_unit(place, op.window, x, Words(words, 1, pe, x.interval.lo))
     rows = math.prod(place.result.shape[:-1])
     store, kind = as_it_is(x.interval), x.interval.int_type()
     unit = units.Reduce("max", rows, words, op.window.taps, kind, kind, store, pe)
@@ -93,32 +107,76 @@ def maxpool(place: Place) -> list[Draft]:
 
 
 def average(place: Place) -> list[Draft]:
-    """The sum of each window, rounded once."""
+    """The sum of each window, rounded once; in integers, or in float32 as onnxruntime adds."""
     x, op = place.inputs[0], place.op
-    if not isinstance(op, IntAverage):
-        raise place.refuse(
-            "an average that onnxruntime adds in float32 has no form",
-            "use a global average, or set the option semantics to dyadic",
-        )
-    counts = np.unique(counts_of(op.window, op.edge, x.shape[1:-1]))
-    if counts.size != 1:
-        raise place.refuse(
-            "an average whose windows count different numbers of elements has no form",
-            "count the padding, or choose one that does not reach beyond the edge",
-        )
+    assert isinstance(op, IntAverage | OnnxruntimeAverage)
     pe = place.fold(pe=x.shape[-1], default=place.lanes[0]).pe
     words = x.shape[-1] // pe
-    window = window_unit(place, op.window, x, groups=words, words=1, lanes=pe, fill=op.zero)
+    zero = op.zero if isinstance(op, IntAverage) else op.x.zero_point
+    window = window_unit(place, op.window, x, Words(words, 1, pe, zero))
+    bounds = x.interval.union(Interval(zero, zero)) if op.window.padded else x.interval
+    counts = np.tile(counts_of(op.window, op.edge, x.shape[1:-1]).reshape(-1), x.shape[0])
+    found, kinds = np.unique(counts, return_inverse=True)
+    if isinstance(op, IntAverage):
+        unit: Unit = _whole_average(place, op, bounds, found, kinds, pe)
+    else:
+        unit = _float_average(place, op, bounds, found, kinds, pe)
+    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, pe),))]
+
+
+def _whole_average(
+    place: Place, op: IntAverage, bounds: Interval, counts: IntArray, kinds: IntArray, pe: int
+) -> units.Reduce:
     taps = op.window.taps
-    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
     start, total = -op.zero * taps, (bounds - op.zero) * taps
     offset = (op.result.zero_point << op.shift) + (1 << (op.shift - 1))
-    form = MulShift(op.multipliers[int(counts[0]) - op.least], op.shift, offset)
-    store = mulshift([form], ((total.lo, total.hi),), op.lo, op.hi)
-    rows = math.prod(place.result.shape[:-1])
+    forms = [MulShift(op.multipliers[int(n) - op.least], op.shift, offset) for n in counts]
+    store = mulshift(forms, ((total.lo, total.hi),) * len(forms), op.lo, op.hi)
     acc = partial_sums(bounds, taps, start)
-    unit = units.Reduce("sum", rows, words, taps, bounds.int_type(), acc, store, pe, start=start)
-    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, pe),))]
+    return units.Reduce(
+        "sum",
+        len(kinds),
+        place.inputs[0].shape[-1] // pe,
+        taps,
+        bounds.int_type(),
+        acc,
+        store,
+        pe,
+        start=start,
+        kinds=None if len(forms) == 1 else Constant(kinds.astype(np.int64)),
+    )
+
+
+def _float_average(
+    place: Place,
+    op: OnnxruntimeAverage,
+    bounds: Interval,
+    counts: IntArray,
+    kinds: IntArray,
+    pe: int,
+) -> units.FloatSum:
+    table = terms_of(place, np.arange(bounds.lo, bounds.hi + 1), op.x)
+    limit = float(np.abs(table).max()) * op.window.taps * 2
+    result = place.result.interval
+
+    def quantizer(count: int) -> Quantizer:
+        scale, zero = float(op.result.scale), op.result.zero_point
+        return lambda total: float32.quantize_average(total, count, scale, zero, op.lo, op.hi)
+
+    return units.FloatSum(
+        rows=len(kinds),
+        folds=place.inputs[0].shape[-1] // pe,
+        taps=op.window.taps,
+        x=bounds.int_type(),
+        table=bits_of(table),
+        low=bounds.lo,
+        weights=None,
+        steps=float_steps([quantizer(int(n)) for n in counts], result, limit),
+        kinds=Constant(kinds.astype(np.int64)),
+        lo=result.lo,
+        result=result.int_type(),
+        pe=pe,
+    )
 
 
 def partial_sums(x: Interval, count: int, start: int) -> IntType:

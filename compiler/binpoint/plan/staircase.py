@@ -164,6 +164,8 @@ def _results(stairs: _Staircase) -> Interval:
 
 def _compared(stairs: _Staircase) -> Store:
     steps, signs = stairs.steps, np.array(stairs.signs, np.int64)
+    if stairs.lo == stairs.hi:
+        return Store("clamp", Interval(stairs.lo, stairs.hi).int_type(), stairs.lo, stairs.hi)
     if (steps == steps[:1]).all() and (signs == signs[0]).all():
         steps, signs = steps[:1], signs[:1]
     result = _results(stairs).int_type()

@@ -16,10 +16,12 @@ from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
 from binpoint.ops.conv_transpose import IntConvTranspose
+from binpoint.ops.dense import IntMatMul
 from binpoint.ops.requantize import Requantize
 from binpoint.plan import units
-from binpoint.plan.place import Draft, End, Place, array_of
-from binpoint.plan.slides import slide_over, window_unit
+from binpoint.plan.moves import source
+from binpoint.plan.place import Draft, End, Place, array_of, together
+from binpoint.plan.slides import Words, is_pointwise, slide_over, window_unit
 from binpoint.plan.staircase import requantized
 from binpoint.plan.store import Store, as_it_is
 from binpoint.plan.units import Unit, narrowest
@@ -71,7 +73,7 @@ class _Products:
             "bias": Constant(self.bias),
             "x": self.x.int_type(),
             "weight": codes.int_type(),
-            "acc": Interval(int(low.min()), int(high.max())).int_type(),
+            "acc": narrowest(_ends(low, high), _ends(low - self.bias, high - self.bias)),
             "product": narrowest(self.x * codes),
             "arithmetic": _arithmetic(self.weights),
         }
@@ -85,10 +87,14 @@ class _Products:
             "bias": Constant(start),
             "x": IntType(1, signed=False),
             "weight": Interval.of(self.weights).int_type(),
-            "acc": Interval(int(start.min()), int(start.max()) + 2 * depth).int_type(),
+            "acc": narrowest(_ends(start, start + 2 * depth), Interval(0, 2 * depth)),
             "product": Interval(0, 2).int_type(),
             "arithmetic": "count",
         }
+
+
+def _ends(low: IntArray, high: IntArray) -> Interval:
+    return Interval(int(low.min()), int(high.max()))
 
 
 def _arithmetic(weights: IntArray) -> str:
@@ -117,39 +123,99 @@ def dense(place: Place) -> list[Draft]:
     ]
 
 
+def matmul(place: Place) -> list[Draft]:
+    """A matrix product of two computed operands."""
+    (a, b), op = place.inputs, cast("IntMatMul", place.op)
+    acc = place.graph.value(place.step.nodes[0].outputs[0])
+    depth, columns = a.shape[-1], b.shape[-1]
+    fold = place.fold(pe=columns, simd=depth)
+    left, right = a.interval - op.zero_a, b.interval - op.zero_b
+    unit = units.Product(
+        batches=math.prod(a.shape[:-2]),
+        rows=a.shape[-2],
+        depth=depth,
+        columns=columns,
+        zero_a=op.zero_a,
+        zero_b=op.zero_b,
+        a=a.interval.int_type(),
+        b=b.interval.int_type(),
+        left=narrowest(left, a.interval),
+        right=narrowest(right, b.interval),
+        acc=narrowest((left * right).union(Interval(0, 0)) * depth),
+        product=narrowest(left * right),
+        store=store_of(place, acc),
+        pe=fold.pe,
+        simd=fold.simd,
+    )
+    sources = [
+        source(place, array_of(v), v.interval, f"operand{i}", 1)
+        for i, v in enumerate((a, b))
+        if v.constant is not None
+    ]
+    fed = {draft.name: draft.writes[0] for draft in sources}
+    reads = tuple(
+        replace(fed.get(f"{place.name}_operand{i}", place.end(v, 1)), lanes=lanes)
+        for i, (v, lanes) in enumerate(((a, fold.simd), (b, fold.pe)))
+    )
+    own = Draft(place.name, unit, reads, (place.end(place.result, fold.pe),))
+    return [*sources, own]
+
+
 def conv(place: Place) -> list[Draft]:
-    """A window, then sums over its words; the zero point goes into the bias and the padding."""
+    """A window, then sums over its words; the zero point goes into the bias and the padding.
+
+    A window of one element that moves by one gives the operand as it is, and is left out.
+    """
     (x, w, bias), op = place.inputs, cast("IntConv", place.op)
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     codes = array_of(w)
     if place.step.call.stem == "depthwise":
         codes = np.moveaxis(codes, -1, 0)
     rows = codes.reshape(codes.shape[0], -1)
-    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
-    start = array_of(bias) - op.zero * rows.sum(axis=1)
-    products = _Products(rows, start, bounds, x.name in place.bipolar)
     depth = x.shape[-1] // op.groups
     alone = depth == 1 and rows.shape[0] == op.groups
+    height = op.window.kernel[0]
     fold = place.fold(
-        pe=rows.shape[0] if alone else rows.shape[0] // op.groups, simd=1 if alone else depth
+        pe=rows.shape[0] if alone else rows.shape[0] // op.groups, simd=depth, rows=height
     )
-    positions = math.prod(place.result.shape[:-1])
-    lanes = fold.pe if alone else fold.simd
+    tall = together(fold.simd, depth, height)
+    lanes = fold.pe if alone else fold.simd // tall
     groups, words = (op.groups // lanes, 1) if alone else (op.groups, depth // lanes)
-    window = window_unit(place, op.window, x, groups=groups, words=words, lanes=lanes, fill=op.zero)
-    store = store_of(place, acc)
-    if alone:
-        unit: Unit = units.Depthwise(rows=positions, store=store, pe=fold.pe, **products.fields())
+    if is_pointwise(op.window):
+        before, operand = [], place.end(x, lanes)
     else:
+        sent = Words(groups, words, lanes, op.zero, tall)
+        before = [window_unit(place, op.window, x, sent)]
+        (operand,) = before[0].writes
+    bounds = x.interval.union(Interval(op.zero, op.zero)) if op.window.padded else x.interval
+    start = array_of(bias) - op.zero * rows.sum(axis=1)
+    store = store_of(place, acc)
+    positions = math.prod(place.result.shape[:-1])
+    carried = x.name in place.bipolar
+    if alone:
+        fields = _Products(rows, start, bounds, carried).fields()
+        unit: Unit = units.Depthwise(
+            rows=positions, store=store, pe=fold.pe, simd=fold.simd, **fields
+        )
+    else:
+        ordered = _columns_first(rows, tall, height, words, lanes)
         unit = units.Dense(
             rows=positions,
             groups=op.groups,
             store=store,
             pe=fold.pe,
             simd=fold.simd,
-            **products.fields(),
+            **_Products(ordered, start, bounds, carried).fields(),
         )
-    return [window, Draft(place.name, unit, window.writes, (place.end(place.result, fold.pe),))]
+    return [*before, Draft(place.name, unit, (operand,), (place.end(place.result, fold.pe),))]
+
+
+def _columns_first(rows: IntArray, tall: int, height: int, words: int, lanes: int) -> IntArray:
+    """Weights in the order of a window's words: all rows of a column side by side, if so sent."""
+    if tall == 1:
+        return rows
+    split = rows.reshape(rows.shape[0], height, -1, words, lanes)
+    return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4)).reshape(rows.shape)
 
 
 def conv_transpose(place: Place) -> list[Draft]:
@@ -157,10 +223,10 @@ def conv_transpose(place: Place) -> list[Draft]:
     (x, w, bias), op = place.inputs, cast("IntConvTranspose", place.op)
     codes = array_of(w)
     window, before, after = op.spread.as_convolution(x.shape[1:-1])
-    if x.shape[0] != 1 or min(before + after) < 0:
+    if min(before + after) < 0:
         raise place.refuse(
-            "a transposed convolution of a batch, or that cuts its border, has no form",
-            "export it for a batch of one, with paddings below the size of the kernel",
+            "a transposed convolution that cuts its border has no form",
+            "export it with paddings below the size of the kernel",
         )
     lanes = math.gcd(place.lanes[0], x.shape[-1] // op.groups)
     spread = _spread(place, op, before, after, lanes)
@@ -168,13 +234,17 @@ def conv_transpose(place: Place) -> list[Draft]:
         codes = np.flip(codes, axis)
     rows = np.ascontiguousarray(codes).reshape(codes.shape[0], -1)
     bounds = x.interval.union(Interval(op.zero, op.zero))
-    products = _Products(rows, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
     depth = x.shape[-1] // op.groups
-    fold = place.fold(pe=rows.shape[0] // op.groups, simd=depth)
+    height = window.kernel[0]
+    fold = place.fold(pe=rows.shape[0] // op.groups, simd=depth, rows=height)
+    tall = together(fold.simd, depth, height)
+    side, words = fold.simd // tall, depth // (fold.simd // tall)
     wide = tuple(n * s for n, s in zip(x.shape[1:-1], op.spread.window.strides, strict=True))
     wide = tuple(n + b + a for n, b, a in zip(wide, before, after, strict=True))
-    end = replace(spread.writes[0], lanes=fold.simd)
-    slide = slide_over(place, window, wide, bounds, end, (op.groups, depth // fold.simd, op.zero))
+    sent = Words(op.groups, words, side, op.zero, tall)
+    slide = slide_over(place, window, (x.shape[0], *wide), spread.writes[0], sent)
+    ordered = _columns_first(rows, tall, height, words, side)
+    products = _Products(ordered, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     unit = units.Dense(
         rows=math.prod(place.result.shape[:-1]),
@@ -199,10 +269,12 @@ def _spread(
     strides = op.spread.window.strides
     words = x.shape[-1] // lanes
     axes = zip(x.shape[1:-1], strides, before, after, strict=True)
-    whole = (*(n * s + b + a for n, s, b, a in axes), words)
+    whole = (x.shape[0], *(n * s + b + a for n, s, b, a in axes), words)
     bounds = x.interval.union(Interval(op.zero, op.zero))
-    sizes = (*x.shape[1:-1], words)
-    unit = units.Frame((*before, 0), sizes, whole, (*strides, 1), op.zero, bounds.int_type(), lanes)
+    sizes = (*x.shape[:-1], words)
+    unit = units.Frame(
+        (0, *before, 0), sizes, whole, (1, *strides, 1), op.zero, bounds.int_type(), lanes
+    )
     name = f"{place.name}_spread"
     return Draft(
         name,

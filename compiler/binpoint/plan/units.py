@@ -1,4 +1,7 @@
-"""Units that compute: what a dataflow design is made of, besides those of `plan/movers.py`.
+"""Units that compute: what a dataflow design is made of.
+
+Those that only move words are in `plan/movers.py`, those that need whole rows in `plan/rows.py`,
+and those with other sums of products in `plan/weighing.py`.
 
 Constants are kept as the graph has them; folding is a field, and emission lays the constants out
 for it.
@@ -15,24 +18,33 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
-from binpoint.plan.movers import Concat, Copy, Fork, Frame, Gather, Lanes
+from binpoint.plan.movers import AHEAD, Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
+from binpoint.plan.rows import LayerNorm, Softmax
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit
+from binpoint.plan.weighing import Blend, FloatSum, Product, Source
 
 __all__ = (
+    "AHEAD",
     "Arg",
+    "Blend",
     "Concat",
     "Copy",
     "Dense",
     "Depthwise",
+    "FloatSum",
     "Fork",
     "Frame",
     "Gather",
     "Lanes",
+    "LayerNorm",
     "Map",
+    "Neighbours",
     "Pair",
+    "Product",
     "Reduce",
     "Softmax",
+    "Source",
     "Unit",
     "Window",
     "narrowest",
@@ -113,9 +125,10 @@ class Dense(Unit):
 
 @dataclass(frozen=True, slots=True)
 class Depthwise(Unit):
-    """y[r, c] = store(bias[c] + Σ_t x[r, t, c]·w[t, c]), PE channels side by side, a tap a cycle.
+    """y[r, c] = store(bias[c] + Σ_t x[r, t, c]·w[t, c]), PE channels by SIMD taps a cycle.
 
-    The operand comes from a `Window` in the order row, channel word, tap. Weights are
+    The operand comes from a `Window` in the order row, channel word, tap; with SIMD taps, which are
+    a column of the window, in the order row, channel word, column. Weights are
     ``[channels, taps]``.
     """
 
@@ -131,6 +144,7 @@ class Depthwise(Unit):
     store: Store
     pe: int
     arithmetic: str = "multiply"
+    simd: int = 1
 
     @property
     def channels(self) -> int:
@@ -148,17 +162,22 @@ class Depthwise(Unit):
         return self.channels // self.pe
 
     @property
+    def steps(self) -> int:
+        """Iterations of one sum."""
+        return self.taps // self.simd
+
+    @property
     def iterations(self) -> int:
-        """Rows by channel words by taps."""
-        return self.rows * self.folds * self.taps
+        """Rows by channel words by steps."""
+        return self.rows * self.folds * self.steps
 
     def reads(self) -> tuple[IntArray, ...]:
         """Every iteration."""
         return (np.arange(self.iterations),)
 
     def writes(self) -> tuple[IntArray, ...]:
-        """With the last tap."""
-        return (np.arange(1, self.rows * self.folds + 1) * self.taps - 1,)
+        """With the last step."""
+        return (np.arange(1, self.rows * self.folds + 1) * self.steps - 1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +185,8 @@ class Reduce(Unit):
     """y[r, c] = store(fold of x[r, t, c] over t): ``max``, ``min``, or ``sum`` from `start` on.
 
     The operand has the order row, channel word, tap. With `held` the results of all channel words
-    are held, and the order is row, tap, channel word, as a plain tensor has it.
+    are held, and the order is row, tap, channel word, as a plain tensor has it. With `kinds`,
+    ``[rows]``, a row has the store's constants of its kind, which then are no channel's.
     """
 
     stem: ClassVar[str] = "reduce"
@@ -181,6 +201,12 @@ class Reduce(Unit):
     pe: int
     held: bool = False
     start: int = 0
+    kinds: Constant | None = None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether held results are too many for registers; then each has time to be stored."""
+        return self.held and self.folds >= 2 * AHEAD
 
     @property
     def iterations(self) -> int:
@@ -234,68 +260,12 @@ class Arg(Unit):
 
 
 @dataclass(frozen=True, slots=True)
-class Softmax(Unit):
-    """Shares of rows of `count` elements: largest, sum of table entries, then a division each.
-
-    Args:
-        table: an entry for each distance from the largest element, nearest last.
-        form: ``table``, with integer entries, or ``float``, with bit patterns of float32.
-        factor, shift: the whole has factor·2^-shift steps; 256 of them with 8-bit ``table``.
-        zero, lo, hi: of the result.
-    """
-
-    stem: ClassVar[str] = "softmax"
-
-    rows: int
-    count: int
-    x: IntType
-    table: Constant
-    form: str
-    factor: int
-    shift: int
-    zero: int
-    lo: int
-    hi: int
-
-    @property
-    def sum_cycles(self) -> int:
-        """Of one addition."""
-        return 8 if self.form == "float" else 1
-
-    @property
-    def quotient_bits(self) -> int:
-        """Steps of one division."""
-        if self.form == "float":
-            return 52
-        return 1 + max(24 + self.factor.bit_length(), 31 + self.shift)
-
-    @property
-    def row_cycles(self) -> int:
-        """Reading, adding, dividing."""
-        return self.count * (1 + self.sum_cycles + self.quotient_bits + 4)
-
-    @property
-    def iterations(self) -> int:
-        """Cycles of all rows."""
-        return self.rows * self.row_cycles
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """At the beginning of each row."""
-        first = np.arange(self.rows)[:, None] * self.row_cycles
-        return ((first + np.arange(self.count)).reshape(-1),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """After each division."""
-        first = np.arange(self.rows)[:, None] * self.row_cycles + self.count * (1 + self.sum_cycles)
-        return ((first + np.arange(1, self.count + 1) * (self.quotient_bits + 4) - 1).reshape(-1),)
-
-
-@dataclass(frozen=True, slots=True)
 class Window(Unit):
     """The words of every window over a map of pixels, in the order pixel, group, tap, word.
 
     A ring of rows is held: while the windows of one row of results are sent, the rows that the next
-    one needs are read. Words outside the map are `fill`.
+    one needs are read. Words outside the map are `fill`. No word is read from the ring within
+    `AHEAD` iterations of being written, or overwritten within as many of being read.
 
     Args:
         size: rows and columns of the operand.
@@ -306,6 +276,10 @@ class Window(Unit):
         lanes: elements of a word.
         elem: their type.
         fill: element outside of the map.
+        images: maps, one after the other.
+        together: rows of a window that are sent in one word, ``[rows, lanes]``: one, or all. Then
+            every row of the ring is a memory of its own, and the order is pixel, group, column,
+            word.
     """
 
     stem: ClassVar[str] = "window"
@@ -321,6 +295,8 @@ class Window(Unit):
     lanes: int
     elem: IntType
     fill: int
+    images: int = 1
+    together: int = 1
 
     @property
     def row_words(self) -> int:
@@ -340,7 +316,8 @@ class Window(Unit):
     @property
     def sent(self) -> int:
         """Words of one row of windows."""
-        return self.outputs[1] * self.groups * self.kernel[0] * self.kernel[1] * self.words
+        taps = self.kernel[0] * self.kernel[1] // self.together
+        return self.outputs[1] * self.groups * taps * self.words
 
     def rows_needed(self) -> IntArray:
         """Rows that must have been read before each row of windows, and finally all of them."""
@@ -350,31 +327,52 @@ class Window(Unit):
     @property
     def prologue(self) -> int:
         """Iterations before the first row of windows."""
-        return int(self.rows_needed()[0]) * self.row_words
+        loads = int(self.rows_needed()[0]) * self.row_words
+        used = (self.kernel[0] - 1) * self._tap_row
+        return loads + max(0, AHEAD - used) if loads else 0
 
     @property
     def phase(self) -> int:
         """Iterations of one row of windows."""
-        return max(self.sent, int(np.diff(self.rows_needed()).max()) * self.row_words)
+        loads = int(np.diff(self.rows_needed()).max(initial=0)) * self.row_words
+        longest = max(self.sent, loads)
+        new = max(0, -(-(self.reach - self.strides[0]) // self.dilations[0])) * self._tap_row
+        last = min(self.kernel[0] - 1, (self.strides[0] - 1) // self.dilations[0])
+        old = (self.kernel[0] - 1 - last) * self._tap_row
+        apart = min(longest - loads + new, longest - self.sent + old)
+        return longest + (AHEAD if self.images > 1 else max(0, AHEAD - apart))
+
+    @property
+    def _tap_row(self) -> int:
+        """Words of a row of taps; none if all rows are in one word."""
+        return self.kernel[1] * self.words if self.together == 1 else 0
+
+    @property
+    def image(self) -> int:
+        """The prologue, then one phase for each row of windows."""
+        return self.prologue + self.outputs[0] * self.phase
 
     @property
     def iterations(self) -> int:
-        """The prologue, then one phase for each row of windows."""
-        return self.prologue + self.outputs[0] * self.phase
+        """All images."""
+        return self.images * self.image
+
+    def _for_all(self, at: IntArray) -> IntArray:
+        return (np.arange(self.images)[:, None] * self.image + at).reshape(-1)
 
     def reads(self) -> tuple[IntArray, ...]:
         """The prologue's rows at once, then each phase's from its beginning."""
         needed = self.rows_needed()
-        parts = [np.arange(self.prologue)]
+        parts = [np.arange(int(needed[0]) * self.row_words)]
         for index, rows in enumerate(np.diff(needed)):
             start = self.prologue + index * self.phase
             parts.append(start + np.arange(int(rows) * self.row_words))
-        return (np.concatenate(parts),)
+        return (self._for_all(np.concatenate(parts)),)
 
     def writes(self) -> tuple[IntArray, ...]:
         """From the beginning of each phase."""
         starts = self.prologue + np.arange(self.outputs[0])[:, None] * self.phase
-        return ((starts + np.arange(self.sent)).reshape(-1),)
+        return (self._for_all((starts + np.arange(self.sent)).reshape(-1)),)
 
 
 @dataclass(frozen=True, slots=True)

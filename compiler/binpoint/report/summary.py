@@ -14,14 +14,14 @@ import msgspec
 from binpoint.ir.graph import Graph, Node, Origin, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.op import IntegerOp
-from binpoint.ops.pairwise import OnnxruntimePair
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.ops.runtime_pair import OnnxruntimePair
 from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program
 from binpoint.report.accuracy import Score
+from binpoint.sim.departures import Departure
 from binpoint.sim.measure import Cost, Measurement
-from binpoint.sim.source import Departure
 from binpoint.sim.witness import Verdict
 from binpoint.target import Content, McuTarget
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from binpoint import ort
+from binpoint.errors import VerificationError
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import IntegerOp
@@ -20,6 +21,7 @@ from binpoint.numeric.interval import Interval
 
 VALUES = "binpoint.values"
 """Key of the model's metadata that tells, as JSON, which tensor is which value of the graph."""
+_OUTPUT = "out_"
 _OPSET = 21
 _IR_VERSION = 10
 
@@ -80,7 +82,7 @@ def _info(value: Value, name: str | None = None) -> onnx.ValueInfoProto:
 
 
 def _output(writer: OnnxWriter, value: Value, tensor: Tensor) -> onnx.ValueInfoProto:
-    name = f"out_{value.name}"
+    name = f"{_OUTPUT}{value.name}"
     kind = helper.np_dtype_to_tensor_dtype(value.elem.storage.dtype)
     writer.nodes.append(
         helper.make_node("Cast", [tensor.name], [name], name=f"{name}_cast", to=kind)
@@ -90,15 +92,62 @@ def _output(writer: OnnxWriter, value: Value, tensor: Tensor) -> onnx.ValueInfoP
 
 def run_onnx(
     model: onnx.ModelProto, graph: Graph, samples: Sequence[Mapping[str, NDArray[Any]]]
-) -> list[dict[str, NDArray[Any]]]:
+) -> list[dict[str, NDArray[np.int64]]]:
     """Values by name for each sample, through onnxruntime with its optimisations off."""
-    session = ort.plain(model)
-    found: list[dict[str, NDArray[Any]]] = []
-    for sample in samples:
-        feeds = {
-            name: np.asarray(sample[name]).astype(graph.value(name).elem.storage.dtype)
-            for name in graph.inputs
-        }
-        results = session.run(feeds)
-        found.append({name.removeprefix("out_"): array for name, array in results.items()})
+    wanted = [graph.value(output.name.removeprefix(_OUTPUT)) for output in model.graph.output]
+    feeds = [
+        {n: np.asarray(sample[n]).astype(graph.value(n).elem.storage.dtype) for n in graph.inputs}
+        for sample in samples
+    ]
+    return run_values(model, wanted, feeds)
+
+
+def run_values(
+    model: onnx.ModelProto,
+    wanted: Sequence[Value],
+    feeds: Sequence[Mapping[str, NDArray[Any]]],
+) -> list[dict[str, NDArray[np.int64]]]:
+    """The wanted values of a check graph for each sample.
+
+    The cast to storage hides multiples of 256 or 65536, so a value is read from before it. Where
+    that fits the storage type, what an output's cast made of it counts.
+
+    Raises:
+        VerificationError: the model does not tell which tensor is a wanted value.
+    """
+    inside = cast("dict[str, str]", json.loads(_property(model, VALUES)))
+    missing = [value.name for value in wanted if value.name not in inside]
+    if missing:
+        raise VerificationError("the check graph lacks a value", have=missing[0])
+    read = onnx.ModelProto()
+    read.CopyFrom(model)
+    outputs = {output.name for output in model.graph.output}
+    exact = dict.fromkeys(inside[value.name] for value in wanted)
+    read.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.INT64, None)
+        for name in exact
+        if name not in outputs
+    )
+    session = ort.plain(read)
+    found: list[dict[str, NDArray[np.int64]]] = []
+    for feed in feeds:
+        arrays = session.run(feed)
+        found.append(
+            {
+                v.name: _seen(v, arrays[inside[v.name]], arrays.get(f"{_OUTPUT}{v.name}"))
+                for v in wanted
+            }
+        )
     return found
+
+
+def _seen(value: Value, exact: NDArray[Any], stored: NDArray[Any] | None) -> NDArray[np.int64]:
+    if stored is None:
+        return exact.astype(np.int64)
+    storage = value.elem.storage
+    fits = (exact >= storage.min) & (exact <= storage.max)
+    return np.where(fits, stored.astype(np.int64), exact)
+
+
+def _property(model: onnx.ModelProto, key: str) -> str:
+    return next((p.value for p in model.metadata_props if p.key == key), "{}")

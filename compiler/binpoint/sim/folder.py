@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from binpoint import ort
 from binpoint.emit.manifest import SCHEMA, digest
 from binpoint.errors import InputNotFound, UnknownTarget, UsageError
 from binpoint.ir.graph import Value
 from binpoint.numeric.fixed import FixedType, TensorType
 from binpoint.plan.design import Style
 from binpoint.plan.program import Port
-from binpoint.sim.check_graph import VALUES
+from binpoint.sim.check_graph import run_values
 from binpoint.sim.compare import Difference, Place, first_of
 from binpoint.sim.emitted import Emitted, EmittedC, EmittedHls, Trial
 from binpoint.sim.host_hls import HlsInterface, Wire
@@ -193,25 +192,11 @@ def _run_lowered(
 ) -> list[dict[str, NDArray[Any]]]:
     """What lowered.onnx gives: outputs, and with `deep` the values that the C's hook reports."""
     model = onnx.load_model_from_string(written.files["lowered.onnx"])
-    ports = {f"out_{port.value.name}": port.value for port in interface.outputs}
-    tensors = dict(ports)
-    if deep:
-        inside = cast("dict[str, str]", msgspec.json.decode(_property(model, VALUES)))
-        tensors |= {inside[value.name]: value for value in interface.values}
-        known = {output.name for output in model.graph.output}
-        model.graph.output.extend(
-            onnx.helper.make_empty_tensor_value_info(name) for name in tensors if name not in known
-        )
-    session = ort.plain(model)
-    found: list[dict[str, NDArray[Any]]] = []
-    for sample in inputs:
-        results = session.run(dict(sample))
-        found.append({v.name: _shaped(results[name], v) for name, v in tensors.items()})
-    return found
-
-
-def _property(model: onnx.ModelProto, key: str) -> str:
-    return next((p.value for p in model.metadata_props if p.key == key), "{}")
+    ports = [port.value for port in interface.outputs]
+    wanted = [*ports, *interface.values] if deep else ports
+    values = {value.name: value for value in wanted}
+    found = run_values(model, list(values.values()), inputs)
+    return [{n: _shaped(a, values[n]) for n, a in sample.items()} for sample in found]
 
 
 def _shaped(array: NDArray[Any], value: Value) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Our outputs beside onnxruntime's for the user's own quantized file, and what may differ."""
+"""Our outputs beside onnxruntime's for the user's own quantized file."""
 
 from __future__ import annotations
 
@@ -12,61 +12,8 @@ from numpy.typing import NDArray
 
 from binpoint import ort
 from binpoint.ir.graph import Graph
-from binpoint.ir.op import IntegerOp
-from binpoint.ops.pairwise import IntAdd, IntMul
-from binpoint.ops.pooling import IntAverage
-from binpoint.ops.requantize import DyadicRequantize
 from binpoint.passes.samples import Samples
 from binpoint.sim.convert import stored
-
-_OWN_ROUNDING = (DyadicRequantize, IntAdd, IntMul, IntAverage)
-_OWN = "onnxruntime computes this in float32; here it is rounded once from exact integers"
-_FILLED = "the model states no integer type of this value; its type was chosen here"
-_OPTION = "the option `semantics` asks for other rounding than onnxruntime's"
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """A place where codes may differ from those of onnxruntime's run of the file, and why.
-
-    Attributes:
-        value: the result concerned; empty for all of them.
-        origin: ONNX nodes that it came from.
-    """
-
-    value: str
-    origin: tuple[str, ...]
-    reason: str
-
-
-def departures(graph: Graph, semantics: str = "auto") -> tuple[Departure, ...]:
-    """Where an integer graph of a quantized model need not return onnxruntime's bytes.
-
-    None for a model without bytes of its own: one that was quantized here, or is exact.
-
-    Args:
-        graph: after the last pass.
-        semantics: the option that it was lowered with.
-    """
-    if not graph.quantized or graph.rational:
-        return ()
-    if semantics not in ("auto", "onnxruntime"):
-        return (Departure("", (), _OPTION),)
-    found = [Departure(name, _origin(graph, name), _FILLED) for name in graph.filled]
-    for node in graph.nodes():
-        assert isinstance(node.op, IntegerOp)
-        work = node.op.work(graph.arguments(node), graph.results(node))
-        own = (_OWN,) if isinstance(node.op, _OWN_ROUNDING) else ()
-        found += [
-            Departure(node.outputs[0], node.origin.names, reason) for reason in (*work.notes, *own)
-        ]
-    return tuple(found)
-
-
-def _origin(graph: Graph, name: str) -> tuple[str, ...]:
-    """ONNX nodes of a value of the typed graph, if the integer graph has it still."""
-    producer = graph.producer(name) if graph.has_value(name) else None
-    return () if producer is None else producer.origin.names
 
 
 @dataclass(frozen=True, slots=True)

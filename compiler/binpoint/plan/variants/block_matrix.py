@@ -1,13 +1,14 @@
-"""Convolution and matrix product in plain C for cores with many registers.
+"""Convolution and matrix product in plain C whose sums stay in registers.
 
-Four channels meet four positions: eight loads for sixteen products, whose sums stay in registers.
-The weights of four channels lie interleaved; windows are copied side by side first, with the zero
-point in place of padding, and zero points are folded into the biases.
+A block of channels meets a block of positions: four and three where there are some thirty
+registers, seven loads for twelve products; two and two where there are sixteen. The weights of a
+block's channels lie interleaved; windows are copied side by side first, with the zero point in
+place of padding, and zero points are folded into the biases.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,14 +20,36 @@ from binpoint.numeric.float32 import Ints
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 
-_ROWS = 4
-_POSITIONS = 3
 _UNROLLED = 4
 _LIMIT = 2**31 - 1
 
 
-def block_matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
-    """The step in blocks; None for groups, dilated columns, and sums that may leave 32 bits."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """How many channels and positions meet."""
+
+    rows: int
+    positions: int
+
+
+def wide(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """The step in blocks for some thirty registers."""
+    return _blocked(step, graph, Block(4, 3))
+
+
+def narrow(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """The step in blocks for sixteen registers and an instruction that multiplies and adds.
+
+    A vector stays portable: there four channels meet it.
+    """
+    call = step.call
+    if call.stem == "dense" and Number("rows", 1) in call.arguments:
+        return None
+    return _blocked(step, graph, Block(2, 2))
+
+
+def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
+    """None for groups, dilated columns, and sums that may leave 32 bits."""
     call = step.call
     if call.stem not in ("conv", "dense"):
         return None
@@ -43,9 +66,9 @@ def block_matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     largest = max(abs(x.elem.min), abs(x.elem.max))
     if (np.abs(codes).sum(axis=1) * largest + np.abs(folded)).max() > _LIMIT:
         return None
-    packed = _pack(codes)
+    packed = _pack(codes, block.rows)
     depth = packed.shape[1]
-    padded = np.zeros(packed.shape[0] * _ROWS, np.int32)
+    padded = np.zeros(packed.shape[0] * block.rows, np.int32)
     padded[: len(folded)] = folded
     tables = (
         Table("w", Constant(packed.astype(w.elem.dtype)), w.elem),
@@ -57,8 +80,8 @@ def block_matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
         x, *tables, y, *(Number(n, v) for n, v in sizes.items()),
     )  # fmt: skip
     traits = (
-        ("rows", str(_ROWS)),
-        ("positions", str(_POSITIONS)),
+        ("rows", str(block.rows)),
+        ("positions", str(block.positions)),
         ("block", f"{x.elem}_{w.elem}"),
         ("direct", "direct" if direct else ""),
     )
@@ -68,9 +91,10 @@ def block_matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
         traits,
         epilogue=call.epilogue,
         formula=call.formula,
-        scratch=0 if direct else _POSITIONS * depth * x.elem.dtype.itemsize,
+        scratch=0 if direct else block.positions * depth * x.elem.dtype.itemsize,
         variant="block",
-        note="sums of four channels and four positions in registers, zero points in the biases",
+        note=f"sums of {block.rows} channels and {block.positions} positions in registers, zero "
+        "points in the biases",
     )
     return replace(step, call=found)
 
@@ -85,9 +109,9 @@ def _shape(stem: str, numbers: dict[str, int], zero: int) -> tuple[dict[str, int
     return {n: numbers[n] for n in names} | {"fill": zero}, False
 
 
-def _pack(codes: Ints) -> Ints:
-    """``[O, K]`` to ``[O/4, K, 4]``, padded with zeros."""
-    count, depth = -(-codes.shape[0] // _ROWS), -(-codes.shape[1] // _UNROLLED) * _UNROLLED
-    padded = np.zeros((count * _ROWS, depth), np.int64)
+def _pack(codes: Ints, rows: int) -> Ints:
+    """``[O, K]`` to ``[O/rows, K, rows]``, padded with zeros."""
+    count, depth = -(-codes.shape[0] // rows), -(-codes.shape[1] // _UNROLLED) * _UNROLLED
+    padded = np.zeros((count * rows, depth), np.int64)
     padded[: codes.shape[0], : codes.shape[1]] = codes
-    return np.moveaxis(padded.reshape(count, _ROWS, depth), 1, 2)
+    return np.moveaxis(padded.reshape(count, rows, depth), 1, 2)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
@@ -23,7 +22,7 @@ from binpoint.numeric.highword import HighWord
 from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntDepthwise
 from binpoint.ops.linear import Weights, channel_reach
-from binpoint.ops.requantize import OnnxruntimeRequantize, Requantize
+from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
@@ -32,6 +31,7 @@ from binpoint.plan.variants.rounding import high_word_of, saturation
 _BYTE = 8
 _PRESCALE = 8
 _GRID = 2
+_CHUNK = 28
 _WINDOWED = 1 << 31
 _PLANE_BYTES = 4096
 _OFFSET = 4095
@@ -80,11 +80,15 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Pairs of outputs lie along `along`; `across` counts the rows of the plane."""
+    """Pairs of outputs lie along `along`; `across` counts the rows of the plane.
+
+    `turned`: these are the horizontal and the vertical axis, else the vertical and the horizontal.
+    """
 
     across: Axis
     along: Axis
-    band: int
+    turned: bool
+    band: int = 1
 
     @property
     def packed(self) -> bool:
@@ -103,6 +107,17 @@ class Shape:
         """Rows of the plane: what a band of result rows reads."""
         across = self.across
         return (self.band - 1) * across.stride + (across.kernel - 1) * across.dilation + 1
+
+    @property
+    def together(self) -> int:
+        """Pairs in a turn of the loop."""
+        return 2 if self.along.result % 4 == 0 else 1
+
+    @property
+    def chunk(self) -> int:
+        """Elements widened at once."""
+        parts = -(-self.along.taken // _CHUNK)
+        return -(-self.along.taken // parts) if parts else 0
 
     @property
     def plane(self) -> int:
@@ -139,7 +154,8 @@ def depthwise(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     if max(form.windows) and 4 * max(form.windows) >= 1 << form.shift:
         return None
     sums = (folded - np.array(form.bases)) << _PRESCALE
-    call = _call(step, op, shape, _transposed(codes, op, shape), sums, form, requantizer)
+    operands = (_transposed(codes, op, shape), sums)
+    call = _call(step, op, shape, operands, form, requantizer, options)
     in_place = step.reads if _overwrites(shape, x, y) else ()
     return replace(step, call=call, in_place=in_place)
 
@@ -163,7 +179,7 @@ def _axes(op: IntDepthwise, x: Value, y: Value) -> tuple[Axis, Axis]:
 def _shape(op: IntDepthwise, x: Value, y: Value) -> Shape | None:
     """Pairs along the axis that leaves the fewest over; None if no axis has pairs."""
     vertical, horizontal = _axes(op, x, y)
-    choices = (Shape(vertical, horizontal, 1), Shape(horizontal, vertical, 1))
+    choices = Shape(vertical, horizontal, False), Shape(horizontal, vertical, True)
     fitting = [_banded(c) for c in choices if _fits(c)]
     return min(fitting, key=_cost, default=None)
 
@@ -212,11 +228,9 @@ def _overwrites(shape: Shape, x: Value, y: Value) -> bool:
 
 def _transposed(codes: IntArray, op: IntDepthwise, shape: Shape) -> IntArray:
     """``[O, across, along]``, and three bytes that a word load past the end may read."""
-    taps = (shape.across.kernel, shape.along.kernel)
     window = op.window.planar((1,) * len(op.window.kernel))[0].kernel
     planes = np.moveaxis(codes, -1, 0).reshape(-1, *window)
-    turned = planes if taps == window and shape.along.spacing < shape.across.spacing else None
-    rows = np.swapaxes(planes, 1, 2) if turned is None else turned
+    rows = np.swapaxes(planes, 1, 2) if shape.turned else planes
     return np.concatenate([rows.reshape(-1), np.zeros(3, np.int64)])
 
 
@@ -224,11 +238,12 @@ def _call(
     step: Step,
     op: IntDepthwise,
     shape: Shape,
-    weights: IntArray,
-    bias: IntArray,
+    operands: tuple[IntArray, IntArray],
     form: HighWord,
     requantizer: Requantize,
+    options: CompileOptions,
 ) -> KernelCall:
+    weights, bias = operands
     x, y = (a for a in step.call.arguments if isinstance(a, Buffer) and a.name in ("x", "y"))
     window = max(form.windows)
     window = 1 << (window - 1).bit_length() if window else 0
@@ -239,12 +254,12 @@ def _call(
         Table("constants", Constant(np.array(constants, np.int64).astype(np.int32)), I32),
     ]
     if window:
-        tables.append(Table("ties", Constant(_ties(form, requantizer)), I32))
+        tables.append(Table("ties", Constant(_ties(form, requantizer).astype(np.int32)), I32))
     zero = (Number("zero_y", requantizer.result.zero_points[0]),) if window else ()
     return KernelCall(
         "depthwise",
         (x, y, *tables, *_numbers(op, shape, step), *zero),
-        _traits(shape, form.shift, window, requantizer),
+        _traits(shape, (form.shift, window), requantizer, fast=options.optimize == "speed"),
         formula=step.call.formula,
         scratch=shape.plane,
         variant="dsp",
@@ -269,9 +284,10 @@ def _numbers(op: IntDepthwise, shape: Shape, step: Step) -> tuple[Number, ...]:
 
 
 def _traits(
-    shape: Shape, shift: int, window: int, requantizer: Requantize
+    shape: Shape, finish: tuple[int, int], requantizer: Requantize, *, fast: bool
 ) -> tuple[tuple[str, str], ...]:
     across, along = shape.across, shape.along
+    shift, window = finish
     turn = (along.even if along.stride % 2 else 0) - along.first
     numbers = {
         "rows": across.kernel, "taps": along.kernel, "stride": along.stride,
@@ -279,33 +295,49 @@ def _traits(
         "step": along.result_spacing, "shift": shift,
     }  # fmt: skip
     general = {"even": along.even, "first": along.first, "last": along.last, "turn": turn}
-    least, most = requantizer.lo, requantizer.hi
-    saturating, lo, hi = saturation(least, most)
+    runtime = isinstance(requantizer, OnnxruntimeRequantize)
+    saturating, lo, hi = saturation(requantizer.lo, requantizer.hi)
     return (
         ("form", "packed" if shape.packed else "general"),
         *((name, str(value)) for name, value in numbers.items()),
         *(() if shape.packed else ((name, str(value)) for name, value in general.items())),
+        ("together", "x2" if fast and shape.together == 2 else ""),
+        ("chunk", str(shape.chunk) if fast and shape.chunk else ""),
         ("odd", "odd" if along.result % 2 else ""),
         ("saturation", saturating),
-        ("least", str(least)),
-        ("most", str(most)),
+        ("narrow", ("lo" if lo else "") + ("hi" if hi else "")),
         ("lo", lo),
         ("hi", hi),
         ("limit", str(2 * window << (32 - shift)) if window else ""),
+        ("ties", ("float" if runtime else "whole") if window else ""),
     )
 
 
-def _ties(form: HighWord, requantizer: Requantize) -> NDArray[np.int32]:
-    """The float32 bits of the scale, and the base, of each channel with a window, in order."""
-    assert isinstance(requantizer, OnnxruntimeRequantize)
-    scales = np.broadcast_to(np.array(requantizer.scales, np.float32), (len(form.windows),))
-    rows = np.stack([scales.view(np.int32), np.array(form.bases, np.int32)], axis=1)
-    return rows[np.array(form.windows) > 0]
+def _ties(form: HighWord, requantizer: Requantize) -> IntArray:
+    """Of each channel with a window, in order: base, and what its own rounding needs.
+
+    The float32 bits of a scale, or multiplier and shift.
+    """
+    match requantizer:
+        case OnnxruntimeRequantize():
+            own = [np.array(requantizer.scales, np.float32).view(np.int32)]
+        case DyadicRequantize():
+            own = [np.array(c) for c in zip(*_mulshifts(requantizer), strict=True)]
+        case _:
+            raise AssertionError("a requantizer without windows")
+    count = len(form.windows)
+    rows = np.stack([np.array(form.bases), *(np.broadcast_to(c, (count,)) for c in own)], axis=1)
+    return rows[np.array(form.windows) > 0].astype(np.int64)
+
+
+def _mulshifts(op: DyadicRequantize) -> list[tuple[int, int]]:
+    """Multipliers and shifts, the latter at least one."""
+    return list(zip(op.form.multipliers, op.form.shifts, strict=True))
 
 
 def _note(form: HighWord) -> str:
     exact = sum(1 for w in form.windows if w)
-    rest = f", {exact} decide near ties by the float definition" if exact else ""
+    rest = f", {exact} decide near ties by the definition" if exact else ""
     return (
         f"SMLAD on int16 planes; y = (high word of 256 acc m + offset) >> {form.shift}, "
         f"proved at every step of {len(form.windows) - exact} channels{rest}"

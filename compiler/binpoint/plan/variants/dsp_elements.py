@@ -1,6 +1,7 @@
-"""Element by element with DSP instructions: sums and products of pairs, lookups, maxima, totals.
+"""Element by element with DSP instructions: pairs, lookups, maxima, totals, copies.
 
-Four elements at a time, so that the loop costs little beside them. Sums end in one saturating shift
+Four elements at a time, so that the loop costs little beside them; where size counts, one, and no
+kernel that is larger than the portable one. Sums end in one saturating shift
 (SSAT or USAT with its built-in shift); products in the high word of one more product, proved over
 all products that occur (`numeric.highword`); maxima take four bytes by USUB8 or SSUB8 with SEL, and
 totals four bytes by two SXTAB16, whose halfwords hold 256 of them.
@@ -18,9 +19,12 @@ from binpoint.ir.kernel import Argument, KernelCall, Number
 from binpoint.numeric.float32 import Ints
 from binpoint.numeric.highword import Staircase, high_word, thresholds_of
 from binpoint.ops.blocks import IntSum
+from binpoint.ops.concat import IntConcat
+from binpoint.ops.copy import IntCopy
 from binpoint.ops.lookup import IntLookup
-from binpoint.ops.pairwise import Clamped, IntMul, OnnxruntimeMul
-from binpoint.ops.pooling import IntMaxPool
+from binpoint.ops.pairwise import Clamped, IntMul
+from binpoint.ops.pooling import IntAverage, IntMaxPool
+from binpoint.ops.runtime_pair import OnnxruntimeMul
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.rounding import saturation
@@ -29,6 +33,7 @@ _BYTE = 8
 _FEW = 8
 _PRODUCT_PRESCALE = 14
 _UNROLLED_TAPS = 9
+_MOST_ADDED = 256
 
 
 def add(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
@@ -84,18 +89,20 @@ def _slope(op: IntMul | OnnxruntimeMul) -> np.ndarray[tuple[int, ...], np.dtype[
 
 def lookup(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """A table of bytes, four elements at a time."""
-    del options
     op = step.nodes[0].op
-    if not isinstance(op, IntLookup) or graph.value(step.writes[0]).type.size < _FEW:
+    if (
+        options.optimize == "size"
+        or not isinstance(op, IntLookup)
+        or graph.value(step.writes[0]).type.size < _FEW
+    ):
         return None
     return _plain(step, (), "four elements at a time")
 
 
 def maxpool(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """Maxima of four channels at a time."""
-    del options
     op = step.nodes[0].op
-    if not isinstance(op, IntMaxPool):
+    if options.optimize == "size" or not isinstance(op, IntMaxPool):
         return None
     (x,) = graph.arguments(step.nodes[0])
     if x.elem.storage.width > _BYTE or x.shape[-1] < 4:
@@ -111,11 +118,24 @@ def maxpool(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return _plain(moved, traits, f"{sign.upper()}SUB8 and SEL keep the larger of four bytes")
 
 
+def average(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Averages of four channels at a time."""
+    op = step.nodes[0].op
+    if options.optimize == "size" or not isinstance(op, IntAverage):
+        return None
+    (x,) = graph.arguments(step.nodes[0])
+    taps = op.window.taps
+    if x.elem.storage.width > _BYTE or x.shape[-1] < 4 or taps > _MOST_ADDED:
+        return None
+    sign = "s" if x.elem.storage.signed else "u"
+    traits = (*step.call.traits, ("sign", sign))
+    return _plain(step, traits, f"two {sign.upper()}XTAB16 add four bytes")
+
+
 def total(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """Totals of four channels at a time."""
-    del options
     op = step.nodes[0].op
-    if not isinstance(op, IntSum):
+    if options.optimize == "size" or not isinstance(op, IntSum):
         return None
     (x,) = graph.arguments(step.nodes[0])
     inner = next(
@@ -128,6 +148,32 @@ def total(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return _plain(
         step, traits, f"two {sign.upper()}XTAB16 add four bytes; 256 of them fit halfwords"
     )
+
+
+def concat(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Rows of operands by words."""
+    op = step.nodes[0].op
+    if options.optimize == "size" or not isinstance(op, IntConcat) or _wide(graph, step):
+        return None
+    rows = [a.value for a in step.call.arguments if isinstance(a, Number) and a.name[0] == "n"]
+    return _plain(step, step.call.traits, "by words") if max(rows) >= _FEW else None
+
+
+def copy(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Runs of memory by words."""
+    op = step.nodes[0].op
+    if options.optimize == "size" or not isinstance(op, IntCopy) or _wide(graph, step):
+        return None
+    if op.strides[-1] != 1 or op.sizes[-1] < _FEW:
+        return None
+    arguments = tuple(a for a in step.call.arguments if a.name != f"s{len(op.sizes) - 1}")
+    moved = replace(step, call=replace(step.call, arguments=arguments))
+    return _plain(moved, step.call.traits, "by words")
+
+
+def _wide(graph: Graph, step: Step) -> bool:
+    """Whether elements are wider than bytes."""
+    return graph.value(step.writes[0]).elem.storage.width > _BYTE
 
 
 def _short(call: KernelCall, graph: Graph, step: Step) -> bool:
@@ -161,6 +207,7 @@ def _saturated(step: Step, op: Clamped, options: CompileOptions, note: str) -> S
         ("most", str(op.hi)),
         ("narrow", "narrow" if lo or hi else ""),
         ("shift", str(numbers["shift"]) if literal else ""),
+        ("unroll", "x4" if options.optimize == "speed" else ""),
     )
     changed = replace(call, arguments=arguments, traits=traits, variant="dsp", note=note)
     return replace(step, call=changed)

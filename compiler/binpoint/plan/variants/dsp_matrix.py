@@ -3,7 +3,7 @@
 Two rows of weights share words of 16-bit lanes ``256·w_a + w_b`` (`pack`): multiplied with
 activations widened to 16 bits, the word gives ``256·A + B``, and its low bytes give B. Both are
 exact modulo 2^32, and so is A, because |A| < 2^23 is proved from the weights, bias and range of
-activations of its channel.
+activations of its channel. Where it cannot be, a word has the bytes of both rows.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Product:
 
     shape: str
     order: str
+    packing: str
     weights: IntArray
     bias: IntArray
     reach: IntArray
@@ -189,7 +190,7 @@ def _product(
         shaped = weights.reshape(*weights.shape[:2], -1, 4)
         weights = shaped[..., _ORDER].reshape(weights.shape)
     total = _codes(bias) - zero * rows.sum(axis=1)
-    return Product(shape, order, weights, total, np.array(reach, np.int64).T)
+    return Product(shape, order, "", weights, total, np.array(reach, np.int64).T)
 
 
 def _call(
@@ -203,21 +204,15 @@ def _call(
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
     op = step.nodes[1].op if len(step.nodes) > 1 else None
-    found = fixed(op, product.reach, product.bias) if isinstance(op, Requantize) else None
-    if found is not None:
-        alive = ~found.settled
-        weights = product.weights * alive[:, None, None]
-        product = replace(product, weights=weights, bias=(product.bias - found.moved) * alive)
-    elif np.abs(product.reach).max() >= _PAIR_LIMIT:
-        return None
-    words = pack(product.weights, _ROWS[product.shape])
+    product, found, words = _packed(product, op)
     if words is None:
         return None
     y = next(a for a in step.call.arguments if isinstance(a, Buffer) and a.written)
     x = next(a for a in step.call.arguments if isinstance(a, Buffer) and not a.written)
     channels = product.bias.size
     epilogue, stored = _stored(step.call.epilogue, op, found)
-    common = (("shape", product.shape), ("unroll", "u4" if options.optimize == "size" else "u12"))
+    unroll = "u4" if options.optimize == "size" else "u12"
+    common = (("shape", product.shape), ("unroll", unroll), ("pack", product.packing))
     block = Block("block", (*common, ("y", str(y.elem) if found else ""), stored[1]))
     order = ("order", product.order)
     widen = Block("widen", (("elem", str(x.elem)), order))
@@ -235,7 +230,7 @@ def _call(
     moved = ("moved", "moved" if found is not None and found.moved.any() else "")
     blocks = [block] if ("layout", "columns") in traits else [block, widen]
     if epilogue is not None and epilogue.form == "tie":
-        how = (("shape", product.shape), ("y", str(y.elem)), stored[1], moved)
+        how = (("shape", product.shape), common[2], ("y", str(y.elem)), stored[1], moved)
         blocks.append(Block("tie", how))
     return KernelCall(
         stem,
@@ -249,6 +244,39 @@ def _call(
         tuple(blocks),
         shared=True,
     )
+
+
+def _packed(
+    product: Product, op: object
+) -> tuple[Product, Fixed | None, NDArray[np.uint32] | None]:
+    """The weights packed, in the first of these ways that the values allow.
+
+    Pairs with results of eight bits, bytes with such, pairs, bytes. None if none does.
+    """
+    rows, last = _ROWS[product.shape], None
+    for packing in ("", "bytes"):
+        found = None
+        if isinstance(op, Requantize):
+            found = fixed(op, product.reach, product.bias, paired=not packing)
+        if found is None:
+            continue
+        alive = ~found.settled
+        made = replace(
+            product,
+            packing=packing,
+            weights=product.weights * alive[:, None, None],
+            bias=(product.bias - found.moved) * alive,
+            reach=(product.reach - found.moved) * alive,
+        )
+        words = pack(made.weights, rows, packing)
+        if words is not None:
+            return made, found, words
+    for packing in ("", "bytes"):
+        if packing or np.abs(product.reach).max() < _PAIR_LIMIT:
+            last = pack(product.weights, rows, packing)
+        if last is not None:
+            return replace(product, packing=packing), None, last
+    return product, None, None
 
 
 def _stored(
@@ -274,16 +302,18 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     return (near, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
 
 
-def pack(weights: IntArray, rows: int) -> NDArray[np.uint32] | None:
+def pack(weights: IntArray, rows: int, packing: str = "") -> NDArray[np.uint32] | None:
     """Words ``[groups, steps, rows / 2]`` of ``[C, runs, run]`` weights; None where lanes overflow.
 
+    A halfword is 256 times one row plus the other, or with `packing` ``bytes`` one byte of each.
     Channels are filled up to a multiple of `rows` by zeros.
     """
     flat = weights.reshape(weights.shape[0], -1)
     flat = np.pad(flat, ((0, -flat.shape[0] % rows), (0, 0)))
-    lanes = 256 * flat[0::2] + flat[1::2]
-    low = np.abs(flat[1::2] * 2 + 1).max() > 255
-    if low or lanes.min() < -(1 << 15) or lanes.max() >= 1 << 15:
+    if flat.min() < -128 or flat.max() > 127:
+        return None
+    lanes = 256 * flat[0::2] + (flat[1::2] & 0xFF if packing else flat[1::2])
+    if lanes.min() < -(1 << 15) or lanes.max() >= 1 << 15:
         return None
     halves = lanes & 0xFFFF
     words = halves[:, 0::2] | halves[:, 1::2] << 16
@@ -296,7 +326,8 @@ def _constants(product: Product, found: Fixed | None) -> NDArray[np.int32]:
     rows = _ROWS[product.shape]
     missing = -product.bias.size % rows
     bias = np.pad(product.bias, (0, missing))
-    first = np.stack([256 * bias[0::2] + bias[1::2], bias[1::2]], axis=1).reshape(-1, rows)
+    even = bias[0::2] if product.packing else 256 * bias[0::2] + bias[1::2]
+    first = np.stack([even, bias[1::2]], axis=1).reshape(-1, rows)
     if found is not None:
         scales = np.pad(found.scales, (0, missing))
         offsets = np.pad(found.offsets, (0, missing), constant_values=1 << 15)
@@ -307,7 +338,8 @@ def _constants(product: Product, found: Fixed | None) -> NDArray[np.int32]:
 
 def _note(product: Product, found: Fixed | None) -> str:
     bits = int(np.abs(product.reach).max()).bit_length()
-    text = f"two rows of weights a word; exact, as sums have at most {bits} bits and a sign"
+    how = "bytes of two rows" if product.packing else "256 times one row plus another"
+    text = f"weights are {how}; exact, as sums have at most {bits} bits and a sign"
     if found is None:
         return text
     how = "the roundings to float32" if found.epilogue.form == "tie" else found.epilogue.form

@@ -63,10 +63,10 @@ class _Channel:
     exact: bool
 
 
-def fixed(op: Requantize, reach: IntArray, biases: IntArray) -> Fixed | None:
+def fixed(op: Requantize, reach: IntArray, biases: IntArray, *, paired: bool) -> Fixed | None:
     """The constants for sums within ``reach`` ``[2, C]``, or None where a word is too narrow.
 
-    Rows of even number come as 256 times their sums, so that their shift is less by eight.
+    Of pairs, rows of even number come as 256 times their sums: their shift is less by eight.
     """
     factors = _factors(op, reach.shape[1])
     if factors is None or op.result.storage.width != 8:
@@ -79,7 +79,7 @@ def fixed(op: Requantize, reach: IntArray, biases: IntArray) -> Fixed | None:
     window, whole = 1, True
     for c in np.flatnonzero(~settled).tolist():
         low, high = (int(v) for v in reach[:, c])
-        least = _PAIR_UP * (1 - c % 2)
+        least = _PAIR_UP * (1 - c % 2) if paired else 0
         made = _channel(op, factors[c], (low, high), int(biases[c]), least)
         if made is None:
             return None

@@ -9,15 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
 from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.numeric.float32 import Ints
 from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.mve_lanes import lanes
+from binpoint.plan.variants.mve_lanes import REQUANTIZED, lanes
 
 _CHANNELS = 8
 _MIDDLE = 128
@@ -61,13 +63,12 @@ def depthwise(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
         formula=call.formula,
         scratch=(4 + width * channels) * numbers["kernel_h"] + _CHANNELS,
         variant="mve",
-        note="16-bit products summed in 32 bits, zero points in the biases; requantized in the "
-        "high word, exact as its constants are proved",
+        note=f"16-bit products summed in 32 bits, zero points in the biases; {REQUANTIZED}",
     )
     return replace(step, call=variant)
 
 
-def _pack(codes: np.ndarray) -> np.ndarray:
+def _pack(codes: Ints) -> NDArray[np.int8]:
     """``[taps, C]`` to ``[C/8, taps, 8]``, padded with zeros."""
     taps, channels = codes.shape
     count = -(-channels // _CHANNELS)

@@ -24,6 +24,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.ops.requantize import OnnxruntimeRequantize, Requantize
 
 LANES = 4
+REQUANTIZED = "requantized in the high word, exact as its constants are proved"
 _WORD = 32
 _HIGHEST_UP = 16
 _HIGHEST_SHIFT = 30
@@ -69,6 +70,16 @@ class Lanes:
     form: str
     packed: Constant
     numbers: tuple[Argument, ...]
+
+    def columns(self, count: int) -> NDArray[np.int32]:
+        """The same of `count` channels in order: six words each, shifts as words of their own."""
+        words = self.packed.array[:, : 3 * LANES].reshape(-1, 3, LANES)
+        tails = np.ascontiguousarray(self.packed.array[:, 3 * LANES :].astype("<i4"))
+        shifts, windows, ups = np.moveaxis(tails.view(np.int8).reshape(-1, 3, LANES), 1, 0)
+        columns = [words[:, i].reshape(-1) for i in range(3)]
+        down = shifts.reshape(-1).astype(np.int32)
+        places = ups.astype(np.int32) + (windows.astype(np.int32) << 8)
+        return np.stack([*columns, down, down + _WORD, places.reshape(-1)], axis=1)[:count]
 
 
 def lanes(op: Requantize, bias: Ints, acc: Interval, order: Sequence[int]) -> Lanes | None:
@@ -123,7 +134,7 @@ def _rows(op: Requantize, channels: int) -> list[list[Row]] | None:
             proved = [
                 [_normal(*row)] for row in zip(form.multipliers, form.shifts, offsets, strict=True)
             ]
-            rows = [p + a for p, a in zip(proved, always or [[]] * len(proved), strict=True)]
+            rows = [p + a for p, a in zip(proved, always, strict=True)] if always else proved
         case "mixed":
             columns = zip(form.multipliers, form.shifts, form.offsets, form.windows, strict=True)
             rows = [

@@ -1,4 +1,4 @@
-"""Element by element on Helium: sums of two maps, sums over positions; four 32-bit lanes."""
+"""Maps on Helium: sums of two, sums over positions, extremes, tables, and moved bytes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from binpoint.plan.fuse import Step
 
 _BYTES = (I8, U8)
 _LANES = 4
+_SHORT = 8
+_FARTHEST = 255 // 15
 
 
 def add(step: Step, _: Graph, __: CompileOptions) -> Step | None:
@@ -30,7 +32,10 @@ def add(step: Step, _: Graph, __: CompileOptions) -> Step | None:
 def column_sum(step: Step, _: Graph, __: CompileOptions) -> Step | None:
     """A sum over positions, channels side by side."""
     call = step.call
-    if call.stem != "sum" or call.arguments[0].elem not in _BYTES:
+    if call.stem != "sum":
+        return None
+    kinds = {a.elem for a in call.arguments if isinstance(a, Buffer) and not a.written}
+    if not kinds <= set(_BYTES):
         return None
     if call.epilogue is not None and call.epilogue.per_channel:
         return None
@@ -39,3 +44,44 @@ def column_sum(step: Step, _: Graph, __: CompileOptions) -> Step | None:
         return None
     note = "sixteen columns at a time, summed in 32 bits"
     return replace(step, call=replace(call, variant="mve", note=note, scratch=4 * inner))
+
+
+def maximum(step: Step, _: Graph, __: CompileOptions) -> Step | None:
+    """A max pool over bytes."""
+    if step.call.stem != "maxpool" or not _all_bytes(step):
+        return None
+    note = "sixteen channels at a time"
+    return replace(step, call=replace(step.call, variant="mve", note=note))
+
+
+def lookup(step: Step, _: Graph, __: CompileOptions) -> Step | None:
+    """A table of 256 bytes."""
+    if step.call.stem != "lookup" or not _all_bytes(step):
+        return None
+    note = "sixteen codes at a time are distances from the table's first entry"
+    return replace(step, call=replace(step.call, variant="mve", note=note))
+
+
+def copy(step: Step, _: Graph, __: CompileOptions) -> Step | None:
+    """Bytes that lie or come to lie in runs, or at most seventeen apart."""
+    call = step.call
+    if call.stem != "copy" or not _all_bytes(step):
+        return None
+    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    last = int(dict(call.traits)["rank"][0]) - 1
+    size, stride = numbers[f"n{last}"], numbers[f"s{last}"]
+    if stride == 1 and size >= _SHORT:
+        form = "runs"
+    elif 1 < stride <= _FARTHEST and size >= _SHORT:
+        form = "gather"
+    elif last and numbers[f"s{last - 1}"] == 1 and size <= _FARTHEST:
+        form = "spread"
+    else:
+        return None
+    note = "sixteen bytes at a time"
+    traits = (*call.traits, ("form", form))
+    return replace(step, call=replace(call, variant="mve", traits=traits, note=note))
+
+
+def _all_bytes(step: Step) -> bool:
+    return all(a.elem in _BYTES for a in step.call.arguments if isinstance(a, Buffer))

@@ -16,13 +16,15 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
 from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.numeric.float32 import Ints
 from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.mve_lanes import LANES, lanes, wrapped
+from binpoint.plan.variants.mve_lanes import LANES, REQUANTIZED, Lanes, lanes, wrapped
 
 _VECTOR = 16
 _MIDDLE = 128
+_EXACT = "8-bit products summed in 32 bits, zero points in the biases"
 
 
 def matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
@@ -33,52 +35,45 @@ def matrix(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
     numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
     weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    unfit = weights is None or offsets is None or x.elem not in (I8, U8) or w.elem != I8
-    if unfit or numbers.get("groups", 1) != 1:
+    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem != I8:
         return None
-    assert weights is not None
-    assert offsets is not None
+    if numbers.get("groups", 1) != 1 or numbers.get("dilation_w", 1) != 1:
+        return None
     codes = weights.array.astype(np.int64).reshape(weights.array.shape[0], -1)
-    signed_zero = numbers.get("zero_x", 0) - (0 if x.elem == I8 else _MIDDLE)
-    folded = offsets.array.astype(np.int64) - signed_zero * codes.sum(axis=1)
+    zero = numbers.get("zero_x", 0) - (0 if x.elem == I8 else _MIDDLE)
     rows = _pack(codes)
-    steps = rows.shape[1]
-    form, constants, tail = _stored(step, graph, folded)
-    table = Table("w", Constant(rows.astype(np.int8)), I8)
-    fixed: dict[str, int] = {"channels": len(codes), "steps": steps}
-    if call.stem == "dense":
-        depth = numbers["depth"]
-        direct = x.elem == I8 and depth % _VECTOR == 0
-        shape = {"count": numbers["rows"], "depth": depth} | fixed
-        traits = (("direct", "direct" if direct else ""),)
-        scratch = 0 if direct else 2 * _VECTOR * steps
-    else:
-        if numbers["dilation_w"] != 1:
-            return None
-        names = ("batches", "in_h", "in_w", "in_c", "out_h", "out_w", "kernel_h", "kernel_w")
-        names += ("stride_h", "stride_w", "dilation_h", "pad_h", "pad_w")
-        shape = {n: numbers[n] for n in names} | {"fill": signed_zero} | fixed
-        traits, scratch = (), 2 * _VECTOR * steps
-    raw = form == "raw"
+    stored = _stored(step, graph, offsets.array.astype(np.int64) - zero * codes.sum(axis=1))
+    shape = _shape(call.stem, numbers, zero) | {"channels": len(codes), "steps": rows.shape[1]}
+    direct = call.stem == "dense" and x.elem == I8 and numbers["depth"] % _VECTOR == 0
+    patches = 0 if direct else 2 * _VECTOR * rows.shape[1]
     arguments: tuple[Argument, ...] = (
-        x, table, Table("k", Constant(constants), I32), y,
-        *(Number(n, v) for n, v in shape.items()), *tail,
+        x, Table("w", Constant(rows.astype(np.int8)), I8), Table("k", stored.packed, I32), y,
+        *(Number(n, v) for n, v in shape.items()), *stored.numbers,
     )  # fmt: skip
+    raw = stored.form == "raw"
     found = KernelCall(
         call.stem,
         arguments,
-        (("lanes", form), *traits),
+        (("lanes", stored.form), ("direct", "direct" if direct else "")),
         epilogue=call.epilogue if raw else None,
         formula=call.formula,
-        scratch=scratch + (2 * 4 * len(codes) if raw else 0),
+        scratch=patches + (2 * 4 * len(codes) if raw else 0),
         variant="mve",
-        note="8-bit products summed in 32 bits, zero points in the biases"
-        + ("" if raw else "; requantized in the high word, exact as its constants are proved"),
+        note=_EXACT if raw else f"{_EXACT}; {REQUANTIZED}",
     )
     return replace(step, call=found)
 
 
-def _pack(codes: np.ndarray) -> np.ndarray:
+def _shape(stem: str, numbers: dict[str, int], zero: int) -> dict[str, int]:
+    """The sizes that the template wants."""
+    if stem == "dense":
+        return {"count": numbers["rows"], "depth": numbers["depth"]}
+    names = ("batches", "in_h", "in_w", "in_c", "out_h", "out_w", "kernel_h", "kernel_w")
+    names += ("stride_h", "stride_w", "dilation_h", "pad_h", "pad_w")
+    return {n: numbers[n] for n in names} | {"fill": zero}
+
+
+def _pack(codes: Ints) -> Ints:
     """``[O, K]`` to ``[O/4, K/16, 4, 16]``, padded with zeros."""
     count, depth = -(-codes.shape[0] // LANES), -(-codes.shape[1] // _VECTOR)
     padded = np.zeros((count * LANES, depth * _VECTOR), np.int64)
@@ -86,16 +81,15 @@ def _pack(codes: np.ndarray) -> np.ndarray:
     return np.moveaxis(padded.reshape(count, LANES, depth, _VECTOR), 1, 2)
 
 
-def _stored(
-    step: Step, graph: Graph, bias: np.ndarray
-) -> tuple[str, np.ndarray, tuple[Argument, ...]]:
-    """How sums are stored: the name of the lanes, their constants, and numbers."""
+def _stored(step: Step, graph: Graph, bias: Ints) -> Lanes:
+    """How sums are stored; `raw` ones pass through the portable epilogue."""
     op = step.nodes[-1].op
+    count = -(-len(bias) // LANES) * LANES
     if step.call.epilogue is not None and isinstance(op, Requantize):
-        order = range(-(-len(bias) // LANES) * LANES)
-        found = lanes(op, bias, graph.value(step.nodes[0].outputs[0]).interval, order)
+        acc = graph.value(step.nodes[0].outputs[0]).interval
+        found = lanes(op, bias, acc, range(count))
         if found is not None:
-            return found.form, found.packed.array, found.numbers
-    padded = np.zeros(-(-len(bias) // LANES) * LANES, np.int64)
+            return found
+    padded = np.zeros(count, np.int64)
     padded[: len(bias)] = bias
-    return "raw", wrapped(padded.reshape(-1, LANES)), ()
+    return Lanes("raw", Constant(wrapped(padded)), ())

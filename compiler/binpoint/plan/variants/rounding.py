@@ -18,6 +18,8 @@ from binpoint.ops.requantize import (
 from binpoint.ops.thresholds import IntThresholds
 
 _NARROW = 8
+_EXACT_BITS = 60
+"""Of the window of a function without float32: it holds the errors of the constants only."""
 
 
 def high_word_of(op: Requantize, reach: Ranges, prescale: int, grid: int = 1) -> HighWord | None:
@@ -40,6 +42,8 @@ def high_word_of(op: Requantize, reach: Ranges, prescale: int, grid: int = 1) ->
     zero, bits = op.result.zero_points[0], None
     if isinstance(op, OnnxruntimeRequantize):
         bits = window_bits(zero, op.lo, op.hi, exact_acc=largest <= 1 << FLOAT_BITS)
+    if isinstance(op, DyadicRequantize):
+        bits = _EXACT_BITS
     if isinstance(op, AffineRequantize):
         zero = int(max(abs(k) / 2.0**s for k, s in zip(op.offsets, op.shifts, strict=True))) + 1
     table = thresholds_of(codes, low, high, op.lo, op.hi)

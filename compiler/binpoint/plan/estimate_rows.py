@@ -1,0 +1,147 @@
+"""What the units of ``plan/rows.py`` and ``plan/weighing.py`` take; see ``plan/estimate.py``."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from binpoint.numeric.interval import Interval
+from binpoint.plan import fabric, units
+from binpoint.plan.fabric import HANDSHAKE, Resources
+
+Whole = (
+    units.Softmax | units.LayerNorm | units.Product | units.Source | units.Blend | units.FloatSum
+)
+_SMALL_TABLE = 256
+_FLOAT = 32
+_MANTISSA = 24
+_WIDE = 64
+# A float32 addition on integers: two operands ordered, 63 bits shifted, added, counted, shifted
+# back and rounded. Three levels of shifting take a look-up table a bit.
+_ADDER = Resources(lut=2 * _FLOAT + 5 * _WIDE + 2 * _WIDE + 40, ff=6 * _WIDE)
+_SHIFTER = 2
+_HIGH = 32
+
+
+def whole(unit: Whole) -> Resources:
+    """What a unit takes without its store."""
+    match unit:
+        case units.Softmax():
+            return _softmax(unit)
+        case units.LayerNorm():
+            return _layernorm(unit)
+        case units.Product():
+            return _product(unit)
+        case units.Source():
+            wide = unit.lanes * unit.elem.width
+            return HANDSHAKE + fabric.rom(unit.iterations, wide) + fabric.counter(unit.iterations)
+        case units.Blend():
+            return _blend(unit)
+        case units.FloatSum():
+            return _float_sum(unit)
+        case _:
+            assert_never(unit)
+
+
+def _softmax(unit: units.Softmax) -> Resources:
+    """Held rows, a table, an adder, and a divider with a stage for each bit."""
+    entry = Interval.of(unit.table.array).int_type().width
+    exact = unit.form == "float"
+    rest = (
+        _MANTISSA + unit.quotient_bits + 3
+        if exact
+        else entry + fabric.bits(unit.count) + 1 + unit.shift
+    )
+    stage = Resources(lut=2 * rest, ff=3 * rest)
+    parts = [
+        HANDSHAKE,
+        fabric.ram(unit.together * unit.count, unit.x.width),
+        fabric.rom(unit.table.array.size, entry, _SMALL_TABLE),
+        (fabric.compare(unit.x.width) + Resources(lut=unit.x.width, ff=unit.x.width))
+        * unit.together,
+        _ADDER if exact else Resources(lut=rest, ff=rest),
+        Resources(ff=_FLOAT * unit.together) if exact else Resources(),
+        stage * unit.quotient_bits,
+        fabric.clamp(unit.quotient_bits, 8),
+        fabric.counter(unit.block_cycles),
+    ]
+    return fabric.total(parts)
+
+
+def _layernorm(unit: units.LayerNorm) -> Resources:
+    """Sums of elements and squares, root and quotient a bit a cycle, two products an element."""
+    x, sums, squares = unit.x.width, unit.sums.width, unit.squares.width
+    count = fabric.bits(unit.count + 1)
+    square = fabric.product(x, x, "multiply")
+    results = (
+        fabric.product(count + 1, x, "multiply") + fabric.product(_HIGH, _HIGH, "multiply") * 2
+    )
+    shifted = Resources(lut=_SHIFTER * _HIGH + _HIGH, ff=4 * _HIGH)
+    rows = [Interval.of(c.array).int_type().width for c in (unit.multipliers, unit.offsets)]
+    once = (
+        fabric.product(squares + 1, count + 1, "multiply")
+        + fabric.product(sums, sums, "multiply")
+        + Resources(lut=4 * _WIDE, ff=2 * _WIDE)
+    )
+    bitwise = Resources(lut=3 * _WIDE + 3 * _HIGH, ff=2 * _WIDE + 2 * _HIGH)
+    parts = [
+        HANDSHAKE,
+        (square + Resources(lut=sums + squares, ff=sums + squares)) * unit.pe,
+        once,
+        bitwise,
+        (results + shifted + fabric.clamp(_HIGH, 8)) * unit.pe,
+        fabric.ram(unit.words, unit.pe * x),
+        fabric.rom(unit.words, unit.pe * sum(rows)),
+        fabric.counter(unit.row_cycles),
+    ]
+    return fabric.total(parts)
+
+
+def _product(unit: units.Product) -> Resources:
+    """As a dense layer, with memories in place of constants."""
+    left, right = (t.width + (not t.signed) for t in (unit.left, unit.right))
+    width = min(unit.product.width + (not unit.product.signed), left + right)
+    acc = unit.acc.width + (not unit.acc.signed)
+    one = fabric.product(left, right, "multiply", unit.pe)
+    banks = 1 if unit.batches == 1 else 2
+    centred = (left * unit.simd if unit.zero_a else 0) + (
+        right * unit.simd * unit.pe if unit.zero_b else 0
+    )
+    parts = [
+        HANDSHAKE,
+        fabric.mac(unit.pe, unit.simd, one, width, acc),
+        fabric.ram(banks * unit.steps * unit.folds, unit.pe * unit.b.width) * unit.simd,
+        Resources(lut=centred, ff=unit.simd * unit.a.width),
+        *(fabric.counter(n) for n in (unit.folds, unit.simd, unit.loads)),
+        *(fabric.counter(n) for n in (unit.steps, unit.folds, unit.sums, unit.phase)),
+        Resources(lut=4 * fabric.bits(unit.loads + 1)),
+    ]
+    if unit.folds > 1:
+        parts += [fabric.ram(unit.steps, unit.simd * unit.a.width)]
+    return fabric.total(parts)
+
+
+def _blend(unit: units.Blend) -> Resources:
+    x = unit.x.width + (not unit.x.signed)
+    weight = Interval.of(unit.weights.array).int_type().width + 1
+    acc = unit.acc.width + (not unit.acc.signed)
+    one = fabric.product(x, weight, "multiply", unit.pe)
+    parts = [
+        HANDSHAKE,
+        fabric.mac(unit.pe, 1, one, x + weight, acc),
+        fabric.rom(unit.weights.array.size, weight - 1),
+        *(fabric.counter(n) for n in (unit.taps, unit.folds, unit.rows)),
+    ]
+    return fabric.total(parts)
+
+
+def _float_sum(unit: units.FloatSum) -> Resources:
+    """In each lane a table of terms, an adder, perhaps a multiplier, and a list to compare with."""
+    each = _ADDER + fabric.rom(unit.table.array.size, _FLOAT, _SMALL_TABLE)
+    each += fabric.rom(unit.steps.array.size, _FLOAT, _SMALL_TABLE) + fabric.compare(_FLOAT)
+    each += Resources(lut=unit.result.width * 2, ff=unit.result.width * 2)
+    rest = fabric.rom(unit.rows, fabric.bits(unit.steps.array.shape[0]))
+    if unit.weights is not None:
+        each += fabric.product(_MANTISSA + 1, _MANTISSA + 1, "multiply")
+        each += Resources(lut=2 * _FLOAT, ff=2 * _FLOAT)
+        rest += fabric.rom(unit.weights.array.size, _FLOAT)
+    return HANDSHAKE + each * unit.pe + rest + fabric.counter(unit.word_cycles)

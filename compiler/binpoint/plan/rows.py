@@ -1,0 +1,145 @@
+"""Units that need a whole row before its first result: softmax, layer normalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.op import IntArray
+from binpoint.numeric.fixed import IntType
+from binpoint.plan.unit import Unit
+
+_ADDITION = 8
+_MOST_TOGETHER = 8
+_ROOT_STEPS = 31
+_QUOTIENT_STEPS = 31
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(Unit):
+    """Shares of rows of `count` elements: largest, sum of table entries, then a division each.
+
+    With ``float`` an addition takes several cycles, and the next one waits for it. So a few rows
+    are summed in turn.
+
+    Args:
+        table: an entry for each distance from the largest element, nearest last.
+        form: ``table``, with integer entries, or ``float``, with bit patterns of float32.
+        factor, shift: the whole has factor·2^-shift steps; 256 of them with 8-bit ``table``.
+        zero, lo, hi: of the result.
+    """
+
+    stem: ClassVar[str] = "softmax"
+
+    rows: int
+    count: int
+    x: IntType
+    table: Constant
+    form: str
+    factor: int
+    shift: int
+    zero: int
+    lo: int
+    hi: int
+
+    @property
+    def together(self) -> int:
+        """Rows that are summed in turn; divides them all."""
+        if self.form == "table":
+            return 1
+        return max(n for n in range(1, _MOST_TOGETHER + 1) if self.rows % n == 0)
+
+    @property
+    def sum_cycles(self) -> int:
+        """Between two additions."""
+        return -(-_ADDITION // self.together) if self.form == "float" else 1
+
+    @property
+    def quotient_bits(self) -> int:
+        """Of a share; each is a stage of the division."""
+        if self.form == "float":
+            return self.factor.bit_length()
+        return ((self.factor >> self.shift) + 1).bit_length()
+
+    @property
+    def drain(self) -> int:
+        """Cycles in which the three loops of a block of rows fill and empty."""
+        return 3 * 4 + (_ADDITION if self.form == "float" else 0) + self.quotient_bits
+
+    @property
+    def block_cycles(self) -> int:
+        """Reading, adding, dividing."""
+        return self.together * self.count * (1 + self.sum_cycles + 1) + self.drain
+
+    @property
+    def iterations(self) -> int:
+        """Cycles of all rows."""
+        return self.rows // self.together * self.block_cycles
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """At the beginning of each block of rows."""
+        first = np.arange(self.rows // self.together)[:, None] * self.block_cycles
+        return ((first + np.arange(self.together * self.count)).reshape(-1),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """At the end of each block of rows."""
+        last = np.arange(1, self.rows // self.together + 1)[:, None] * self.block_cycles
+        size = self.together * self.count
+        return ((last - size + np.arange(size)).reshape(-1),)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm(Unit):
+    """Rows of `count` elements normalized, as `ops.layernorm.IntLayerNorm` defines it.
+
+    Args:
+        multipliers, offsets: ``[count]``.
+        spare, epsilon, least_up, shift: of the definition.
+        lo, hi: clamp of the result.
+        sums: type of a sum of elements; `squares` of a sum of squares.
+    """
+
+    stem: ClassVar[str] = "layernorm"
+
+    rows: int
+    count: int
+    x: IntType
+    multipliers: Constant
+    offsets: Constant
+    spare: int
+    epsilon: int
+    least_up: int
+    shift: int
+    lo: int
+    hi: int
+    sums: IntType
+    squares: IntType
+    pe: int
+
+    @property
+    def words(self) -> int:
+        """Of a row."""
+        return self.count // self.pe
+
+    @property
+    def row_cycles(self) -> int:
+        """Sums, root, quotient, results; four loops fill and empty."""
+        return 2 * self.words + _ROOT_STEPS + _QUOTIENT_STEPS + 4 * 6
+
+    @property
+    def iterations(self) -> int:
+        """Cycles of all rows."""
+        return self.rows * self.row_cycles
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """At the beginning of each row."""
+        first = np.arange(self.rows)[:, None] * self.row_cycles
+        return ((first + np.arange(self.words)).reshape(-1),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """At the end of each row."""
+        last = np.arange(1, self.rows + 1)[:, None] * self.row_cycles
+        return ((last - self.words + np.arange(self.words)).reshape(-1),)

@@ -88,8 +88,8 @@ the model as it was given, before multiply-accumulates that nothing needs are dr
 {instructions}
 
 TFLM with CMSIS-NN was measured with the same emulator and compiler on the MLPerf Tiny reference
-int8 files, the whole inference as well; for visual wake words that is the trained network of the
-same shape.
+int8 files, the whole inference as well, at its better level of optimisation: `-O2` on Cortex-M4,
+`-O3` on Cortex-M55. For visual wake words that is the trained network of the same shape.
 
 Modelled cycles per nominal multiply-accumulate, by the `[price]` table of each
 [target](targets.md) and with memory that never waits. The tables of Cortex-M0+, M3, M4 and of

@@ -107,6 +107,19 @@ def test_a_core_has_an_emulator_with_apart_memories_and_no_memory_limit(name: st
     assert target.budget("arena") is None
 
 
+@pytest.mark.parametrize("name", CORES)
+def test_a_core_has_prices_and_says_from_where(name: str) -> None:
+    price = microcontroller(load_target(name)).price
+    assert price is not None
+    assert price.source
+    assert {"load", "next_load", "store", "branch", "taken", "jump", "other"} <= set(price.cycles)
+
+
+def test_a_device_has_its_core_s_prices() -> None:
+    device = microcontroller(load_target("stm32f446re"))
+    assert device.price == microcontroller(load_target("cortex-m4")).price
+
+
 def test_the_host_has_neither_prefix_nor_emulator() -> None:
     host = microcontroller(load_target("host"))
     assert host.toolchain.prefix == ""

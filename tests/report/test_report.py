@@ -64,6 +64,9 @@ def test_what_was_not_measured_is_null_and_says_why(unmeasured: Report) -> None:
     report = json.loads(render.json(unmeasured))
     for key in ("code_bytes", "flash_bytes", "stack_bytes", "instructions", "float_linked"):
         assert report[key] is None
+    assert report["modelled_cycles"] is None
+    for row in report["layers"]:
+        assert (row["instructions"], row["modelled_cycles"]) == (None, None)
     assert "emulator" in report["unmeasured"]
 
 
@@ -88,6 +91,22 @@ def test_an_emulated_target_gives_every_figure(folder: Path) -> None:
     assert report.instructions > report.macs == MACS
     assert report.stack_bytes is not None
     assert 0 < report.stack_bytes < 1024
+
+
+@pytest.mark.needs(
+    "arm-none-eabi-gcc", "riscv64-unknown-elf-gcc", "qemu-system-arm", "qemu-system-riscv32", "cc"
+)
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4", "cortex-m55", "rv32imc"])
+def test_layers_on_an_emulated_core_add_up_to_the_run(folder: Path, core: str) -> None:
+    report = compiled(folder, "qnet", core, "all").report
+    assert report.instructions is not None
+    assert report.modelled_cycles is not None
+    layers = [row.instructions for row in report.layers if row.instructions is not None]
+    cycles = [row.modelled_cycles for row in report.layers if row.modelled_cycles is not None]
+    assert len(layers) == len(cycles) == len(report.layers)
+    # What is not a layer's is the way out of the run.
+    assert 0 < report.instructions - sum(layers) < 20
+    assert sum(cycles) < report.modelled_cycles < 3 * report.instructions
 
 
 def test_accuracy_is_that_of_the_float_model_and_of_the_integers(

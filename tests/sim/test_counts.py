@@ -135,3 +135,29 @@ def test_marks_cost_nothing_and_divide_exactly(name: str, tmp_path: Path) -> Non
     assert region.parts[0].instructions in {2 * 10 + 3 + extra for extra in range(1, 8)}
     events = events_of(region.parts[1:2], opcodes_of(listing, target))
     assert (events["branch"], events["taken"]) == (200, 199)
+
+
+HELIUM = """
+#include "bpe_emulator.h"
+__asm__(".syntax unified; .text; .thumb_func; sum: vldrb.u8 q0, [r0], #16; vmlava.s8 r2, q0, q0;"
+        "vldrb.u8 q1, [r0, q0]; vpst; vaddt.i32 q0, q0, q1; bx lr");
+void sum(const void *bytes, int count, int acc);
+int main(void)
+{
+    static int8_t bytes[512];
+    bpe_begin();
+    sum(bytes, 16, 0);
+    bpe_end();
+    return 0;
+}
+"""
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm", "cc")
+def test_instructions_of_helium_are_told_apart(tmp_path: Path) -> None:
+    target = core("cortex-m55")
+    image = emulator.build(target, {"main.c": HELIUM.encode()}, tmp_path)
+    parts = emulator.run(image, target, {}).regions[0].parts
+    events = events_of(parts, opcodes_of(emulator.listing(image, target), target))
+    helium: tuple[Event, ...] = ("vector_memory", "vector_multiply", "gather", "predicate")
+    assert [events[event] for event in (*helium, "vector")] == [1, 1, 1, 1, 1]

@@ -243,14 +243,15 @@ def _examine(target: McuTarget, objects: Mapping[str, str], folder: Path) -> Ima
     kinds, total = linked.section_kinds(_tool([prefix + "objdump", "-h", "-w", str(elf)]))
     pieces = linked.pieces_of((folder / "image.map").read_text(), kinds)
     symbols = _symbols(prefix, elf)
-    text = _tool([prefix + "objdump", "-d", "-w", str(elf)])
     return Image(
         elf=elf,
         code_bytes=total[Kind.CODE],
         constant_bytes=total[Kind.CONSTANTS],
         data_bytes=total[Kind.DATA],
         bss_bytes=total[Kind.BSS],
-        float_instructions=linked.float_instructions(text, _emulator(target).runtime),
+        float_instructions=linked.float_instructions(
+            _disassembled(target, elf), _emulator(target).runtime
+        ),
         float_routines=linked.float_routines(symbols, pieces),
         heap_routines=linked.heap_routines(symbols),
         sizes_by_source=linked.sizes_by_source(pieces, objects),
@@ -264,7 +265,13 @@ def _symbols(prefix: str, elf: Path) -> tuple[linked.Symbol, ...]:
 
 def listing(image: Image, target: McuTarget) -> str:
     """The program as ``objdump -d -w`` prints it."""
-    return _tool([target.toolchain.prefix + "objdump", "-d", "-w", str(image.elf)])
+    return _disassembled(target, image.elf)
+
+
+def _disassembled(target: McuTarget, elf: Path) -> str:
+    """The program's instructions; of Helium objdump must be told, as it trusts no attribute."""
+    helium = ("-m", "armv8.1-m.main") if "mve" in target.arithmetic.features else ()
+    return _tool([target.toolchain.prefix + "objdump", "-d", "-w", *helium, str(elf)])
 
 
 # ---- running

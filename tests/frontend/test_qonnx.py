@@ -29,7 +29,7 @@ from binpoint.plan.arrange import arrange
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_c import run_host
-from binpoint.target import load_target
+from binpoint.target import load_target, microcontroller
 from tests.nets_qonnx import DOMAIN, Net, lowered
 from tests.qonnx_oracle import compare
 
@@ -335,6 +335,27 @@ def test_witnesses_agree_on_all_kinds_of_layers(tmp_path: Path, rng: np.random.G
         first_difference(graph, expected, run_host(program, project, options, codes, deep=True))
         is None
     )
+
+
+@pytest.mark.parametrize("target", ["host", "cortex-m4"])
+@pytest.mark.parametrize(("axes", "channels"), [((2, 3), 6), ((1,), 5), ((3,), 6), ((1, 2), 5)])
+def test_a_mean_is_normalized_by_channel(
+    axes: tuple[int, ...], channels: int, target: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    net = Net((1, 6, 4, 5))
+    mean = net.add("ReduceMean", net.quant("x", 0.1, 6), axes=list(axes), keepdims=1)
+    shape = (1, channels, 1, 1) if channels == 6 else (1, 1, 1, channels)
+    scaled = net.add("Mul", mean, rng.uniform(0.3, 2, shape))
+    y = net.quant(net.add("Add", scaled, rng.normal(0, 1, shape)), 0.2, 4)
+    graph = lowered(net.model(y, opset=13), tmp_path)
+    (name,) = graph.inputs
+    codes = [{name: rng.integers(-32, 32, graph.value(name).shape)} for _ in range(5)]
+    expected = [evaluate(graph, c) for c in codes]
+    device, options = microcontroller(load_target(target)), CompileOptions()
+    program = arrange(graph, options, device)
+    project = render(program, device, options)
+    found = run_host(program, project, options, codes, deep=True)
+    assert first_difference(graph, expected, found) is None
 
 
 # ---- outputs without a quantizer

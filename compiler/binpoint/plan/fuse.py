@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from binpoint.ir.graph import Graph, Node, Origin, Value
 from binpoint.ir.kernel import Buffer, KernelCall
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.blocks import IntSum
 from binpoint.ops.requantize import Requantize
 
 
@@ -76,7 +77,8 @@ def _step(graph: Graph, node: Node, groups: AliasGroups) -> Step:
     call = node.op.kernel(inputs, outputs)
     reads = tuple(dict.fromkeys(v.name for v in inputs if v.constant is None))
     follower = graph.sole_consumer(node.outputs[0]) if len(node.outputs) == 1 else None
-    if node.op.accumulates and follower is not None and isinstance(follower.op, Requantize):
+    if follower is not None and _fuses(node.op, follower.op):
+        assert isinstance(follower.op, Requantize)
         (result,) = graph.results(follower)
         call = call.fused(
             follower.op.epilogue(), Buffer("y", result.name, result.elem.storage, written=True)
@@ -87,6 +89,13 @@ def _step(graph: Graph, node: Node, groups: AliasGroups) -> Step:
     alias = node.op.alias() and groups.join(inputs[0], outputs[0])
     places = _in_place(node.op, inputs, outputs[0], groups)
     return Step(node.name, (node,), reads, node.outputs, call, node.origin, alias, places)
+
+
+def _fuses(op: IntegerOp, follower: object) -> bool:
+    """Whether the sums may be requantized as they come; a total knows its channel by its place."""
+    if not (op.accumulates and isinstance(follower, Requantize)):
+        return False
+    return not isinstance(op, IntSum) or follower.channels in (1, op.block.inner)
 
 
 def _in_place(

@@ -196,11 +196,18 @@ def _by_pieces(plane: _Plane) -> _Layout:
     numbers = {
         "line": plane.size[1] * depth, "out_w": count, "few": few, "step": move,
         "lead": window.before[1] * depth, "span": span * depth,
-        "runs": 1 if window.dilations[1] == 1 else window.kernel[1],
-        "pitch": window.dilations[1] * depth,
+        **_runs(plane, 0),
     }  # fmt: skip
     elements = (few - 1) * move + span * depth
     return _Layout((("layout", "pieces"),), numbers, elements, plane.size[0])
+
+
+def _runs(plane: _Plane, row: int) -> dict[str, int]:
+    """The runs of a window: its rows, `row` elements apart, or the dilated taps of its one row."""
+    window = plane.window
+    if window.dilations[1] > 1:
+        return {"runs": window.kernel[1], "pitch": window.dilations[1] * plane.depth}
+    return {"runs": window.kernel[0], "pitch": window.dilations[0] * row}
 
 
 def _by_rows(plane: _Plane) -> _Layout:
@@ -209,7 +216,7 @@ def _by_rows(plane: _Plane) -> _Layout:
     out, stride, reach = window.outputs(plane.size), window.strides[1], window.reach[0]
     parts, part, skipped = 1, min(plane.size[1], columns - window.before[1]), 0
     if window.reach[1] < stride and not window.padded:
-        parts, part, skipped = out[1], window.kernel[1], stride
+        parts, part, skipped = out[1], window.reach[1], stride
         columns, stride = out[1] * part, part
     row = columns * depth + columns * depth % 2
     numbers = {
@@ -217,7 +224,7 @@ def _by_rows(plane: _Plane) -> _Layout:
         "reach": reach, "stride_h": window.strides[0], "pad_h": window.before[0],
         "lead": window.before[1] * depth, "parts": parts, "part": part * depth,
         "part_step": skipped * depth, "row": row, "step": stride * depth,
-        "runs": window.kernel[0], "pitch": window.dilations[0] * row,
+        **_runs(plane, row),
     }  # fmt: skip
     return _Layout((("layout", "rows"),), numbers, row * reach)
 

@@ -26,6 +26,7 @@ from binpoint.ops.requantize import Requantize
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
+from binpoint.plan.variants.dsp_layout import Plane, by_columns, by_pieces, by_rows
 from binpoint.plan.variants.fixed import Fixed, fixed
 
 _ROWS = {"wide": 4, "tall": 8}
@@ -35,7 +36,6 @@ _FEW_INPUTS = 4
 _FEW_ROWS = 256
 """Elements of rows that are widened together."""
 _ORDER = (0, 2, 1, 3)
-_PIECE = 512
 _ONE = Window((1, 1), (1, 1), (0, 0), (0, 0), (1, 1))
 
 
@@ -90,8 +90,8 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
         return None
     run = product.weights.shape[2]
     if small:
-        plane = _Plane(_ONE, (1, rows), rows, depth)
-        layout = _by_rows(plane) if rows == 1 and _tall_windows(graph) else _by_pieces(plane)
+        plane = Plane(_ONE, (1, rows), rows, depth)
+        layout = by_rows(plane) if rows == 1 and _tall_windows(graph) else by_pieces(plane)
         numbers = {"batches": 1, "run": run, "zero_x": 0} | layout.numbers
         scratch = 2 * layout.elements + 4
         return _call("conv", step, product, numbers, layout.traits, scratch, options)
@@ -124,14 +124,14 @@ def _conv(
         return None
     codes = _codes(w).reshape(w.shape[0], height, width, depth)
     few = depth <= _FEW_INPUTS and height > 1 and max(window.dilations) == 1
-    plane = _Plane(window, size, columns, depth)
+    plane = Plane(window, size, columns, depth)
     if few and options.optimize == "speed":
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
-        layout = _by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
+        layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
     elif height == 1 and window.strides[0] == 1 and (window.before[0], window.after[0]) == (0, 0):
-        layout = _by_pieces(plane)
+        layout = by_pieces(plane)
     else:
-        layout = _by_rows(plane)
+        layout = by_rows(plane)
     if window.dilations[1] == 1 and codes.ndim > 3:
         codes = codes.reshape(w.shape[0], height, -1)
     codes = codes.reshape(w.shape[0], -1, codes.shape[-1])
@@ -142,91 +142,6 @@ def _conv(
     numbers = {"batches": x.shape[0] * layout.lines, "run": product.weights.shape[2]}
     numbers |= {"zero_x": op.zero} | layout.numbers
     return _call("conv", step, product, numbers, layout.traits, 2 * layout.elements + 4, options)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plane:
-    """A window on an input of `size` and `depth`; `columns` are those that windows read."""
-
-    window: Window
-    size: tuple[int, ...]
-    columns: int
-    depth: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How scratch is filled: numbers and traits of the kernel, and elements in scratch.
-
-    `lines` of the input are as many inputs of their own.
-    """
-
-    traits: tuple[tuple[str, str], ...]
-    numbers: dict[str, int]
-    elements: int
-    lines: int = 1
-
-
-def _by_columns(plane: _Plane, *, odd: bool) -> _Layout:
-    """Columns of all rows of a window, so that a window is one run.
-
-    Where a row has an odd number of windows, those of two rows make pairs.
-    """
-    window, columns, depth = plane.window, plane.columns, plane.depth
-    out, height = window.outputs(plane.size), window.kernel[0]
-    across = out[1] % 2 == 1 and out[0] > 1 and not odd
-    pairs = ("pairs", "across" if across else "")
-    numbers = {
-        "in_h": plane.size[0], "line": plane.size[1] * depth, "out_h": out[0], "out_w": out[1],
-        "kernel_h": height, "stride_h": window.strides[0], "pad_h": window.before[0],
-        "columns": columns, "pad_w": window.before[1],
-        "width": min(plane.size[1], columns - window.before[1]),
-        "step": window.strides[1] * depth * height,
-    }  # fmt: skip
-    traits = (("layout", "columns"), ("depth", f"d{depth}"), pairs)
-    return _Layout(traits, numbers, columns * height * depth * (2 if across else 1))
-
-
-def _by_pieces(plane: _Plane) -> _Layout:
-    """Windows of one row, from a piece of the row at a time."""
-    window, depth = plane.window, plane.depth
-    count, move, span = window.outputs(plane.size)[1], window.strides[1] * depth, window.reach[1]
-    room = max(_PIECE, 3 * span * depth)
-    few = min(count, max(2, (room - span * depth) // move // 2 * 2))
-    numbers = {
-        "line": plane.size[1] * depth, "out_w": count, "few": few, "step": move,
-        "lead": window.before[1] * depth, "span": span * depth,
-        **_runs(plane, 0),
-    }  # fmt: skip
-    elements = (few - 1) * move + span * depth
-    return _Layout((("layout", "pieces"),), numbers, elements, plane.size[0])
-
-
-def _runs(plane: _Plane, row: int) -> dict[str, int]:
-    """The runs of a window: its rows, `row` elements apart, or the dilated taps of its one row."""
-    window = plane.window
-    if window.dilations[1] > 1:
-        return {"runs": window.kernel[1], "pitch": window.dilations[1] * plane.depth}
-    return {"runs": window.kernel[0], "pitch": window.dilations[0] * row}
-
-
-def _by_rows(plane: _Plane) -> _Layout:
-    """The rows that windows of one row read; columns between windows are left out."""
-    window, columns, depth = plane.window, plane.columns, plane.depth
-    out, stride, reach = window.outputs(plane.size), window.strides[1], window.reach[0]
-    parts, part, skipped = 1, min(plane.size[1], columns - window.before[1]), 0
-    if window.reach[1] < stride and not window.padded:
-        parts, part, skipped = out[1], window.reach[1], stride
-        columns, stride = out[1] * part, part
-    row = columns * depth + columns * depth % 2
-    numbers = {
-        "in_h": plane.size[0], "line": plane.size[1] * depth, "out_h": out[0], "out_w": out[1],
-        "reach": reach, "stride_h": window.strides[0], "pad_h": window.before[0],
-        "lead": window.before[1] * depth, "parts": parts, "part": part * depth,
-        "part_step": skipped * depth, "row": row, "step": stride * depth,
-        **_runs(plane, row),
-    }  # fmt: skip
-    return _Layout((("layout", "rows"),), numbers, row * reach)
 
 
 def _number(step: Step, name: str) -> int:

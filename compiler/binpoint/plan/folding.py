@@ -484,7 +484,7 @@ def _notice(
     else:
         return None
     slow, part, need = choice.estimate.slowest, target.fabric, choice.estimate.total
-    limit = "no folding is faster" if choice.sizing.interval <= floor else "the part has no more"
+    limit = "no folding is faster" if choice.sizing.interval <= floor else "no faster one fits"
     return (
         f"{pace}, as {limit}: {need.lut:.0f} of {part.lut} LUT, {need.dsp} of {part.dsp} DSP, "
         f"{need.bram18} of {part.bram18} BRAM18 of {target.name}; the slowest layer is "

@@ -30,6 +30,7 @@ from binpoint.target import Event, McuTarget
 _CORE = (*(f"r{n}" for n in range(10)), "sl", "fp", "ip", "sp", "lr", "pc")
 _REGISTER = r"\b(?:r1[0-2]|r\d|sl|fp|ip|sp|lr|pc|[sdq]\d+)\b"
 _FOLDED = ("le", "letp")
+_SUMS = ("add", "sub")
 _LIGHT = r"nop|it[te]*|movs?|adds?|subs?|[su]xt[bh]|b(?:eq|ne|cs|cc|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)?"
 
 
@@ -243,7 +244,11 @@ def _narrow(i: Instruction, together: int) -> Slot:
             return Slot(("alu",), latency=2, alone=True)
         case _:
             pass
-    if i.short and re.fullmatch(_LIGHT, i.name):
+    if (
+        i.short
+        and re.fullmatch(_LIGHT, i.name)
+        and (i.name[:3] not in _SUMS or "#" in i.row.operands)
+    ):
         return Slot(())
     slow = r"\b(?:lsl|lsr|asr|ror) #|#.*#"
     late = alone and re.search(slow, i.row.operands) is not None and i.name not in ("movw", "movt")

@@ -94,7 +94,7 @@ int8 files, the whole inference as well, at its better level of optimisation: `-
 Modelled cycles per nominal multiply-accumulate, by the `[price]` table of each
 [target](targets.md) and with memory that never waits. The tables of Cortex-M0+, M3, M4 and of
 RV32IMC (the Ibex core) are the designers' timings; those of M7, M33 and M55 are means fitted to a
-scoreboard. They are models, to compare code with code, and no times.
+scoreboard, by `make bench-prices`. They are models, to compare code with code, and no times.
 
 {cycles}
 

@@ -18,21 +18,28 @@ NAME = "visual_wake_words"
 MACS = 7_489_664
 
 # Channels behind each pair of a depthwise and a 1x1 convolution, the stride of the first, and how
-# many of the channels have weights at all.
+# many of the channels have weights at all, None for as many as the caller says.
 _PAIRS = (
-    (16, 1, 16), (32, 2, 32), (32, 1, 32), (64, 2, 64), (64, 1, 64), (128, 2, 19), (128, 1, 19),
-    (128, 1, 19), (128, 1, 19), (128, 1, 19), (128, 1, 19), (256, 2, 160), (256, 1, 160),
+    (16, 1, 16), (32, 2, 32), (32, 1, 32), (64, 2, 64), (64, 1, 64), (128, 2, None), (128, 1, None),
+    (128, 1, None), (128, 1, None), (128, 1, None), (128, 1, None), (256, 2, 160), (256, 1, 160),
 )  # fmt: skip
 
 
-def build() -> onnx.ModelProto:
-    """The network."""
+def build(side: int = 96, live: int = 19) -> onnx.ModelProto:
+    """The network.
+
+    Args:
+        side: height and width of the image.
+        live: channels with weights of the 128 of the late layers.
+    """
     net = Builder(np.random.default_rng(96))
-    x = net.conv("first", net.channels_first(net.input("image", (96, 96, 3))), 8, (3, 3), stride=2)
-    for number, (channels, stride, live) in enumerate(_PAIRS, 1):
+    image = net.channels_first(net.input("image", (side, side, 3)))
+    x = net.conv("first", image, 8, (3, 3), stride=2)
+    for number, (channels, stride, few) in enumerate(_PAIRS, 1):
         width = x.shape[0]
         x = net.conv(f"depthwise_{number}", x, width, (3, 3), stride=stride, groups=width)
-        x = net.conv(f"pointwise_{number}", x, channels, (1, 1), live=live)
+        alive = live if few is None else few
+        x = net.conv(f"pointwise_{number}", x, channels, (1, 1), live=alive)
     net.output(net.dense("classes", net.pool("mean", x), 2))
     return net.model()
 

@@ -11,6 +11,7 @@ from benchmarks import layers, visual_wake_words
 from benchmarks.performance_page import CORES, MODELS, Figures, page, table
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.report.summary import Layer, Report
+from binpoint.sim.witness import Answer, Witness
 from tests import models
 
 
@@ -19,6 +20,17 @@ def test_half_of_visual_wake_words_is_for_nothing(tmp_path: Path) -> None:
     report = compile_model(path, load_target("cortex-m4"), CompileOptions(), verify="none").report
     assert report.macs + report.macs_removed == visual_wake_words.MACS
     assert 0.48 < report.macs_removed / visual_wake_words.MACS < 0.55
+
+
+@pytest.mark.parametrize("live", [19, 23])
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m55"])
+def test_a_small_visual_wake_words_is_the_same_in_c(tmp_path: Path, core: str, live: int) -> None:
+    """Matrices of rows that fill no block, behind layers that lost channels."""
+    path = tmp_path / "small.onnx"
+    path.write_bytes(visual_wake_words.build(48, live).SerializeToString())
+    options = CompileOptions(planner="greedy")
+    made = compile_model(path, load_target(core), options, verify="host", verify_samples=3)
+    assert {w.name: w.verdict for w in made.verdict.witnesses}[Witness.HOST.label] is Answer.EQUAL
 
 
 def test_networks_are_the_same_every_time() -> None:

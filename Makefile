@@ -7,7 +7,7 @@ TEST_PACKAGES := $(ARM_PACKAGES) $(RISCV_PACKAGES) clang cmake
 # Matrices here are small: threads of the linear algebra library cost more than they give.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format types layers docs bench build clean
+.PHONY: demo test lint format types layers docs bench bench-prices build clean
 
 demo: .venv/.stamp
 	.ci/debian $(ARM_PACKAGES)
@@ -38,6 +38,10 @@ bench: .venv-dev/.stamp
 	.ci/debian $(TEST_PACKAGES)
 	.venv-dev/bin/python -m benchmarks
 	.venv-dev/bin/python -m benchmarks.performance
+
+bench-prices: .venv-dev/.stamp
+	.ci/debian $(ARM_PACKAGES)
+	.venv-dev/bin/python -m benchmarks.prices
 
 build: .venv-dev/.stamp
 	.venv-dev/bin/python -m pip wheel -q --no-deps -w build/wheel .

@@ -93,7 +93,7 @@ def opcodes_of(listing: str, target: McuTarget) -> dict[int, Opcode]:
     before: Opcode | None = None
     board = target.toolchain.emulator
     riscv = board is not None and board.runtime == "riscv"
-    for row in _rows(listing):
+    for row in rows_of(listing):
         event = _first(_RISCV, row.mnemonic) if riscv else _arm(row)
         behind = before if before is not None and before.after == row.address else None
         if event == "load" and behind is not None and behind.event in ("load", "next_load"):
@@ -105,7 +105,7 @@ def opcodes_of(listing: str, target: McuTarget) -> dict[int, Opcode]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
     """An instruction as objdump prints it."""
 
     address: int
@@ -114,10 +114,11 @@ class _Row:
     operands: str
 
 
-def _rows(listing: str) -> list[_Row]:
+def rows_of(listing: str) -> list[Row]:
+    """All instructions of what ``objdump -d -w`` prints."""
     form = r"^ *([0-9a-f]+):\t([0-9a-f ]+?)\s*\t(\S+)(.*)$"
     return [
-        _Row(int(at, 16), int(at, 16) + len(code.replace(" ", "")) // 2, mnemonic, operands)
+        Row(int(at, 16), int(at, 16) + len(code.replace(" ", "")) // 2, mnemonic, operands)
         for at, code, mnemonic, operands in re.findall(form, listing, re.MULTILINE)
     ]
 
@@ -127,7 +128,7 @@ def returns_into(function: str, listing: str) -> tuple[int, ...]:
     body = re.search(rf"^[0-9a-f]+ <{re.escape(function)}>:\n((?:.+\n)*)", listing, re.MULTILINE)
     if body is None:
         return ()
-    rows = _rows(body[1])
+    rows = rows_of(body[1])
     return tuple(row.after for row in rows if re.fullmatch(r"blx?(?:\.w)?|jalr?", row.mnemonic))
 
 
@@ -161,7 +162,7 @@ _RISCV: tuple[tuple[str, Event], ...] = (
 )
 
 
-def _arm(row: _Row) -> Event:
+def _arm(row: Row) -> Event:
     event = _first(_ARM, re.sub(r"\.[wn]$", "", row.mnemonic))
     gathers = event == "vector_memory" and re.search(r"\[\w+, q\d|\[q\d", row.operands)
     return "gather" if gathers else event
@@ -174,7 +175,7 @@ def _first(table: Iterable[tuple[str, Event]], mnemonic: str) -> Event:
     return "other"
 
 
-def _moved(row: _Row) -> int:
+def _moved(row: Row) -> int:
     """Registers that a block transfer moves."""
     if row.mnemonic.startswith(("ldrd", "strd")):
         return 2
@@ -188,7 +189,7 @@ def _number(register: str) -> int:
     return named[register] if register in named else int(register[1:])
 
 
-def _into_pc(row: _Row) -> bool:
+def _into_pc(row: Row) -> bool:
     loads = row.mnemonic.startswith(("ldm", "pop", "ldr"))
     return loads and re.search(r"^\s*pc\b|\bpc}", row.operands) is not None
 

@@ -114,6 +114,15 @@ def test_a_folding_of_an_unknown_layer_is_refused_with_the_nearest(residual: Bui
     assert name in caught.value.hint
 
 
+def test_an_input_that_nothing_reads_is_refused_by_name() -> None:
+    model = residual_net()
+    model.graph.input.append(helper.make_tensor_value_info("spare", TensorProto.FLOAT, [1, 5]))
+    graph = lowered(model, OPTIONS)
+    with pytest.raises(NoIntegerForm, match="nothing reads") as caught:
+        design(graph, fpga(), OPTIONS)
+    assert caught.value.at == "spare"
+
+
 def test_bounded_streams_give_the_same_and_too_shallow_ones_deadlock(residual: Built) -> None:
     found = run_bounded(residual.design, residual.project, residual.values)
     assert not isinstance(found, str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec import structs
 
@@ -23,6 +24,7 @@ from binpoint.plan.folding import FILL, choose_folding
 from binpoint.plan.units import Dense, Window
 from binpoint.target import FpgaTarget, load_target
 from tests.models import save_quantized, save_samples
+from tests.nets_qonnx import Net, lowered
 
 OPTIONS = CompileOptions()
 ASKED = {"kws_dscnn_qdq": 1000.0, "ic_resnet8_qdq": 300.0, "pendigits_mlp_qdq": 100_000.0}
@@ -78,6 +80,22 @@ def test_more_than_any_folding_gives_is_told(net: Graph) -> None:
     assert choice.notice.startswith("asked for 50000000 inferences/s, found ")
     assert "DSP" in choice.notice
     assert choice.fps < 5e7
+
+
+def test_no_asked_pace_is_quicker_than_the_fastest(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    layers = Net((1, 100))
+    last = layers.quant("x", 0.05, 8)
+    for depth, channels in ((100, 48), (48, 20), (20, 10)):
+        weights = layers.quant(rng.normal(0, 1, (channels, depth)), 0.5, 2)
+        last = layers.quant(layers.add("Gemm", last, weights, transB=1), 1.0, 2)
+    graph = lowered(layers.model(last), tmp_path)
+    fastest = choose_folding(graph, part(), OPTIONS)
+    hertz = fastest.clock_hz
+    for cycles in (20, 30, 50, 80):
+        asked = choose_folding(graph, part(), OPTIONS, fps=hertz / cycles)
+        assert asked.sizing.interval >= fastest.sizing.interval
 
 
 def test_a_smaller_part_is_slower(net: Graph) -> None:

@@ -63,6 +63,9 @@ def near_ties(
     """The chosen kernels, whose lanes all are taken to be near a tie and settled one by one."""
     found: list[Step] = []
     for step in choose(steps, graph, target, options):
+        if step.call.variant != "mve":
+            found.append(step)
+            continue
         arguments = tuple(
             replace(a, value=2**32 - 1) if isinstance(a, Number) and a.name == "near" else a
             for a in step.call.arguments

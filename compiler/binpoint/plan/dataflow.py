@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from binpoint import toml
-from binpoint.errors import BadOption
+from binpoint.errors import BadOption, NoIntegerForm
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.names import prefix_of, unique
 from binpoint.numeric.interval import Interval
@@ -178,6 +178,12 @@ class _Builder:
         for value, source in self.sources.items():
             wanted, end = readers[value], source.end
             if source.draft is None:
+                if not wanted:
+                    raise NoIntegerForm(
+                        "an input that nothing reads has no port on an FPGA",
+                        at=self.graph.value(value).source or value,
+                        hint="remove it from the model",
+                    )
                 lanes = [self._lanes(reader, end) for reader in wanted]
                 end = replace(end, lanes=port_lanes(math.gcd(*lanes), end.bounds, self.beat_bits))
             first = self._stream(end)

@@ -8,7 +8,7 @@ design is then built with it, its streams are sized, and the whole is estimated.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,6 +30,7 @@ from binpoint.target import Fabric, FpgaTarget
 FILL = 0.8
 _SLOWER = 1.15
 _ROUNDS = 12
+_TRIES = 8
 _STEP = 0.9
 _ADAPTOR = 2
 _ROUNDING = 1e-12
@@ -157,7 +158,26 @@ def choose_folding(
             have=over,
             hint="choose a larger part, or a smaller model",
         )
+    choice = _kept_pace(choice, target, build, max(pace, goal or 0))
     return replace(choice, notice=_notice(choice, target, fps, latency, floor))
+
+
+def _kept_pace(
+    choice: Choice, target: FpgaTarget, build: Callable[[int], Choice], pace: int
+) -> Choice:
+    """The choice, or a quicker one made for a slower pace.
+
+    Neighbours whose lanes have no common width wait for each other; at another pace they may fit.
+    """
+    for _ in range(_TRIES):
+        if choice.sizing.interval <= pace * _SLOWER:
+            break
+        pace = math.ceil(pace * _SLOWER)
+        other = build(pace)
+        quicker = other.sizing.interval < choice.sizing.interval
+        if quicker and excess(other.estimate.total, target.fabric) is None:
+            choice = other
+    return choice
 
 
 def _slower(choice: Choice, target: FpgaTarget, pace: int) -> int | None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
-from binpoint.report.summary import Fpga, Report
+from binpoint.report.summary import Fpga, Layer, Report
 
 
 def json(report: Report) -> str:
@@ -60,7 +60,7 @@ def console(report: Report, console: Console) -> None:
     console.print(_figures(report))
     console.print(_witnesses(report))
     if report.layers:
-        console.print(_layers(report))
+        console.print(_layers(report, console.width))
     if report.fpga is not None:
         console.print(_units(report.fpga))
         console.print(_fifos(report.fpga))
@@ -213,29 +213,46 @@ def _fifos(found: Fpga) -> Table:
     return table
 
 
-def _layers(report: Report) -> Table:
-    heads = (
-        *("layer", "op", "shape", "type", "MACs", "bytes", "instructions"),
-        *("modelled cycles", "requantizer", "SNR dB"),
-    )
+_WIDE = {"op": 100, "bytes": 110, "modelled cycles": 120, "SNR dB": 90}
+"""Columns of layers that only a console of so many characters shows."""
+_NAME = 12
+"""Characters of a layer's name that are always shown."""
+
+
+def _layers(report: Report, width: int) -> Table:
+    """One row a layer; a column in which nothing was measured is left out."""
+    rows = [_layer(row) for row in report.layers]
+    shown = [
+        head
+        for head in rows[0]
+        if width >= _WIDE.get(head, 0) and any(row[head] not in ("", "-") for row in rows)
+    ]
     table = Table(box=box.SIMPLE_HEAD, title="layers", title_justify="left")
-    for head in heads:
-        number_like = head in ("MACs", "bytes", "instructions", "modelled cycles", "SNR dB")
+    widths = {head: max(len(head), *(len(row[head]) for row in rows)) for head in shown}
+    room = width - 1 - 3 * len(shown) - sum(widths.values()) + widths["layer"]
+    widths["layer"] = max(_NAME, min(widths["layer"], room))
+    for head in shown:
+        left = head in ("layer", "op", "shape", "type", "requantizer")
         table.add_column(
-            head, justify="right" if number_like else "left", no_wrap=head == "requantizer"
+            head, justify="left" if left else "right", no_wrap=True, width=widths[head]
         )
-    for row in report.layers:
-        proved = ", proved" if row.proved else ""
-        table.add_row(
-            row.name,
-            row.op.partition(" ")[0],
-            "x".join(map(str, row.shape)),
-            row.type.partition("@")[0],
-            number(row.macs),
-            number(row.bytes),
-            number(row.instructions),
-            number(row.modelled_cycles),
-            "" if row.requantizer is None else row.requantizer + proved,
-            "-" if row.snr_db is None else f"{row.snr_db:.1f}",
-        )
+    for row in rows:
+        table.add_row(*(row[head] for head in shown))
     return table
+
+
+def _layer(row: Layer) -> dict[str, str]:
+    """The cells of a layer by column."""
+    proved = ", proved" if row.proved else ""
+    return {
+        "layer": row.name,
+        "op": row.op.partition(" ")[0],
+        "shape": "x".join(map(str, row.shape)),
+        "type": row.type.partition("@")[0],
+        "MACs": number(row.macs),
+        "bytes": number(row.bytes),
+        "instructions": number(row.instructions),
+        "modelled cycles": number(row.modelled_cycles),
+        "requantizer": "" if row.requantizer is None else row.requantizer + proved,
+        "SNR dB": "-" if row.snr_db is None else f"{row.snr_db:.1f}",
+    }

@@ -10,7 +10,7 @@ import numpy as np
 from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
-from binpoint.plan.unit import Unit
+from binpoint.plan.unit import Unit, last_steps
 
 AHEAD = 4
 """Iterations from writing a word of a memory to reading it, and from reading to writing it anew."""
@@ -38,10 +38,6 @@ class Concat(Unit):
         starts = np.cumsum((0, *self.parts[:-1]))
         runs = zip(starts, self.parts, strict=True)
         return tuple((outer + start + np.arange(count)).reshape(-1) for start, count in runs)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +159,6 @@ class Frame(Unit):
         inside[tuple(slice(b, b + n * s, s) for b, n, s in axes)] = True
         return (np.flatnonzero(inside),)
 
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
-
 
 @dataclass(frozen=True, slots=True)
 class Fork(Unit):
@@ -183,10 +175,6 @@ class Fork(Unit):
     def iterations(self) -> int:
         """One a word."""
         return self.words
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.words),)
 
     def writes(self) -> tuple[IntArray, ...]:
         """Every iteration."""
@@ -217,4 +205,4 @@ class Lanes(Unit):
     def writes(self) -> tuple[IntArray, ...]:
         """Every iteration, or a wide word with the last of its parts."""
         step = max(1, self.lanes_out // self.lanes_in)
-        return (np.arange(1, self.elements // self.lanes_out + 1) * step - 1,)
+        return (last_steps(self.elements // self.lanes_out, step),)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import numpy as np
+
 from binpoint.ir.op import IntArray
 
 
@@ -23,10 +25,21 @@ class Unit(ABC):
     def iterations(self) -> int:
         """Loop iterations for one inference; a cycle each at an initiation interval of one."""
 
-    @abstractmethod
     def reads(self) -> tuple[IntArray, ...]:
-        """For each operand, the iteration in which each of its words is read, ascending."""
+        """For each operand, the iteration in which each of its words is read, ascending.
 
-    @abstractmethod
+        One operand, every iteration, unless a unit says otherwise.
+        """
+        return (np.arange(self.iterations),)
+
     def writes(self) -> tuple[IntArray, ...]:
-        """For each result, the iteration in which each of its words is written, ascending."""
+        """For each result, the iteration in which each of its words is written, ascending.
+
+        One result, every iteration, unless a unit says otherwise.
+        """
+        return (np.arange(self.iterations),)
+
+
+def last_steps(count: int, steps: int) -> IntArray:
+    """The last iterations of `count` sums of so many steps each, one after the other."""
+    return np.arange(1, count + 1) * steps - 1

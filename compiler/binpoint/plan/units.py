@@ -21,7 +21,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.plan.movers import AHEAD, Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
 from binpoint.plan.rows import LayerNorm, Softmax
 from binpoint.plan.store import Store
-from binpoint.plan.unit import Unit
+from binpoint.plan.unit import Unit, last_steps
 from binpoint.plan.weighing import Blend, FloatSum, Product, Source
 
 __all__ = (
@@ -120,7 +120,7 @@ class Dense(Unit):
     def writes(self) -> tuple[IntArray, ...]:
         """With the last step of each fold."""
         count = self.rows * self.groups * self.folds
-        return (np.arange(1, count + 1) * self.steps - 1,)
+        return (last_steps(count, self.steps),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +171,9 @@ class Depthwise(Unit):
         """Rows by channel words by steps."""
         return self.rows * self.folds * self.steps
 
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
-
     def writes(self) -> tuple[IntArray, ...]:
         """With the last step."""
-        return (np.arange(1, self.rows * self.folds + 1) * self.steps - 1,)
+        return (last_steps(self.rows * self.folds, self.steps),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +209,10 @@ class Reduce(Unit):
         """Rows by channel words by taps."""
         return self.rows * self.folds * self.taps
 
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
-
     def writes(self) -> tuple[IntArray, ...]:
         """With the last tap."""
         if not self.held:
-            return (np.arange(1, self.rows * self.folds + 1) * self.taps - 1,)
+            return (last_steps(self.rows * self.folds, self.taps),)
         last = (np.arange(self.rows)[:, None] * self.taps + self.taps - 1) * self.folds
         return ((last + np.arange(self.folds)).reshape(-1),)
 
@@ -248,10 +240,6 @@ class Arg(Unit):
     def iterations(self) -> int:
         """Rows by taps by channel words."""
         return self.rows * self.folds * self.taps
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
 
     def writes(self) -> tuple[IntArray, ...]:
         """With the last tap."""
@@ -392,14 +380,6 @@ class Map(Unit):
         """One a word."""
         return self.words
 
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.words),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.words),)
-
 
 @dataclass(frozen=True, slots=True)
 class Pair(Unit):
@@ -445,10 +425,6 @@ class Pair(Unit):
         if self.constant is not None:
             return (every,)
         return tuple(row if self.held == index else every for index in (0, 1))
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
 
 
 def narrowest(*ranges: Interval) -> IntType:

@@ -12,7 +12,7 @@ from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.plan.movers import AHEAD
 from binpoint.plan.store import Store
-from binpoint.plan.unit import Unit
+from binpoint.plan.unit import Unit, last_steps
 
 ADDITION = 8
 """Cycles between two dependent additions of float32 on integers."""
@@ -99,7 +99,7 @@ class Product(Unit):
     def writes(self) -> tuple[IntArray, ...]:
         """With the last step of each fold."""
         phases = self.prologue + np.arange(self.batches)[:, None] * self.phase
-        ends = np.arange(1, self.rows * self.folds + 1) * self.steps - 1
+        ends = last_steps(self.rows * self.folds, self.steps)
         return ((phases + ends).reshape(-1),)
 
 
@@ -121,10 +121,6 @@ class Source(Unit):
     def reads(self) -> tuple[IntArray, ...]:
         """None."""
         return ()
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +152,9 @@ class Blend(Unit):
         """Rows by channel words by taps."""
         return self.rows * self.folds * self.taps
 
-    def reads(self) -> tuple[IntArray, ...]:
-        """Every iteration."""
-        return (np.arange(self.iterations),)
-
     def writes(self) -> tuple[IntArray, ...]:
         """With the last tap."""
-        return (np.arange(1, self.rows * self.folds + 1) * self.taps - 1,)
+        return (last_steps(self.rows * self.folds, self.taps),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +212,4 @@ class FloatSum(Unit):
 
     def writes(self) -> tuple[IntArray, ...]:
         """At the end of each word."""
-        return (np.arange(1, self.rows * self.folds + 1) * self.word_cycles - 1,)
+        return (last_steps(self.rows * self.folds, self.word_cycles),)

@@ -27,7 +27,7 @@ from binpoint.report.summary import macs_of
 from binpoint.sim.compare import first_difference
 from binpoint.sim.convert import stored_inputs
 from binpoint.sim.emitted import EmittedHls
-from binpoint.sim.host_hls import Build, HlsInterface
+from binpoint.sim.host_hls import Build
 from binpoint.sim.verify import reference
 
 PARTS = ("zynq-7020", "zu7ev", "xcvu9p")
@@ -74,12 +74,8 @@ def check(result: Result, samples: Path | str, ap: int) -> Checked:
     assert found is not None
     inputs = list(stored_inputs(graph, found))
     assert isinstance(result.plan, Choice)
-    design = result.plan.design
-    ports = tuple(
-        tuple(graph.value(name) for name in names) for names in (graph.inputs, graph.outputs)
-    )
-    interface, work = HlsInterface.of(design), macs_of(graph, graph.nodes())
-    emitted = EmittedHls(interface, result.project.files, ports[0], ports[1], work)
+    work = macs_of(graph, graph.nodes())
+    emitted = EmittedHls.of(result.plan.design, result.project.files, work)
     expected = reference(graph, inputs)
     some = inputs[:ap]
     for build, few in ((Build.NATIVE, inputs), (Build.AP, some)):

@@ -14,6 +14,9 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
+from binpoint import cli
+from tests.command import Done, Run
+
 ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("dev", max_examples=50, deadline=None)
@@ -74,6 +77,22 @@ def rng() -> np.random.Generator:
 def shared_models() -> Path:
     """The folder of real models, named by BINPOINT_SHARED or beside the checkout."""
     return _shared()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line in this process."""
+    monkeypatch.delenv("BINPOINT_DEBUG", raising=False)
+
+    def binpoint(*words: str | Path) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(word) for word in words])
+        assert isinstance(stop.value.code, int)
+        out, err = capsys.readouterr()
+        return Done(stop.value.code, out, err)
+
+    return binpoint
 
 
 class _Golden(SingleFileSnapshotExtension):

@@ -5,39 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from binpoint import catalogue, cli
 from binpoint.target import list_targets
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process."""
-
-    def binpoint(*words: str | Path) -> Done:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(word) for word in words])
-        assert isinstance(stop.value.code, int)
-        out, err = capsys.readouterr()
-        return Done(stop.value.code, out, err)
-
-    return binpoint
+from tests.command import Run
 
 
 def test_help_answers_at_once() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,34 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from binpoint import cli
 from tests import models
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command line in this process."""
-    monkeypatch.delenv("BINPOINT_DEBUG", raising=False)
-
-    def binpoint(*words: str | Path) -> Done:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(word) for word in words])
-        assert isinstance(stop.value.code, int)
-        out, err = capsys.readouterr()
-        return Done(stop.value.code, out, err)
-
-    return binpoint
+from tests.command import Done, Run
 
 
 @pytest.fixture(scope="module")

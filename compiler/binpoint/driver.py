@@ -44,7 +44,6 @@ from binpoint.sim.convert import stored_inputs
 from binpoint.sim.departures import departures
 from binpoint.sim.emitted import EmittedC, EmittedHls
 from binpoint.sim.folder import read_folder, verify_written
-from binpoint.sim.host_hls import HlsInterface
 from binpoint.sim.interface import Interface
 from binpoint.sim.verify import Subject, reference
 from binpoint.sim.verify import verify as run_witnesses
@@ -166,9 +165,7 @@ def _emit_hls(graph: Graph, target: FpgaTarget, options: CompileOptions, trial: 
     work = macs_of(graph, graph.nodes())
     text = hls_manifest(choice.design, work, project, target, options)
     project = project.with_files({"manifest.json": text})
-    ports = (tuple(p.value for p in into), tuple(p.value for p in out))
-    emitted = EmittedHls(HlsInterface.of(choice.design), project.files, *ports, work)
-    return _Made(choice, project, emitted)
+    return _Made(choice, project, EmittedHls.of(choice.design, project.files, work))
 
 
 def _lowered(graph: Graph) -> dict[str, bytes]:

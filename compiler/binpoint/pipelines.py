@@ -59,10 +59,15 @@ def mcu() -> Pipeline:
     )
 
 
+def fpga() -> Pipeline:
+    """The same for hardware, which has units of its own for what `slim-integers` rewrites."""
+    return mcu().without(SlimIntegers.name)
+
+
 PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))
 """Every pass that comes with binpoint, in the order in which they first run."""
 
-PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu(), "fpga": mcu()})
+PIPELINES: Mapping[str, Pipeline] = MappingProxyType({"mcu": mcu(), "fpga": fpga()})
 """The named pipelines; a microcontroller's file says which is its own, FPGAs take `fpga`."""
 
 

@@ -71,7 +71,7 @@ def lowered_file(path: Path, samples: str | Path, options: CompileOptions, seed:
     found = read_samples(samples, graph, seed)
     assert found is not None
     context = Context(fpga(), options, found.part(0, 40))
-    return run(pipelines.mcu(), graph, context)
+    return run(pipelines.fpga(), graph, context)
 
 
 def codes(graph: Graph, seed: int, count: int = SAMPLES) -> list[dict[str, NDArray[np.int64]]]:

@@ -223,7 +223,7 @@ def runtime_pair(s: Sketch) -> Value:
             return s.add(OnnxruntimeMul(axes, *kinds, target, *ends), a, b)
         case _:
             kind = s.pick(Chain.ADD, Chain.SUB, Chain.MUL)
-            return s.add(OnnxruntimeChain(axes, kind, *kinds, target, *ends), a, b)
+            return s.add(OnnxruntimeChain(axes, *kinds, target, *ends, kind=kind), a, b)
 
 
 def minmax(s: Sketch) -> Value:

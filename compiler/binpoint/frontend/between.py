@@ -16,6 +16,7 @@ from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType
 from binpoint.numeric.monotone import Clip, Shift, Step
+from binpoint.ops.affine import normalized
 from binpoint.ops.rational import Rational
 
 _UNBOUNDED = float(np.finfo(np.float32).max)
@@ -132,13 +133,7 @@ def _arithmetic_steps(
 
 def _normalization(node: OnnxNode, build: GraphBuilder) -> Value | None:
     """(x − mean) · scale / sqrt(variance + epsilon) + bias, of the float32 parameters."""
-    x = node.operand(0)
-    if node.int("training_mode", 0) or len(node.outputs) > 1 or not node.int("spatial", 1):
-        node.refuse("a form for training", hint="export the model for inference")
-    if len(x.shape) < 2:
-        node.refuse(f"input of shape {list(x.shape)}", want="a channel axis")
-    for index in range(1, 5):
-        node.array(index)
+    x = normalized(node)
     parameters = [exact(node.operand(i)).reshape(-1) for i in range(1, 5)]
     if {len(p) for p in parameters} != {x.shape[1]}:
         node.refuse(f"parameters do not fit {x.shape[1]} channels")

@@ -27,7 +27,6 @@ from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.window import Window
 from binpoint.passes.base import Context, Effect, Pass, Stage
-from binpoint.target import McuTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,6 @@ class SlimIntegers(Pass):
     1. MaxPool of what a rising table gives is the table of the pooled operand.
     2. A transposed convolution and its Requantize become convolutions of the operand, one for all
        results that see the same part of it, and a copy that puts their results in order.
-
-    For microcontrollers only.
     """
 
     name: ClassVar[str] = "slim-integers"
@@ -48,8 +45,7 @@ class SlimIntegers(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
-        if not isinstance(context.target, McuTarget):
-            return graph
+        del context
         for node in graph.nodes():
             match node.op:
                 case IntMaxPool():

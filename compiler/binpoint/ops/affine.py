@@ -33,6 +33,18 @@ _WIDEST_TABLE = 8
 _WIDEST = 16
 
 
+def normalized(node: OnnxNode) -> Value:
+    """The operand of a BatchNormalization for inference, whose parameters are constants."""
+    x = node.operand(0)
+    if node.int("training_mode", 0) or len(node.outputs) > 1 or not node.int("spatial", 1):
+        node.refuse("a form for training", hint="export the model for inference")
+    if len(x.shape) < 2:
+        node.refuse(f"input of shape {list(x.shape)}", want="a channel axis")
+    for index in range(1, 5):
+        node.array(index)
+    return x
+
+
 @dataclass(frozen=True, slots=True)
 class Affine(FloatOp):
     """y = x·a[c] + b[c] of ``[…, C]``; a and b are constants ``[C]``.
@@ -51,13 +63,7 @@ class Affine(FloatOp):
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
         """Scale over deviation and the rest, in float32 as the runtime makes them."""
-        x = node.operand(0)
-        if node.int("training_mode", 0) or len(node.outputs) > 1 or not node.int("spatial", 1):
-            node.refuse("a form for training", hint="export the model for inference")
-        if len(x.shape) < 2:
-            node.refuse(f"input of shape {list(x.shape)}", want="a channel axis")
-        for index in range(1, 5):
-            node.array(index)
+        x = normalized(node)
         parameters = (constant_array(node.operand(i)).astype(np.float32) for i in range(1, 5))
         scale, bias, mean, variance = parameters
         if {scale.shape, bias.shape, mean.shape, variance.shape} != {(x.shape[1],)}:

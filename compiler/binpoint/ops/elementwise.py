@@ -204,7 +204,7 @@ class Binary(FloatOp):
         if fused and self.kind is Kind.MUL:
             return OnnxruntimeMul(axes, *kinds, target, storage.min, storage.max)
         chain = Chain(self.kind.lower())
-        return OnnxruntimeChain(axes, chain, *kinds, target, storage.min, storage.max)
+        return OnnxruntimeChain(axes, *kinds, target, storage.min, storage.max, kind=chain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -32,17 +32,27 @@ from binpoint.ops.requantize import Form
 _BITS = IntType(32, signed=False)
 
 
+@dataclass(frozen=True, slots=True)
 class OnnxruntimePair(Clamped):
     """An op that onnxruntime defines in float32, of the types `a` and `b`.
 
     `reach_a` and `reach_b` are the codes that occur; the proof covers all their pairs.
     """
 
+    axes: Broadcast
     a: FixedType
     b: FixedType
     reach_a: Interval
     reach_b: Interval
-    proof: Form | None
+    result: FixedType
+    lo: int
+    hi: int
+    proof: Form | None = None
+
+    def clamped(self, lo: int, hi: int) -> OnnxruntimePair:
+        """The same op with its result clamped further; the proof is to be made anew."""
+        low, high = self.narrowed(lo, hi)
+        return replace(self, lo=low, hi=high, proof=None)
 
     @abstractmethod
     def proved(self) -> OnnxruntimePair:
@@ -79,21 +89,6 @@ class OnnxruntimeAdd(OnnxruntimePair):
     """QLinearAdd: y = clamp(rne(fma(a, rA, fma(b, rB, f))), lo, hi), see `float32.qlinear_add`."""
 
     stem: ClassVar[str] = "add"
-
-    axes: Broadcast
-    a: FixedType
-    b: FixedType
-    reach_a: Interval
-    reach_b: Interval
-    result: FixedType
-    lo: int
-    hi: int
-    proof: Form | None = None
-
-    def clamped(self, lo: int, hi: int) -> OnnxruntimeAdd:
-        """The same op with its result clamped further; the proof is to be made anew."""
-        low, high = self.narrowed(lo, hi)
-        return replace(self, lo=low, hi=high, proof=None)
 
     def proved(self) -> OnnxruntimeAdd:
         """With ``(a·ma + b·mb + offset) >> shift``, if that is equal for some constants."""
@@ -133,21 +128,6 @@ class OnnxruntimeMul(OnnxruntimePair):
     """QLinearMul: y = clamp(rne(fl(fl((a − za)·(b − zb)·r) + zy)), lo, hi)."""
 
     stem: ClassVar[str] = "mul"
-
-    axes: Broadcast
-    a: FixedType
-    b: FixedType
-    reach_a: Interval
-    reach_b: Interval
-    result: FixedType
-    lo: int
-    hi: int
-    proof: Form | None = None
-
-    def clamped(self, lo: int, hi: int) -> OnnxruntimeMul:
-        """The same op with its result clamped further; the proof is to be made anew."""
-        low, high = self.narrowed(lo, hi)
-        return replace(self, lo=low, hi=high, proof=None)
 
     def proved(self) -> OnnxruntimeMul:
         """With ``((a − za)·(b − zb)·m + offset) >> shift``, if that is equal for some constants."""
@@ -191,21 +171,7 @@ class OnnxruntimeChain(OnnxruntimePair):
 
     stem: ClassVar[str] = "chain"
 
-    axes: Broadcast
-    kind: Chain
-    a: FixedType
-    b: FixedType
-    reach_a: Interval
-    reach_b: Interval
-    result: FixedType
-    lo: int
-    hi: int
-    proof: Form | None = None
-
-    def clamped(self, lo: int, hi: int) -> OnnxruntimeChain:
-        """The same op with its result clamped further; the proof is to be made anew."""
-        low, high = self.narrowed(lo, hi)
-        return replace(self, lo=low, hi=high, proof=None)
+    kind: Chain = field(kw_only=True)
 
     def proved(self) -> OnnxruntimeChain:
         """Sums and differences with ``(a·ma + b·mb + offset) >> shift``, if that is equal."""

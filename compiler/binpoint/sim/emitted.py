@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from binpoint.emit.fpga_hls import model_ports
 from binpoint.errors import InvalidTarget, ToolFailed, ToolNotFound
 from binpoint.ir.graph import Value
+from binpoint.plan.design import Design
 from binpoint.sim.host_c import HostBuild, run_project
 from binpoint.sim.host_hls import Build, HlsInterface, Wire, run_files
 from binpoint.sim.interface import Codes, Interface
@@ -136,6 +138,12 @@ class EmittedHls:
     outputs_of: tuple[Value, ...]
     macs: int
     """Multiply-accumulates of one inference."""
+
+    @classmethod
+    def of(cls, design: Design, files: Mapping[str, bytes], macs: int) -> EmittedHls:
+        """The project that a design was rendered into."""
+        inputs, outputs = (tuple(p.value for p in ports) for ports in model_ports(design))
+        return cls(HlsInterface.of(design), files, inputs, outputs, macs)
 
     def trials(self, inputs: Sequence[Codes], *, deep: bool) -> Mapping[Witness, Trial]:
         """Native integers on all samples, arbitrary precision ones on as many as a minute allows.

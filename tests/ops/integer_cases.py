@@ -21,7 +21,7 @@ from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.conv_transpose import IntConvTranspose, Spread
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.ops.dense import IntDense, IntMatMul
-from binpoint.ops.gate import Gated
+from binpoint.ops.gate import KINDS, Gated
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.methods import Method
@@ -306,8 +306,7 @@ def gated(s: Sketch) -> Value:
     storage = s.storage()
     x = s.input(s.shape(), s.type(storage, 0.3 if storage == I16 else s.pick(1.0, 8.0)))
     method = s.pick(Method.SHIFT, Method.SHIFT_RELEASED, Method.POLYNOMIAL)
-    kind = s.pick("gelu", "gelu-tanh", "silu")
-    return s.lower(Gated(kind, method), [x], s.type(size=2.0), s.pick(*Semantics))
+    return s.lower(Gated(s.pick(*KINDS), method), [x], s.type(size=2.0), s.pick(*Semantics))
 
 
 def layer_norm(s: Sketch) -> Value:

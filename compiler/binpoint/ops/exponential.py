@@ -11,8 +11,8 @@ Of a distance d ≥ 0 in steps of size S both give an integer near peak·exp(−
                    z = (r + b)·r + c                       0.3585·((x + 1.353)² + 0.96), x = r·S
                    e = ⌊(z·m + 2^(s+q−1)) / 2^(s+q)⌋       in 15 bits: peak is 32767
 
-The shifts are off by up to 0.044 of the peak for fine scales, by more for coarse ones, of which 1/S is
-no whole number; the polynomial by 0.0021.
+The shifts are off by up to 0.044 of the peak for fine scales, by more for coarse ones, of which 1/S
+is no whole number; the polynomial by 0.0021.
 """
 
 from __future__ import annotations

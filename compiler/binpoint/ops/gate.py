@@ -1,17 +1,17 @@
 """GELU and SiLU without a table: y = x·g(x), the gate g by shifts or a polynomial.
 
-``SHIFT``           ShiftGELU of I-ViT (ICCV 2023), x·sigmoid(1.702·x); SiLU x·sigmoid(x). With the
-                    exponential t of |x| by shifts, h = t / (t + peak) in 15 bits, rounded, is the gate
-                    where x < 0, and 1 − h elsewhere. As released exponentials are relative to the
-                    row's largest element, and the division is rounded down; see `rowgate`. Here the
-                    reference is the larger of x and 0: the result depends on the element alone, and
-                    no exponent is cut off however long the row's span.
+``SHIFT``           ShiftGELU of I-ViT (ICCV 2023), x·sigmoid(1.702·x); SiLU x·sigmoid(x). With
+                    the exponential t of |x| by shifts, h = t / (t + peak), rounded to 15 bits, is
+                    the gate where x < 0, and 1 − h elsewhere. As released exponentials are
+                    relative to the row's largest element, and the division is rounded down; see
+                    `rowgate`. Here the reference is the larger of x and 0: the result depends on
+                    the element alone, and no exponent is cut off however long the row's span.
 ``POLYNOMIAL``      i-GELU of I-BERT (ICML 2021), 1 + erf(x/√2) with erf(a) taken for
                     sign(a)·(1 − 0.2888·(min(|a|, 1.769) − 1.769)²); SiLU by its exponential.
 
-The product x·g is exact; y = clamp(⌊(x·g·m + 2^(s−1)) / 2^s⌋ + zp). Both forms of GELU, by erf and by
-tanh, have the same approximation, which is within 0.021 of either by shifts (beside what ShiftExp
-adds) and within 0.019 by the polynomial.
+The product x·g is exact; y = clamp(⌊(x·g·m + 2^(s−1)) / 2^s⌋ + zp). Both forms of GELU, by erf
+and by tanh, have the same approximation, which is within 0.021 of either by shifts (beside what
+ShiftExp adds) and within 0.019 by the polynomial.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -40,6 +40,8 @@ from binpoint.ops.rescale import dyadic
 from binpoint.ops.rowgate import SIGMA_BITS, IntShiftGelu
 from binpoint.ops.unary import FUNCTIONS
 
+GatedKind = Literal["gelu", "gelu-tanh", "silu"]
+KINDS: tuple[GatedKind, ...] = ("gelu", "gelu-tanh", "silu")
 _WIDEST = 16
 _ONE = 2**15
 _NARROW = 2**32
@@ -59,7 +61,7 @@ class Gated(FloatOp):
         method: as named in the papers.
     """
 
-    kind: str
+    kind: GatedKind
     method: Method
 
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
@@ -97,7 +99,7 @@ class Gated(FloatOp):
         return (build.one(IntGated(gate, x.elem.zero_point, *store.fields, site.result, notes), x),)
 
 
-def gated(kind: str, x: FloatArray) -> FloatArray:
+def gated(kind: GatedKind, x: FloatArray) -> FloatArray:
     """GELU by erf or tanh, or SiLU, in float64."""
     if kind == "silu":
         return x * np.asarray(FUNCTIONS["Sigmoid"](x))
@@ -105,7 +107,9 @@ def gated(kind: str, x: FloatArray) -> FloatArray:
     return np.asarray(FUNCTIONS["Gelu"](x, approximate=approximate))
 
 
-def _gate(method: Method, kind: str, x: Value, fine: float, where: str) -> tuple[Gate, Fraction]:
+def _gate(
+    method: Method, kind: GatedKind, x: Value, fine: float, where: str
+) -> tuple[Gate, Fraction]:
     """The gate and its unit."""
     scale = float(x.elem.scale)
     if method is Method.SHIFT:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
 
 
 class Method(StrEnum):
@@ -18,3 +21,15 @@ class Method(StrEnum):
     SHIFT = "shift"
     SHIFT_RELEASED = "shift-released"
     POLYNOMIAL = "polynomial"
+
+
+Function = Literal["softmax", "gelu", "silu"]
+
+FUNCTIONS: Mapping[Function, tuple[Method, ...]] = MappingProxyType[Function, tuple[Method, ...]](
+    {
+        "softmax": tuple(Method),
+        "gelu": tuple(Method),
+        "silu": tuple(Method),
+    }
+)
+"""The methods of each function; the first is the default."""

@@ -7,9 +7,9 @@ Of a row x without its zero point, with M = max(0, largest x) and ShiftExp of 1.
     g = ⌊e·F / 2^24⌋                        sigmoid(1.702·x) in steps of 2^-7
     y = clamp(⌊(x·g·m + 2^(s−1)) / 2^s⌋ + zp)
 
-The same x gives different results in different rows. A row without a positive element is taken as if
-it had a zero, where the release raises e above its own peak. Steps of less than 0.002 get fewer than
-23 halvings, so that 32 bits hold the sum.
+The same x gives different results in different rows. A row without a positive element is taken as
+if it had a zero, where the release raises e above its own peak. Steps of less than 0.004 get fewer
+than 23 halvings, so that 32 bits hold the sum.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 e_j is an `Exponential` of the distance of element j from the largest, S their sum.
 
 ``Rounded``     y = floor((F·e + ⌊S·2^k/2⌋) / (S·2^k)) + zp, saturated, as with a table
-``Reciprocal``  y = ⌊e·⌊N/S⌋ / 2^s⌋ + zp, saturated, as released: N = 2^31 − 1 in I-ViT, 2^32 in I-BERT.
-                Rounded down twice, rows sum to less than one: with results of 8 bits to as little as 0.4
+``Reciprocal``  y = ⌊e·⌊N/S⌋ / 2^s⌋ + zp, saturated, as released: N = 2^31 − 1 in I-ViT, 2^32 in
+                I-BERT. Rounded down twice, rows sum to less than one: with 8 bits to 0.4
 
 The sum is proved to fit 32 bits: an exponential by shifts has as few halvings as that takes.
 """
@@ -213,7 +213,9 @@ class IntShares(IntegerOp):
         wide = isinstance(self.division, Rounded) and not self.division.narrow
         form = "wide" if wide else self.division.name
         traits = (("terms", self.terms.name), ("form", form))
-        formula = f"y = exp(x - max) / sum(exp(x - max)), by {self.terms.name}, {self.division.name}"
+        formula = (
+            f"y = exp(x - max) / sum(exp(x - max)), by {self.terms.name}, {self.division.name}"
+        )
         return KernelCall(self.stem, arguments, traits, formula=formula)
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:

@@ -39,7 +39,7 @@ def model() -> Graph:
         Scalar(Kind.MUL, math.sqrt(2 / math.pi)), build.one(Binary(Kind.ADD), x, cube)
     )
     outer = build.one(Scalar(Kind.ADD, 1.0), build.one(Unary("Tanh"), inner))
-    tanh = build.one(Binary(Kind.MUL), build.one(Scalar(Kind.MUL, 0.5), x), outer, hint="tanh")
+    tanh = build.one(Binary(Kind.MUL), x, outer, hint="tanh")
     plain = build.one(Unary("Gelu", (("approximate", "none"),)), x, hint="plain")
     silu = build.one(Binary(Kind.MUL), x, build.one(Unary("Sigmoid"), x), hint="silu")
     mish = build.one(Unary("Mish"), x, hint="mish")
@@ -62,7 +62,8 @@ def chosen(methods: Mapping[str, Method]) -> list[str]:
         node = graph.producer(name)
         assert node is not None
         match node.op:
-            case Gated(kind, method):
+            case Gated(kind, method, factor):
+                assert abs(factor - (2 if kind == "gelu-tanh" else 1)) < 1e-6
                 found.append(f"{kind} {method}")
             case Softmax(_, method):
                 found.append(f"softmax {method}")

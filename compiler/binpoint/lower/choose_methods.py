@@ -12,7 +12,7 @@ from binpoint.errors import BadOption
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import FloatOp
 from binpoint.ops.composite import Composite
-from binpoint.ops.gate import KINDS, Gated, GatedKind, gated
+from binpoint.ops.gate import KINDS, Gated, gated
 from binpoint.ops.methods import FUNCTIONS, Function, Method
 from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Unary
@@ -20,6 +20,8 @@ from binpoint.passes.base import Context, Effect, Pass, Stage
 
 _ALL = "all"
 _GRID = np.concatenate([np.linspace(-12, 12, 4801), np.geomspace(1e-6, 1, 50)])
+_LAST = 4800
+"""The grid's largest number."""
 _SAME = 1e-6
 
 
@@ -29,7 +31,8 @@ class ChooseMethods(Pass):
 
     1. The option `methods` names a method for a node, by its name or one of the model's; for a
        function, as ``gelu``; or for ``all``. The first of these that is given counts, else a table.
-    2. A formula that equals GELU, by erf or by tanh, or SiLU within 10^-6 on a grid is that one.
+    2. A formula that equals GELU, by erf or by tanh, or SiLU, times any positive factor, within
+       10^-6 of it on a grid is that one.
     3. A name in `methods` that is no function and no such node is an error, and so is a method that
        a function does not have. For ``all`` a function without the method keeps its own.
     """
@@ -62,23 +65,33 @@ def function_of(node: Node) -> Function | None:
     """The approximated function that a node computes."""
     if isinstance(node.op, Softmax):
         return "softmax"
-    kind = _gated_kind(node)
-    return None if kind is None else "silu" if kind == "silu" else "gelu"
+    op = _gated(node)
+    return None if op is None else "silu" if op.kind == "silu" else "gelu"
 
 
-def _gated_kind(node: Node) -> GatedKind | None:
-    """Rule 2."""
+def _gated(node: Node) -> Gated | None:
+    """Rule 2: the function by table."""
     match node.op:
-        case Gated(kind):
-            return kind
+        case Gated():
+            return node.op
         case Unary("Gelu", attributes):
-            return "gelu-tanh" if dict(attributes)["approximate"] == "tanh" else "gelu"
+            tanh = dict(attributes)["approximate"] == "tanh"
+            return Gated("gelu-tanh" if tanh else "gelu", Method.TABLE)
         case Composite():
-            with np.errstate(all="ignore"):
-                (y,) = node.op.reference(_GRID)
-            return next((k for k in KINDS if np.allclose(y, gated(k, _GRID), 0, _SAME)), None)
+            return _recognised(node.op)
         case _:
             return None
+
+
+def _recognised(op: Composite) -> Gated | None:
+    with np.errstate(all="ignore"):
+        (y,) = op.reference(_GRID)
+    for kind in KINDS:
+        wanted = gated(kind, _GRID)
+        factor = float(y[_LAST] / wanted[_LAST])
+        if factor > 0 and np.allclose(y, factor * wanted, 0, _SAME * factor):
+            return Gated(kind, Method.TABLE, factor)
+    return None
 
 
 def _names(node: Node) -> tuple[str, ...]:
@@ -87,24 +100,23 @@ def _names(node: Node) -> tuple[str, ...]:
 
 def _check(graph: Graph, methods: Mapping[str, Method], found: Mapping[str, Function]) -> None:
     """Rule 3."""
-    nodes = {name: f for n, f in found.items() for name in _names(graph.node(n))}
-    functions: Mapping[str, Function] = {f: f for f in FUNCTIONS}
+    known: dict[str, tuple[Method, ...]] = {_ALL: tuple(Method)}
+    for name, function in found.items():
+        known.update(dict.fromkeys(_names(graph.node(name)), FUNCTIONS[function]))
+    known.update({str(f): allowed for f, allowed in FUNCTIONS.items()})
     for key, method in methods.items():
-        if key not in functions and key not in nodes and key != _ALL:
+        if key not in known:
             raise BadOption(
                 f"`methods` names `{key}`",
                 at="methods",
                 want=f"{', '.join((*FUNCTIONS, _ALL))}, or a node that computes one of them",
-                hint=f"these nodes do: {', '.join(found)}"
-                if found
-                else "no node of the model does",
+                hint=f"these nodes do: {', '.join(found)}" if found else "none does",
             )
-        function = functions.get(key) or nodes.get(key)
-        if function is not None and method not in FUNCTIONS[function]:
+        if method not in known[key]:
             raise BadOption(
-                f"{function} has no method `{method}`",
+                f"`{key}` has no method `{method}`",
                 at=f"methods.{key}",
-                want=", ".join(FUNCTIONS[function]),
+                want=", ".join(known[key]),
             )
 
 
@@ -120,6 +132,6 @@ def _method(node: Node, function: Function, methods: Mapping[str, Method]) -> Me
 def _with(node: Node, method: Method) -> FloatOp:
     if isinstance(node.op, Softmax):
         return replace(node.op, method=method)
-    kind = _gated_kind(node)
-    assert kind is not None
-    return Gated(kind, method)
+    op = _gated(node)
+    assert op is not None
+    return replace(op, method=method)

@@ -54,15 +54,17 @@ _OTHER = "{} by {}: an approximation, which onnxruntime does not compute"
 
 @dataclass(frozen=True, slots=True)
 class Gated(FloatOp):
-    """y = x·g(x): GELU by erf or tanh, or SiLU, computed by a method other than a table.
+    """y = factor·x·g(x): GELU by erf or tanh, or SiLU, computed by a method other than a table.
 
     Args:
         kind: ``gelu``, ``gelu-tanh`` or ``silu``.
         method: as named in the papers.
+        factor: positive; 2 where the half of GELU went into the weights behind it.
     """
 
     kind: GatedKind
     method: Method
+    factor: float = 1.0
 
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
         """Itself, unless it looks at rows."""
@@ -75,7 +77,7 @@ class Gated(FloatOp):
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """The function itself."""
         x = inputs[0].astype(np.float64)
-        return (gated(self.kind, x).astype(inputs[0].dtype),)
+        return ((self.factor * gated(self.kind, x)).astype(inputs[0].dtype),)
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """One op."""
@@ -88,14 +90,14 @@ class Gated(FloatOp):
         fine = 1.0 if self.kind == "silu" else _FACTOR
         if self.method is Method.SHIFT_RELEASED:
             terms = ShiftExp.of(fine * scale, _HALVINGS, 2**30 - 1, where)
-            unit = Fraction(1, 1 << (SIGMA_BITS - 1))
+            unit = Fraction(self.factor) / (1 << (SIGMA_BITS - 1))
             store = Product.to(site, x, unit)
             block = Block.of(x.shape, (len(x.shape) - 1,)) if x.shape else Block(1, 1, 1, ())
             block = Block(block.outer, block.n, block.inner, x.shape)
             op = IntShiftGelu(block, terms, x.elem.zero_point, *store.fields, site.result, notes)
             return (build.one(op, x),)
         gate, unit = _gate(self.method, self.kind, x, fine, where)
-        store = Product.to(site, x, unit)
+        store = Product.to(site, x, unit * Fraction(self.factor))
         return (build.one(IntGated(gate, x.elem.zero_point, *store.fields, site.result, notes), x),)
 
 

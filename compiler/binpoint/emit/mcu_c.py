@@ -10,8 +10,7 @@ from binpoint.emit.calls import formulas, parameter, title, type_text, wrapped
 from binpoint.emit.environment import c_int, comment, ctype, render_template
 from binpoint.emit.project import Project
 from binpoint.emit.stage_c import StageView, stage_view
-from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number, Table
+from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import ALIGNMENT
@@ -108,10 +107,8 @@ class PortView:
 def render(program: Program, target: Target, options: CompileOptions) -> Project:
     """All files of the C project, but for vectors and report."""
     prefix = program.name
-    inline = "static inline BP_INLINE" if options.optimize == "speed" else _SHARED
-    kernels = {
-        step.call.symbol: KernelView(step.call, inline) for _, step in program.calls()
-    }
+    inline = "static inline BP_INLINE" if options.optimize != "size" else _SHARED
+    kernels = {step.call.symbol: KernelView(step.call, inline) for _, step in program.calls()}
     inputs, outputs = port_views(program.inputs, program.outputs)
     variants = sorted({k.variant for k in kernels.values() if k.variant})
     blocks = {
@@ -217,7 +214,9 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
     value = program.graph.value(result.value)
     extra = ["scratch"] if step.call.scratch else []
     arguments = ", ".join([*(_argument(program, a) for a in step.call.all_arguments), *extra])
-    types = [f"{a.name} `{a.value}` {type_text(program.graph.value(a.value))}" for a in names.values()]
+    types = [
+        f"{a.name} `{a.value}` {type_text(program.graph.value(a.value))}" for a in names.values()
+    ]
     scratch = f"arena + {program.scratch[step.name]}" if step.call.scratch else ""
     return NodeView(
         index=index,

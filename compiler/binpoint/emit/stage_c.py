@@ -14,8 +14,8 @@ from binpoint.emit.environment import c_int, comment, ctype
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, Number, Table
-from binpoint.numeric.interval import Interval
 from binpoint.numeric.fixed import I32
+from binpoint.numeric.interval import Interval
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Piece, Place, Program
 
@@ -67,6 +67,7 @@ class StageView:
     calls: tuple[CallView, ...]
     pieces: tuple[PieceView, ...]
     patches: tuple[tuple[int, int, int], ...]
+    arena: str
 
 
 @dataclass(slots=True)
@@ -107,7 +108,9 @@ def stage_view(program: Program, step: Step, function: str) -> StageView:
         for index, piece in enumerate(stage.pieces)
     ]
     patches = tuple((p.piece, p.source, p.target) for p in stage.patches)
-    return StageView(x, y, tuple(calls.values()), tuple(pieces), patches)
+    return StageView(
+        x, y, tuple(calls.values()), tuple(pieces), patches, "scratch" if stage.bytes else "NULL"
+    )
 
 
 def _coded(piece: Piece) -> list[Step]:

@@ -35,7 +35,6 @@ Region = tuple[Span, ...]
 
 _Windowed = IntConv | IntMaxPool | IntAverage | OnnxruntimeAverage
 _Pair = IntAdd | IntMul | IntMinMax | OnnxruntimePair
-_Pixelwise = IntDense | Requantize | Clamp | IntLookup | IntChannelLookup | IntPRelu | IntConcat
 
 
 def divisible(graph: Graph, node: Node) -> bool:
@@ -81,11 +80,16 @@ def sizes(region: Region) -> tuple[int, ...]:
     return tuple(last - first + 1 for first, last in region)
 
 
+def windowed(op: object) -> Window | None:
+    """The window of an op that has one."""
+    return op.window if isinstance(op, _Windowed) else None
+
+
 def read_by(op: IntegerOp, region: Region, operand: Value) -> Region:
     """What of the operand this region of the result needs."""
-    if not isinstance(op, _Windowed):
+    window = windowed(op)
+    if window is None:
         return region
-    window = op.window
     rows = zip(region, window.strides, window.before, window.reach, spatial(operand), strict=True)
     return tuple((max(0, u * s - p), min(n - 1, v * s - p + r - 1)) for (u, v), s, p, r, n in rows)
 
@@ -98,7 +102,9 @@ def _clipped(window: Window, region: Region, size: Sequence[int]) -> Window:
     return replace(window, before=tuple(before), after=tuple(after))
 
 
-def _part_of(op: IntegerOp, region: Region, operands: Sequence[Value], size: Sequence[int]) -> IntegerOp:
+def _part_of(
+    op: IntegerOp, region: Region, operands: Sequence[Value], size: Sequence[int]
+) -> IntegerOp:
     """The op for a part: `operands` are parts already, `size` is that of the whole operand."""
     if isinstance(op, _Windowed):
         return replace(op, window=_clipped(op.window, region, size))

@@ -257,4 +257,3 @@ def nodes_within(graph: Graph) -> Iterator[tuple[Graph, Node]]:
                 yield from nodes_within(body)
         else:
             yield graph, node
-

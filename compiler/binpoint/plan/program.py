@@ -71,12 +71,13 @@ class PatchCall:
 class Paste:
     """Rows of a patch in its place in the whole map: `rows` runs, `pitch` elements apart.
 
-    `copy` is the call that moves a run.
+    `copy` is the call that moves a run, of a graph of its own.
     """
 
     rows: int
     run: int
     pitch: int
+    graph: Graph
     copy: Step
 
 
@@ -156,4 +157,4 @@ def calls_of(
         for piece in stage.pieces:
             yield from piece.program.calls()
             if piece.paste is not None:
-                yield piece.program.graph, piece.paste.copy
+                yield piece.paste.graph, piece.paste.copy

@@ -69,7 +69,7 @@ def _start(region: Region, strides: Sequence[int]) -> int:
     return sum(first * step for (first, _), step in zip(region, strides, strict=False))
 
 
-def _piece(  # noqa: PLR0913 - what is planned, and how
+def _piece(
     op: Patched,
     patch: Patch,
     values: tuple[Value, Graph, Value],
@@ -86,7 +86,7 @@ def _piece(  # noqa: PLR0913 - what is planned, and how
     shape = sizes(patch.result)
     run = shape[-1] * y.shape[-1]
     pitch = spatial(y)[-1] * y.shape[-1]
-    paste = Paste(math.prod(shape[:-1]), run, pitch, _run_copy(run, y, options, target))
+    paste = Paste(math.prod(shape[:-1]), run, pitch, *_run_copy(run, y, options, target))
     return Piece(program, paste)
 
 
@@ -111,8 +111,10 @@ def _loading(op: Patched, part: Graph, x: Value) -> Graph:
     return graph
 
 
-def _run_copy(run: int, y: Value, options: CompileOptions, target: McuTarget | None) -> Step:
-    """The call that copies a run, by the target's kernel."""
+def _run_copy(
+    run: int, y: Value, options: CompileOptions, target: McuTarget | None
+) -> tuple[Graph, Step]:
+    """The call that copies a run, by the target's kernel, and its graph."""
     graph = Graph("paste")
     shape = (run,)
     for name in ("x", "y"):
@@ -122,6 +124,4 @@ def _run_copy(run: int, y: Value, options: CompileOptions, target: McuTarget | N
     graph.set_producer(node)
     call = copy.kernel(graph.arguments(node), graph.results(node))
     step = Step("paste", (node,), ("x",), ("y",), call, node.origin)
-    return step if target is None else choose((step,), graph, target, options)[0]
-
-
+    return graph, step if target is None else choose((step,), graph, target, options)[0]

@@ -46,8 +46,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         name: prefix of every external C symbol; by default derived from the model's file name.
-        optimize: ``speed`` inlines kernels per node, ``size`` shares them, ``ram`` is ``speed`` with
-            the first layers computed patch by patch wherever that saves memory.
+        optimize: ``speed`` inlines kernels per node, ``size`` shares them, ``ram`` is ``speed``
+            with layers computed patch by patch where that saves memory.
         observer: how ranges are found in the samples of a float model.
         percentile: part of the values that the ``percentile`` observer keeps, in percent.
         activations: whether activations of a float model may have a zero point.

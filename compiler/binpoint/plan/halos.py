@@ -94,7 +94,7 @@ class Estimates:
 
     @cached_property
     def choices(self) -> list[dict[tuple[int, int], list[Choice]]]:
-        """For each run the stages from span i to before span j: the best grids, less memory last."""
+        """For each run the stages from span i to before span j: the best grids."""
         return [self._of_run(run) for run in self.runs]
 
     def _of_run(self, run: list[Span]) -> dict[tuple[int, int], list[Choice]]:

@@ -47,7 +47,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         name: prefix of every external C symbol; by default derived from the model's file name.
-        optimize: ``speed`` inlines kernels per node, ``size`` shares them.
+        optimize: ``speed`` inlines kernels per node, ``size`` shares them, ``ram`` is ``speed``
+            with layers computed patch by patch where that saves memory.
         observer: how ranges are found in the samples of a float model.
         percentile: part of the values that the ``percentile`` observer keeps, in percent.
         activations: whether activations of a float model may have a zero point.
@@ -72,7 +73,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     name: Identifier | None = None
-    optimize: Literal["speed", "size"] = "speed"
+    optimize: Literal["speed", "size", "ram"] = "speed"
     observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
     activations: Literal["asymmetric", "symmetric"] = "asymmetric"

@@ -22,6 +22,7 @@ from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
+from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
@@ -58,12 +59,16 @@ def mcu() -> Pipeline:
         SlimIntegers(),
         SimplifyIntegers(),
         ProveRequantizers(),
+        PatchStage(),
     )
 
 
 def fpga() -> Pipeline:
-    """The same for hardware, which has units of its own for what `slim-integers` rewrites."""
-    return mcu().without(SlimIntegers.name)
+    """The same for hardware, which has units of its own for what `slim-integers` rewrites.
+
+    Its streams never hold a whole map, so it needs no patches.
+    """
+    return mcu().without(SlimIntegers.name).without(PatchStage.name)
 
 
 PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))

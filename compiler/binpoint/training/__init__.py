@@ -5,7 +5,7 @@ Needs the extra `training`; nothing else in binpoint imports this package.
 
     net = prepare(module, bits=4)            # swaps the layers of a torch.nn.Module
     calibrate(net, batches)                  # first binary points, from data
-    learn(net, batches, epochs=5)            # weights and binary points, together
+    learn(net, x, y, Plan(epochs=5))         # weights and binary points, together
     export(net, example, Path("net.onnx"))   # QONNX, which `binpoint compile` reads
 
 The format follows ap_fixed: `bits` wide, the binary point learned (Zhang et al. 2024, QFX).
@@ -29,16 +29,19 @@ if _MISSING:
 from binpoint.training.calibrate import calibrate  # noqa: E402 - only where torch is
 from binpoint.training.cast import Overflow, Rounding, cast  # noqa: E402
 from binpoint.training.export import export  # noqa: E402
+from binpoint.training.learn import Plan, learn  # noqa: E402
 from binpoint.training.prepare import prepare  # noqa: E402
 from binpoint.training.quantizers import FixedPoint, formats  # noqa: E402
 
 __all__ = (
     "FixedPoint",
     "Overflow",
+    "Plan",
     "Rounding",
     "calibrate",
     "cast",
     "export",
     "formats",
+    "learn",
     "prepare",
 )

@@ -51,8 +51,11 @@ def calibrate(module: nn.Module, batches: Iterable[Any], *, method: str = "mse")
 
 
 def _is_activation(name: str) -> bool:
-    return ".weight_quant." not in name and ".bias_quant." not in name and "_quant" in name and (
-        not name.endswith(("scale_quant", "shift_quant"))
+    return (
+        ".weight_quant." not in name
+        and ".bias_quant." not in name
+        and "_quant" in name
+        and (not name.endswith(("scale_quant", "shift_quant")))
     )
 
 

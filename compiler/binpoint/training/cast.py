@@ -51,12 +51,12 @@ class _HalfUp(torch.autograd.Function):
     """floor(x + 1/2), without the rounding of that sum; the gradient is one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any) -> Any:
+    def forward(_: Any, x: Any) -> Any:
         low = torch.floor(x)
         return low + (x - low >= 0.5).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Any:
+    def backward(_: Any, *slopes: Any) -> Any:
         return slopes[0]
 
 

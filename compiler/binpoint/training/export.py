@@ -58,17 +58,16 @@ def export(module: nn.Module, example: Any, path: Path) -> onnx.ModelProto:
         _freeze_activations(frozen)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = export_qonnx(
+        return export_qonnx(
             frozen, args=example.to("cpu").float(), export_path=str(path), dynamo=False
         )
-    return model
 
 
 def _freeze_parameters(module: nn.Module) -> None:
     """Weights and biases become what their casts give."""
     for part in module.modules():
         for kind in _KINDS:
-            proxy = getattr(part, f"{kind}_quant", None)
+            proxy: Any = getattr(part, f"{kind}_quant", None)
             tensor = getattr(part, kind, None)
             if tensor is None or not isinstance(getattr(proxy, "tensor_quant", None), FixedPoint):
                 continue
@@ -94,7 +93,7 @@ def _freeze_lines(module: nn.Module, example: Any) -> None:
 def _freeze_activations(module: nn.Module) -> None:
     done: set[int] = set()
     for name, proxy in module.named_modules():
-        fused = getattr(proxy, "fused_activation_quant_proxy", None)
+        fused: Any = getattr(proxy, "fused_activation_quant_proxy", None)
         part = getattr(fused, "tensor_quant", None)
         if not isinstance(part, FixedPoint) or id(part) in done:
             continue

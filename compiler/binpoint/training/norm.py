@@ -37,11 +37,11 @@ class FixedBatchNorm(nn.Module):
             quantizer.fit(start)
 
     def line(self) -> tuple[Any, Any]:
-        """a and b by the running moments, before their casts; [C] each."""
+        """A and b by the running moments, before their casts; [C] each."""
         return self._line(self.norm.running_mean, self.norm.running_var)
 
     def casted(self) -> tuple[Any, Any]:
-        """a and b after their casts."""
+        """A and b after their casts."""
         a, b = self.line()
         return self.scale_quant(a)[0], self.shift_quant(b)[0]
 
@@ -78,7 +78,7 @@ class FixedBatchNorm(nn.Module):
 
 
 class Line(nn.Module):
-    """y = a · x + b with constants, channels on the second axis: what a normalisation exports as."""
+    """y = a · x + b with constants, channels on the second axis: a normalisation exported."""
 
     def __init__(self, a: Any, b: Any, rank: int) -> None:
         super().__init__()

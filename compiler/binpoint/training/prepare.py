@@ -14,13 +14,12 @@ reshapes, dropout.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from brevitas import nn as qnn
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from binpoint.errors import NotTrainable
 from binpoint.training.cast import Overflow, Rounding
@@ -45,10 +44,12 @@ class Formats:
         input_bits: of the module's inputs.
         scale_bits: of the factors of normalisations.
         shift_bits: of biases, and of what normalisations add.
-        rounding: of all casts.
-        overflow: of activations; weights are symmetric.
+        rounding: of all casts but those of inputs, which are half even.
+        overflow: of activations; weights are symmetric, inputs saturate.
         per_channel: whether weights have a binary point per output channel.
         input_signed: whether inputs are below zero, too.
+        output_bits: of the module's results; None leaves them as exact sums, which the last layer
+            must be linear for.
     """
 
     bits: int
@@ -60,6 +61,7 @@ class Formats:
     overflow: Overflow = Overflow.SATURATE
     per_channel: bool = True
     input_signed: bool = True
+    output_bits: int | None = None
 
     def weights(self, bits: int | None = None) -> Any:
         """The injector for weights."""
@@ -76,9 +78,12 @@ class Formats:
     def activations(self, *, signed: bool, bits: int | None = None) -> Any:
         """The injector for activations."""
         base = SignedFixedPoint if signed else UnsignedFixedPoint
-        return base.let(
-            bit_width=bits or self.bits, rounding=self.rounding, overflow=self.overflow
-        )
+        return base.let(bit_width=bits or self.bits, rounding=self.rounding, overflow=self.overflow)
+
+    def inputs(self) -> Any:
+        """The injector for inputs, which become codes before they reach the firmware."""
+        base = SignedFixedPoint if self.input_signed else UnsignedFixedPoint
+        return base.let(bit_width=self.input_bits)
 
 
 def prepare(
@@ -118,8 +123,6 @@ def prepare(
 
 
 def _enums(formats: Formats) -> Formats:
-    from dataclasses import replace
-
     return replace(
         formats, rounding=Rounding(formats.rounding), overflow=Overflow(formats.overflow)
     )
@@ -159,13 +162,18 @@ class _Swap:
             match node.op:
                 case "placeholder":
                     self.states[node] = _State(narrow=False, positive=not self.formats.input_signed)
-                    self._narrow(node, bits=self.formats.input_bits)
+                    if not self._is_quantized(node):
+                        self.states[node].cast = self._insert(node, node, self._input())
                 case "output":
-                    pass
+                    self._output(node)
                 case "get_attr":
                     raise self._refused(node, "a tensor of the module beside computed ones")
                 case _:
                     self.states[node] = self._visit(node)
+
+    def _is_quantized(self, node: fx.Node) -> bool:
+        """Whether quantizers of the module's own alone read an input."""
+        return all(kind_of(u, self._layer(u)) is Kind.QUANTIZER for u in node.users)
 
     def _visit(self, node: fx.Node) -> _State:
         layer = self._layer(node)
@@ -181,13 +189,7 @@ class _Swap:
                 positive = kind is Kind.RECTIFIER
                 return _State(narrow=False, positive=positive)
             case Kind.NORM:
-                assert isinstance(layer, _BatchNorm)
-                f = self.formats
-                norm = FixedBatchNorm(
-                    layer, scale_bits=f.scale_bits, shift_bits=f.shift_bits, rounding=f.rounding
-                )
-                self._put(node, norm)
-                return _State(narrow=False)
+                return self._norm(node, layer)
             case Kind.LINEAR:
                 self._operand(node, operands[0])
                 self._put(node, fixed_layer(layer, self.formats))
@@ -202,17 +204,29 @@ class _Swap:
                 self._operand(node, operands[0])
                 return _State(narrow=True, positive=self._state(operands[0]).positive)
             case Kind.MEAN | Kind.CURVE | Kind.POSITIVE_CURVE | Kind.SUM:
-                for operand in operands:
-                    self._operand(node, operand)
-                both = all(self._state(o).positive for o in operands)
-                keeps = kind is Kind.MEAN or (kind is Kind.SUM and not _is_difference(node))
-                return _State(False, kind is Kind.POSITIVE_CURVE or (both and keeps))
+                return self._joined(node, kind, operands)
+
+    def _norm(self, node: fx.Node, layer: Any) -> _State:
+        f = self.formats
+        norm = FixedBatchNorm(
+            layer, scale_bits=f.scale_bits, shift_bits=f.shift_bits, rounding=f.rounding
+        )
+        self._put(node, norm)
+        return _State(narrow=False)
+
+    def _joined(self, node: fx.Node, kind: Kind, operands: list[fx.Node]) -> _State:
+        for operand in operands:
+            self._operand(node, operand)
+        both = all(self._state(o).positive for o in operands)
+        keeps = kind is Kind.MEAN or (kind is Kind.SUM and not _is_difference(node))
+        return _State(False, kind is Kind.POSITIVE_CURVE or (both and keeps))
 
     def _concat(self, node: fx.Node, operands: list[fx.Node]) -> _State:
         """All operands take one quantizer, so that the result has one format."""
         positive = all(self._state(o).positive for o in operands)
         target = self._new_name(f"{node.name}_cast")
-        self.module.add_submodule(target, self._quantizer(positive=positive))
+        chosen = self.formats.activations(signed=not positive)
+        self.module.add_submodule(target, qnn.QuantIdentity(act_quant=chosen))
         for operand in operands:
             with self.module.graph.inserting_before(node):
                 made = self.module.graph.call_module(target, (operand,))
@@ -225,36 +239,48 @@ class _Swap:
         if narrow is not operand:
             node.replace_input_with(operand, narrow)
 
-    def _narrow(self, node: fx.Node, *, bits: int | None = None) -> fx.Node:
+    def _narrow(self, node: fx.Node) -> fx.Node:
         """The value itself if narrow, else its cast, made where the value is."""
         state = self.states[node]
         if state.narrow:
             return node
         if state.cast is None:
-            state.cast = self._cast(node, state, bits)
+            state.cast = self._cast(node, state)
         return state.cast
 
-    def _cast(self, node: fx.Node, state: _State, bits: int | None) -> fx.Node:
+    def _output(self, node: fx.Node) -> None:
+        bits = self.formats.output_bits
+        for operand in node.all_input_nodes:
+            state = self._state(operand)
+            if bits is not None and not state.narrow:
+                chosen = self.formats.activations(signed=not state.positive, bits=bits)
+                self._insert(operand, operand, qnn.QuantIdentity(act_quant=chosen))
+
+    def _cast(self, node: fx.Node, state: _State) -> fx.Node:
         layer = self._layer(node)
-        rectifier = kind_of(node, layer) is Kind.RECTIFIER and _is_relu(node, layer)
-        quantizer = self._quantizer(positive=state.positive, bits=bits, rectifier=rectifier)
+        if kind_of(node, layer) is Kind.PASS:  # cast before elements are moved
+            self._operand(node, node.all_input_nodes[0])
+            state.narrow = True
+            return node
+        chosen = self.formats.activations(signed=not state.positive)
+        if kind_of(node, layer) is not Kind.RECTIFIER or not _is_relu(node, layer):
+            return self._insert(node, node, qnn.QuantIdentity(act_quant=chosen))
+        made = self._insert(node, node.all_input_nodes[0], qnn.QuantReLU(act_quant=chosen))
+        self.module.graph.erase_node(node)
+        return made
+
+    def _insert(self, node: fx.Node, source: fx.Node, quantizer: nn.Module) -> fx.Node:
+        """A quantizer of `source` in place of a node's value, for all that read it."""
         target = self._new_name(f"{node.name}_cast")
         self.module.add_submodule(target, quantizer)
-        source = node.all_input_nodes[0] if rectifier else node
         with self.module.graph.inserting_after(node):
             made = self.module.graph.call_module(target, (source,))
         node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
-        if rectifier:
-            self.module.graph.erase_node(node)
-        self.states[made] = _State(narrow=True, positive=state.positive)
+        self.states[made] = _State(narrow=True, positive=self._state(node).positive)
         return made
 
-    def _quantizer(
-        self, *, positive: bool, bits: int | None = None, rectifier: bool = False
-    ) -> nn.Module:
-        chosen = self.formats.activations(signed=not positive, bits=bits)
-        layer = qnn.QuantReLU if rectifier else qnn.QuantIdentity
-        return layer(act_quant=chosen)
+    def _input(self) -> nn.Module:
+        return qnn.QuantIdentity(act_quant=self.formats.inputs())
 
     def _state(self, node: fx.Node) -> _State:
         return self.states[node]

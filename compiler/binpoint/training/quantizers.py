@@ -1,8 +1,8 @@
 # pyright: basic, reportMissingImports=false
 """Quantizers with a learned binary point, as injectors for the layers of `brevitas.nn`.
 
-    QuantLinear(10, 5, weight_quant=WeightFixedPoint, weight_bit_width=4)
-    QuantReLU(act_quant=UnsignedFixedPoint, bit_width=4)
+QuantLinear(10, 5, weight_quant=WeightFixedPoint, weight_bit_width=4)
+QuantReLU(act_quant=UnsignedFixedPoint, bit_width=4)
 """
 
 from __future__ import annotations
@@ -183,11 +183,11 @@ class _FixedPointInjector(ExtendedInjector):
     point_shape = ()
 
     @value
-    def narrow_range(overflow: Any, signed: Any) -> bool:  # noqa: N805 - as Brevitas injects
+    def narrow_range(overflow: Any, signed: Any) -> bool:
         return bool(signed) and overflow == Overflow.SYMMETRIC
 
     @value
-    def float_to_int_impl_type(rounding: Any) -> str:  # noqa: N805 - as Brevitas injects
+    def float_to_int_impl_type(rounding: Any) -> str:
         return _RULES[Rounding(rounding)]
 
 
@@ -199,7 +199,7 @@ class WeightFixedPoint(_FixedPointInjector):
     per_channel = False
 
     @value
-    def point_shape(module: Any, per_channel: bool) -> tuple[int, ...]:  # noqa: N805
+    def point_shape(module: Any, per_channel: bool) -> tuple[int, ...]:
         if not per_channel:
             return ()
         shape = [1] * module.weight.dim()
@@ -208,7 +208,7 @@ class WeightFixedPoint(_FixedPointInjector):
         return tuple(shape)
 
     @value
-    def start(tracked_parameter_list: Any) -> Any:  # noqa: N805 - as Brevitas injects
+    def start(tracked_parameter_list: Any) -> Any:
         return tracked_parameter_list[0].detach()
 
 
@@ -221,7 +221,7 @@ class BiasFixedPoint(_FixedPointInjector):
     bit_width = 16
 
     @value
-    def start(tracked_parameter_list: Any) -> Any:  # noqa: N805 - as Brevitas injects
+    def start(tracked_parameter_list: Any) -> Any:
         return tracked_parameter_list[0].detach()
 
 

@@ -84,7 +84,7 @@ def requantized(layer: Any, formats: Formats) -> Any:
 def _activation(layer: Any, proxy: Any, formats: Formats) -> Any:
     bits = int(proxy.bit_width())
     chosen = formats.activations(signed=bool(proxy.is_signed), bits=bits)
-    kept = {k: proxy.quant_injector[k] for k in () if k in proxy.quant_injector}
+    kept: dict[str, Any] = {}
     if "act_impl" in proxy.quant_injector:
         old = proxy.quant_injector.act_impl
         kept["act_impl"] = None if old is None else type(old)

@@ -15,7 +15,7 @@ demo: .venv/.stamp
 
 test: .venv-dev/.stamp
 	.ci/debian $(TEST_PACKAGES)
-	.venv-dev/bin/python -m pytest -q --require-tools $(TESTS)
+	.venv-dev/bin/python -m pytest -q -n auto --dist worksteal --require-tools $(TESTS)
 
 test-training: .venv-training/.stamp
 	.ci/debian gcc libc6-dev g++

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 
 from binpoint.errors import MissingExtra
 
-_MISSING = [name for name in ("torch", "brevitas", "onnxscript") if find_spec(name) is None]
+_MISSING = tuple(n for n in ("torch", "brevitas", "onnxscript") if find_spec(n) is None)
 if _MISSING:
     raise MissingExtra(
         "binpoint.training needs packages that are not installed",

@@ -7,7 +7,7 @@ TEST_PACKAGES := $(ARM_PACKAGES) $(RISCV_PACKAGES) clang cmake
 # Matrices here are small: threads of the linear algebra library cost more than they give.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-training lint format types layers docs bench bench-prices build clean
+.PHONY: demo test test-training lint format types layers docs bench bench-prices bench-methods build clean
 
 demo: .venv/.stamp
 	.ci/debian $(ARM_PACKAGES)
@@ -46,6 +46,9 @@ bench: .venv-dev/.stamp
 bench-prices: .venv-dev/.stamp
 	.ci/debian $(ARM_PACKAGES)
 	.venv-dev/bin/python -m benchmarks.prices
+
+bench-methods: .venv-dev/.stamp
+	.venv-dev/bin/python -m benchmarks.methods --write
 
 build: .venv-dev/.stamp
 	.venv-dev/bin/python -m pip wheel -q --no-deps -w build/wheel .

@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""The example's command does what its page says, at a small size."""
+"""The command of the guide and of the example's page, at a small size."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+GUIDE = ROOT / "docs" / "guides" / "from-torch-to-firmware.md"
 FOLDER = ROOT / "examples" / "07_learned_binary_points"
 
 
 @pytest.mark.needs("gcc", "g++")
 def test_the_pages_command_trains_and_every_witness_agrees(tmp_path: Path) -> None:
-    lines = (FOLDER / "README.md").read_text(encoding="utf-8").splitlines()
-    words = next(line for line in lines if "train.py --data" in line).split()
+    lines = GUIDE.read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if "train.py --data" in line)
+    assert line in (FOLDER / "README.md").read_text(encoding="utf-8")
+    words = line.split()
     small = ["--epochs", "2", "--float-epochs", "6", "--folder", str(tmp_path), "--verify", "20"]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *words[1:], *small],

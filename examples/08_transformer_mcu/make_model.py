@@ -102,7 +102,7 @@ def model(
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.checker.check_model(made)
+    cast("Any", onnx.checker).check_model(made)
     return made
 
 
@@ -114,14 +114,16 @@ def main(folder: Path) -> None:
     labels = data.target[order]
     arrays = encoder(np.random.default_rng(1))
     part = model(nodes(), arrays, "features", TOKENS * WIDTH)
-    features = InferenceSession(part.SerializeToString())
-    found = [cast("Any", features.run(None, {"image": image[None]}))[0][0] for image in images]
+    features = cast("Any", InferenceSession(part.SerializeToString()))
+    found = [features.run(None, {"image": image[None]})[0][0] for image in images]
     x = np.stack(found).astype(np.float64)
     seen, wanted = x[:-TEST], np.eye(CLASSES)[labels[:-TEST]]
     offset = seen.mean(axis=0)
     spread = seen - offset
     gram = spread.T @ spread + PENALTY * np.eye(x.shape[1])
-    weights: NDArray[np.float64] = np.linalg.solve(gram, spread.T @ (wanted - wanted.mean(axis=0)))
+    weights: NDArray[np.float64] = cast("Any", np.linalg).solve(
+        gram, spread.T @ (wanted - wanted.mean(axis=0))
+    )
     bias = wanted.mean(axis=0) - offset @ weights
     right = (x[-TEST:] @ weights + bias).argmax(axis=1) == labels[-TEST:]
     print(f"{right.mean():.1%} of {TEST} digits that it has never seen")

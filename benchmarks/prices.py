@@ -70,7 +70,7 @@ def traced(network: Path, target: McuTarget) -> list[Layer]:
     options = CompileOptions()
     made = compile_model(network, target, options, verify="none")
     interface = Interface.of(made.program, options)
-    listing, parts = _run(interface, made.project.files, target)
+    listing, parts = run(interface, made.project.files, target)
     code, opcodes = decode(listing, target), opcodes_of(listing, target)
     core = CORES[target.name]
     return [
@@ -84,7 +84,7 @@ def traced(network: Path, target: McuTarget) -> list[Layer]:
     ]
 
 
-def _run(
+def run(
     interface: Interface, files: Mapping[str, bytes], target: McuTarget
 ) -> tuple[str, Sequence[Part]]:
     """The program as text, and its run from call to call."""
@@ -140,11 +140,11 @@ def fit(rows: Sequence[Layer], guess: Mapping[Event, float]) -> dict[Event, floa
     matrix = (counts * weight[:, None]).T @ (counts * weight[:, None])
     matrix += _WEIGHT * np.eye(len(events))
     right = (counts * weight[:, None]).T @ (goal * weight) + _WEIGHT * start
-    found = _not_negative(matrix, right, start)
+    found = not_negative(matrix, right, start)
     return {e: round(float(x), 2) for e, x in zip(events, found, strict=True)}
 
 
-def _not_negative(
+def not_negative(
     matrix: NDArray[np.float64], right: NDArray[np.float64], start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Least x @ matrix @ x - 2 * right @ x without negative x, one coordinate after the other."""

@@ -268,7 +268,10 @@ def _formulas(step: Step) -> Sequence[str]:
     formulas = [step.call.formula]
     if len(step.nodes) > 1:
         formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
-    note = [f"kernel {step.call.variant}: {step.call.note}"] if step.call.variant else []
+    head = f"kernel {step.call.variant}: " if step.call.variant else ""
+    note = [head + step.call.note] if step.call.note else []
+    if step.modelled is not None:
+        note.append(f"chosen as {step.modelled.kernel}: {step.modelled.cycles} modelled cycles")
     return [*(_tidy(f) for f in formulas if f), *note]
 
 
@@ -297,11 +300,13 @@ def _place(program: Program, argument: Buffer) -> str:
     """Where a value is, as an expression in the run function."""
     storage: Storage = program.storage[argument.value]
     kind = ctype(argument.elem)
+    elements = storage.within // argument.elem.dtype.itemsize
+    behind = f" + {elements}" if elements else ""
     match storage.place:
         case Place.INPUT:
-            return _parameter_of(program.inputs[storage.index], storage.place)
+            return _parameter_of(program.inputs[storage.index], storage.place) + behind
         case Place.OUTPUT:
-            return _parameter_of(program.outputs[storage.index], storage.place)
+            return _parameter_of(program.outputs[storage.index], storage.place) + behind
         case _:
             qualifier = "" if argument.written else "const "
             return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"

@@ -69,6 +69,20 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return None if call is None else replace(step, call=call)
 
 
+def by_rows_of_input(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """A convolution that `matrix` takes, from rows of the input where it takes pieces or columns.
+
+    None where size counts: kernels are shared there.
+    """
+    op, inputs = step.nodes[0].op, graph.arguments(step.nodes[0])
+    if step.call.stem != "conv" or options.optimize == "size" or step.call.variant:
+        return None
+    if not isinstance(op, IntConv) or op.groups > 1 or inputs[0].elem.storage.dtype.itemsize != 1:
+        return None
+    call = _conv(step, inputs, op, options, rows_only=True)
+    return None if call is None else replace(step, call=call)
+
+
 def _whole(op: IntConv, x: Value) -> bool:
     """Whether the window is the whole input, so that the convolution is a matrix product."""
     return x.shape[1:-1] == op.window.kernel and not op.window.padded and op.zero == 0
@@ -113,7 +127,12 @@ def _tall_windows(graph: Graph) -> bool:
 
 
 def _conv(
-    step: Step, inputs: tuple[Value, ...], op: IntConv, options: CompileOptions
+    step: Step,
+    inputs: tuple[Value, ...],
+    op: IntConv,
+    options: CompileOptions,
+    *,
+    rows_only: bool = False,
 ) -> KernelCall | None:
     """Two windows at a time, from a few rows or a piece of one row in scratch."""
     x, w, _ = inputs
@@ -125,10 +144,10 @@ def _conv(
     codes = _codes(w).reshape(w.shape[0], height, width, depth)
     few = depth <= _FEW_INPUTS and height > 1 and max(window.dilations) == 1
     plane = Plane(window, size, columns, depth)
-    if few and options.optimize == "speed":
+    if few and options.optimize == "speed" and not rows_only:
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
         layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
-    elif height == 1 and window.strides[0] == 1 and (window.before[0], window.after[0]) == (0, 0):
+    elif not rows_only and _flat(window):
         layout = by_pieces(plane)
     else:
         layout = by_rows(plane)
@@ -142,6 +161,12 @@ def _conv(
     numbers = {"batches": x.shape[0] * layout.lines, "run": product.weights.shape[2]}
     numbers |= {"zero_x": op.zero} | layout.numbers
     return _call("conv", step, product, numbers, layout.traits, 2 * layout.elements + 4, options)
+
+
+def _flat(window: Window) -> bool:
+    """Whether every row of the input is by itself, and makes one row of results."""
+    flat = window.kernel[0] == window.strides[0] == 1
+    return flat and (window.before[0], window.after[0]) == (0, 0)
 
 
 def _number(step: Step, name: str) -> int:

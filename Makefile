@@ -40,8 +40,9 @@ bench: .venv-dev/.stamp
 	.venv-dev/bin/python -m benchmarks.performance
 
 bench-prices: .venv-dev/.stamp
-	.ci/debian $(ARM_PACKAGES)
+	.ci/debian $(ARM_PACKAGES) $(RISCV_PACKAGES)
 	.venv-dev/bin/python -m benchmarks.prices
+	.venv-dev/bin/python -m benchmarks.kernel_prices
 
 build: .venv-dev/.stamp
 	.venv-dev/bin/python -m pip wheel -q --no-deps -w build/wheel .

@@ -43,6 +43,11 @@ CORES = (
     "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55",
     "rv32imc",
 )  # fmt: skip
+_FIRST = (
+    (1, 49, 10, 32, (10, 4), 2), (3, 24, 24, 8, (3, 3), 2), (2, 20, 20, 12, (5, 5), 1),
+    (1, 28, 28, 8, (3, 3), 1), (4, 15, 17, 9, (3, 3), 1), (3, 32, 32, 32, (5, 5), 2),
+)  # fmt: skip
+"""First layers: channels, height, width, channels of the result, kernel, stride."""
 _LIKE = {"cortex-m4": ("cortex-m4f",)}
 """Cores that run the same instructions as another, at the same prices."""
 _OPTIONS = CompileOptions(planner="greedy")
@@ -66,7 +71,7 @@ class Row:
 
 
 def shapes() -> onnx.ModelProto:
-    """Convolutions whose sizes are no multiples of anything, beside those of `layers`."""
+    """Layers whose sizes are no multiples of anything, beside those of `layers`."""
     rng = np.random.default_rng(11)
     net = Builder(rng)
     for i in range(28):
@@ -74,11 +79,29 @@ def shapes() -> onnx.ModelProto:
         depth, channels = (int(rng.choice([1, 3, 4, 6, 8, 13, 16, 24, 40])) for _ in range(2))
         kernel = min(int(rng.choice([1, 1, 3, 3, 5])), height, width)
         stride = int(rng.choice([1, 1, 2]))
-        groups = depth if i % 4 == 0 else 1
-        count = depth if groups > 1 else channels
-        x = net.channels_first(net.input(f"in_{i}", (height, width, depth)))
-        net.output(net.conv(f"shape {i}", x, count, (kernel, kernel), stride=stride, groups=groups))
+        grouped = i % 4 == 0
+        _conv(net, (depth, height, width), depth if grouped else channels, (kernel, kernel), stride,
+              groups=depth if grouped else 1)  # fmt: skip
+    for depth, height, width, channels, kernel, stride in _FIRST:
+        _conv(net, (depth, height, width), channels, kernel, stride)
+    for depth, channels in ((10, 7), (33, 10), (64, 10), (300, 24)):
+        x = net.input(f"in_{len(net.inputs)}", (depth,))
+        net.output(net.dense(f"dense {depth} to {channels}", x, channels))
+    for shape in ((3, 5, 7), (16, 10, 10), (64, 8, 8)):
+        a, b = (net.input(f"in_{len(net.inputs)}_{side}", shape) for side in "ab")
+        net.output(net.add(f"add {shape[0]}", a, b))
     return net.model()
+
+
+def _conv(
+    net: Builder, shape: tuple[int, int, int], channels: int, kernel: tuple[int, int],
+    stride: int, groups: int = 1,
+) -> None:  # fmt: skip
+    """A convolution of an input of this shape: channels, height, width."""
+    depth, height, width = shape
+    index = len(net.inputs)
+    x = net.channels_first(net.input(f"in_{index}", (height, width, depth)))
+    net.output(net.conv(f"conv {index}", x, channels, kernel, stride=stride, groups=groups))
 
 
 def networks(scratch: Path) -> tuple[Path, ...]:
@@ -89,14 +112,14 @@ def networks(scratch: Path) -> tuple[Path, ...]:
 
 
 def rows_of(graph: Graph, target: McuTarget, wanted: str) -> list[Row]:
-    """What layers take where kernels that begin with `wanted` cost nothing.
+    """What layers take where one kernel, or all of a variant, cost nothing.
 
     Raises:
         ToolFailed: the program stopped early, or its calls cannot be told apart.
         ToolNotFound: the compiler or the emulator is missing.
     """
     assert target.price is not None
-    names = {name for name in kernels_of(graph, target) if name.startswith(wanted)}
+    names = {name for name in kernels_of(graph, target) if wanted in (name, name.split()[0])}
     free = {name: {"call": 0.0} for name in names}
     price = msgspec.structs.replace(target.price, kernels={**target.price.kernels, **free})
     program = arrange(graph, _OPTIONS, msgspec.structs.replace(target, price=price))

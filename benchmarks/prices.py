@@ -33,6 +33,8 @@ from binpoint.target import Event, McuTarget, Price, microcontroller
 
 _EVENTS: tuple[Event, ...] = get_args(Event)
 _VECTORS = ("loop", "vector", "vector_memory", "vector_multiply", "gather", "predicate")
+_OWN = re.compile(r"\[price\](?s:.*?)(?=\n\[price\.kernels\]|\Z)")
+"""What of a target's file is written here."""
 _WEIGHT = 0.1
 """Of the squared distance from the first guess, beside a layer's squared relative error."""
 _LEAST = 2000
@@ -215,10 +217,8 @@ def main(cores: tuple[str, ...], *, write: bool) -> None:
             print(text, flush=True)
             path = ROOT / "targets" / f"{core}.toml"
             if write:
-                path.write_text(
-                    re.sub(r"\[price\](?s:.*)", lambda _, t=text: t, path.read_text("utf-8")),
-                    encoding="utf-8",
-                )
+                known = path.read_text("utf-8")
+                path.write_text(_OWN.sub(lambda _, t=text: t, known), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_no_two_values_that_are_needed_overlap() -> None:
         values = laws.evaluated(s.graph, inputs)
         for io in ("caller", "arena"):
             program = arrange(s.graph, CompileOptions(io=io, planner="greedy"))
-            _run(program, inputs[0] | values[0])
+            _run(program, {**inputs[0], **values[0]})
 
 
 def _run(program: Program, sample: Mapping[str, NDArray[np.int64]]) -> None:

@@ -86,7 +86,8 @@ def _laid_out(
 
 def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return tuple(
-        replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch and not s.alias else s for s in steps
+        replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch and not s.alias else s
+        for s in steps
     )
 
 

@@ -124,9 +124,7 @@ class _Parents:
         shared = {owner[name] for name in self._parts}
         offset = {name: at for name, (_, at) in places.items() if owner[name] in shared}
         kept = tuple(
-            replace(s, in_place=())
-            if shared & {owner[n] for n in (*s.in_place, *s.writes)}
-            else s
+            replace(s, in_place=()) if shared & {owner[n] for n in (*s.in_place, *s.writes)} else s
             for s in steps
         )
         return Views(kept, owner, offset)

@@ -81,7 +81,7 @@ def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
     traits = (
         ("rows", str(block.rows)),
         ("positions", str(block.positions)),
-        ("block", f"{x.elem}_{w.elem}"),
+        ("block", f"{x.elem}_{w.elem}_{block.rows}x{block.positions}"),
         ("direct", "direct" if direct else ""),
     )
     found = KernelCall(

@@ -75,7 +75,8 @@ def choose(
         made = offers(step, graph, target, options)
         costs = [bill(s, graph).modelled(price) for s in made]
         cost, best = min(zip(costs, made, strict=True), key=lambda pair: pair[0].cycles)
-        found.append(step if step.alias else replace(best, modelled=cost))
+        known = cost if target.price is not None else None
+        found.append(step if step.alias else replace(best, modelled=known))
     return tuple(found)
 
 

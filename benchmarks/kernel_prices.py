@@ -46,6 +46,7 @@ CORES = (
 _FIRST = (
     (1, 49, 10, 32, (10, 4), 2), (3, 24, 24, 8, (3, 3), 2), (2, 20, 20, 12, (5, 5), 1),
     (1, 28, 28, 8, (3, 3), 1), (4, 15, 17, 9, (3, 3), 1), (3, 32, 32, 32, (5, 5), 2),
+    (3, 96, 96, 8, (3, 3), 2), (3, 64, 48, 16, (3, 3), 2),
 )  # fmt: skip
 """First layers: channels, height, width, channels of the result, kernel, stride."""
 _LIKE = {"cortex-m4": ("cortex-m4f",)}

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
+from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step, fuse
 from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
-from binpoint.plan.program import ConstantArray, Place, Port, Program, Storage
+from binpoint.plan.program import (
+    ConstantArray,
+    Place,
+    Port,
+    Program,
+    Stage,
+    Storage,
+    calls_of,
+)
 from binpoint.plan.schedule import Schedule, schedule
+from binpoint.plan.stage import stage_of
 from binpoint.plan.views import Views, bytes_of, placed, whole
 from binpoint.target import McuTarget
 
@@ -23,22 +34,34 @@ _RESERVED = (
 """Names, after the model's prefix or without, that the generated code has for other things."""
 
 
-def arrange(graph: Graph, options: CompileOptions, target: McuTarget | None = None) -> Program:
+def arrange(
+    graph: Graph,
+    options: CompileOptions,
+    target: McuTarget | None = None,
+    inside: Sequence[str] | None = None,
+) -> Program:
     """Fuse, choose kernels, order and place; without a target all kernels are portable C.
 
-    `arena_bound` is a lower bound of the arena over every order and placement.
+    `arena_bound` is a lower bound of the arena over every order and placement. `inside` are inputs
+    and outputs that lie in the arena, by default as the options tell.
     """
     steps = fuse(graph)
     if target is not None:
         steps = choose(steps, graph, target, options)
-    views, sizes, order = _laid_out(steps, graph, options)
+    stages = {
+        step.name: stage_of(step, graph, options, target, arrange)
+        for step in steps
+        if isinstance(step.nodes[0].op, Patched)
+    }
+    steps = tuple(_holding(step, stages.get(step.name)) for step in steps)
+    views, sizes, order = _laid_out(steps, graph, options, inside)
     owner = views.owner
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
     taken = set(_RESERVED)
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
-    constants, found = _constants(graph, order.steps, taken)
+    constants, found = _constants(graph, order.steps, taken, stages)
     storage = _storage(graph, views, placement.offsets) | found
     return Program(
         name=options.name or prefix_of(graph.name),
@@ -56,7 +79,15 @@ def arrange(graph: Graph, options: CompileOptions, target: McuTarget | None = No
             for s in order.steps
             if s.call.scratch and not s.alias
         },
+        stages=stages,
     )
+
+
+def _holding(step: Step, stage: Stage | None) -> Step:
+    """The step; one that is a stage with scratch memory for its patches."""
+    if stage is None:
+        return step
+    return replace(step, call=replace(step.call, scratch=stage.bytes))
 
 
 def _scratch(step: Step) -> str:
@@ -64,12 +95,23 @@ def _scratch(step: Step) -> str:
 
 
 def _laid_out(
-    steps: tuple[Step, ...], graph: Graph, options: CompileOptions
+    steps: tuple[Step, ...],
+    graph: Graph,
+    options: CompileOptions,
+    inside: Sequence[str] | None,
 ) -> tuple[Views, dict[str, int], Schedule]:
-    """Buffers, their sizes, and the order: with parts in place if that needs no more memory."""
-    outside = () if options.io == "arena" else (*graph.inputs, *graph.outputs)
+    """Buffers, their sizes, and the order: with parts in place if that needs no more memory.
+
+    A piece of a stage, which says what is `inside`, has every value in a buffer of its own.
+    """
+    ports = (*graph.inputs, *graph.outputs)
+    ways = (placed, whole) if inside is None else (whole,)
+    if inside is None:
+        inside = ports if options.io == "arena" else ()
+    outside = tuple(name for name in ports if name not in inside)
     found: list[tuple[Views, dict[str, int], Schedule]] = []
-    for views in (placed(steps, graph), whole(steps, graph)):
+    for way in ways:
+        views = way(steps, graph)
         sizes = {
             name: aligned(bytes_of(graph.value(name)))
             for name in dict.fromkeys(views.owner.values())
@@ -154,20 +196,18 @@ def _join(
 
 
 def _constants(
-    graph: Graph, steps: tuple[Step, ...], taken: set[str]
+    graph: Graph, steps: tuple[Step, ...], taken: set[str], stages: Mapping[str, Stage]
 ) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
     """All arrays, equal ones once, in order of use; and where each constant value is."""
     arrays: dict[tuple[object, ...], ConstantArray] = {}
     order: list[ConstantArray] = []
     storage: dict[str, Storage] = {}
-    for step in steps:
-        if step.alias:
-            continue
+    for holder, step in calls_of(graph, steps, stages):
         for argument in step.call.all_arguments:
             if isinstance(argument, Table):
                 text, constant = f"{step.name}_{argument.name}", argument.array
-            elif isinstance(argument, Buffer) and graph.value(argument.value).constant is not None:
-                constant = graph.value(argument.value).constant
+            elif isinstance(argument, Buffer) and holder.value(argument.value).constant is not None:
+                constant = holder.value(argument.value).constant
                 assert constant is not None
                 text = argument.value
             else:
@@ -178,7 +218,7 @@ def _constants(
                 taken.add(name)
                 arrays[key] = ConstantArray(name, constant, argument.elem)
                 order.append(arrays[key])
-            if not isinstance(argument, Table):
+            if not isinstance(argument, Table) and holder is graph:
                 storage[argument.value] = Storage(Place.CONSTANT, order.index(arrays[key]))
     return tuple(order), storage
 

@@ -40,7 +40,6 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_maps.lookup),
     ("mve", mve_maps.copy),
     ("dsp", dsp_matrix.matrix),
-    ("dsp", dsp_matrix.by_rows_of_input),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),
     ("dsp", dsp_elements.mul),

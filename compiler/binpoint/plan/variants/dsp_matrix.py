@@ -69,20 +69,6 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return None if call is None else replace(step, call=call)
 
 
-def by_rows_of_input(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """A convolution that `matrix` takes, from rows of the input where it takes pieces or columns.
-
-    None where size counts: kernels are shared there.
-    """
-    op, inputs = step.nodes[0].op, graph.arguments(step.nodes[0])
-    if step.call.stem != "conv" or options.optimize == "size" or step.call.variant:
-        return None
-    if not isinstance(op, IntConv) or op.groups > 1 or inputs[0].elem.storage.dtype.itemsize != 1:
-        return None
-    call = _conv(step, inputs, op, options, rows_only=True)
-    return None if call is None else replace(step, call=call)
-
-
 def _whole(op: IntConv, x: Value) -> bool:
     """Whether the window is the whole input, so that the convolution is a matrix product."""
     return x.shape[1:-1] == op.window.kernel and not op.window.padded and op.zero == 0
@@ -127,12 +113,7 @@ def _tall_windows(graph: Graph) -> bool:
 
 
 def _conv(
-    step: Step,
-    inputs: tuple[Value, ...],
-    op: IntConv,
-    options: CompileOptions,
-    *,
-    rows_only: bool = False,
+    step: Step, inputs: tuple[Value, ...], op: IntConv, options: CompileOptions
 ) -> KernelCall | None:
     """Two windows at a time, from a few rows or a piece of one row in scratch."""
     x, w, _ = inputs
@@ -144,10 +125,10 @@ def _conv(
     codes = _codes(w).reshape(w.shape[0], height, width, depth)
     few = depth <= _FEW_INPUTS and height > 1 and max(window.dilations) == 1
     plane = Plane(window, size, columns, depth)
-    if few and options.optimize == "speed" and not rows_only:
+    if few and options.optimize != "size":
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
         layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
-    elif not rows_only and _flat(window):
+    elif _flat(window):
         layout = by_pieces(plane)
     else:
         layout = by_rows(plane)
@@ -197,7 +178,7 @@ def _product(
     reach = channel_reach(Weights(rows, _codes(bias), w.elem), x, padded=padded, zero=zero)
     cubes = given if given.ndim == 3 else given[:, None, :]
     weights = np.pad(cubes, ((0, 0), (0, 0), (0, cubes.shape[2] % 2)))
-    order = "even" if depth % 4 == 0 and options.optimize == "speed" else ""
+    order = "even" if depth % 4 == 0 and options.optimize != "size" else ""
     if order:
         shaped = weights.reshape(*weights.shape[:2], -1, 4)
         weights = shaped[..., _ORDER].reshape(weights.shape)

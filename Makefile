@@ -44,8 +44,9 @@ bench: .venv-dev/.stamp
 	.venv-dev/bin/python -m benchmarks.performance
 
 bench-prices: .venv-dev/.stamp
-	.ci/debian $(ARM_PACKAGES)
+	.ci/debian $(ARM_PACKAGES) $(RISCV_PACKAGES)
 	.venv-dev/bin/python -m benchmarks.prices
+	.venv-dev/bin/python -m benchmarks.kernel_prices
 
 bench-methods: .venv-dev/.stamp
 	.venv-dev/bin/python -m benchmarks.methods --write

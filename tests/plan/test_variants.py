@@ -24,7 +24,6 @@ from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.variants.dsp_matrix import pack
 from binpoint.plan.variants.fixed import fixed
-from binpoint.target import load_target, microcontroller
 from tests import laws
 from tests.ops.sketch import Sketch
 
@@ -124,7 +123,7 @@ def layers(seed: int, count: int) -> Sketch:
 
 
 def calls(sketch: Sketch, target: str) -> list[KernelCall]:
-    device = microcontroller(load_target(target))
+    device = laws.unpriced(target)
     return [step.call for step in arrange(sketch.graph, CompileOptions(), device).steps]
 
 

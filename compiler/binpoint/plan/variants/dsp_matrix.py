@@ -128,7 +128,7 @@ def _conv(
     if few and options.optimize != "size":
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
         layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
-    elif height == 1 and window.strides[0] == 1 and (window.before[0], window.after[0]) == (0, 0):
+    elif _flat(window):
         layout = by_pieces(plane)
     else:
         layout = by_rows(plane)
@@ -142,6 +142,12 @@ def _conv(
     numbers = {"batches": x.shape[0] * layout.lines, "run": product.weights.shape[2]}
     numbers |= {"zero_x": op.zero} | layout.numbers
     return _call("conv", step, product, numbers, layout.traits, 2 * layout.elements + 4, options)
+
+
+def _flat(window: Window) -> bool:
+    """Whether every row of the input is by itself, and makes one row of results."""
+    flat = window.kernel[0] == window.strides[0] == 1
+    return flat and (window.before[0], window.after[0]) == (0, 0)
 
 
 def _number(step: Step, name: str) -> int:

@@ -1,8 +1,9 @@
-"""Train TinyissimoYOLO on small scenes, and write yolo.onnx and yolo.npz.
+"""Train TinyissimoYOLO on small scenes, and write yolo.onnx.
 
 The network is that of the paper (arXiv 2306.00001): 88 by 88 pixels, ten 3 by 3 convolutions, one
 linear layer, a grid of 4 by 4 cells with two boxes each. For three classes its last convolution has
 120 filters instead of 128, so that it keeps the size of the published one, 422 thousand parameters.
+Weights are written as eight bits by channel, biases and all else as real numbers.
 Training needs PyTorch; compiling the result does not:
 
     python examples/09_tinyissimo_yolo/make_model.py [FOLDER] [EPOCHS]
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 GRID, BOXES, KINDS = 4, 2, 3
 CELL = 5 * BOXES + KINDS
 FILTERS = (16, "pool", 16, 16, "pool", 32, 32, "pool", 64, 64, "pool", 64, 128, "pool", 120)
-TRAIN, CALIBRATION, TEST = 8000, 200, 500
+TRAIN = 8000
 EPOCHS, BATCH, RATE = 12, 64, 3e-3
 COORDINATES, EMPTY = 5.0, 0.5
 
@@ -114,8 +115,7 @@ def train(model: nn.Sequential, epochs: int) -> None:
             optimizer.step()
             rate.step()
             total += float(value.detach())
-        print(epoch, total / steps, time.monotonic() - begin, flush=True)
-        torch.save(model.state_dict(), Path(sys.argv[1]) / "yolo.pt")
+        print(f"epoch {epoch}: loss {total / steps:.3f}, {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def export(model: nn.Sequential) -> onnx.ModelProto:
@@ -124,13 +124,23 @@ def export(model: nn.Sequential) -> onnx.ModelProto:
     tensors: list[onnx.TensorProto] = []
     now, name, layers = "image", "", list(model)
 
+    def keep(title: str, array: NDArray[Any]) -> str:
+        tensors.append(numpy_helper.from_array(array, title))
+        return title
+
+    def hold(title: str, weights: NDArray[Any]) -> str:
+        rows = np.abs(weights).reshape(len(weights), -1).max(axis=1)
+        scales = (rows / 127).astype(np.float32)
+        shaped = scales.reshape(-1, *[1] * (weights.ndim - 1))
+        codes = np.rint(weights / shaped).astype(np.int8)
+        parts = {"codes": codes, "scales": scales, "zeros": np.zeros(len(scales), np.int8)}
+        names = [keep(f"{title}_{part}", array) for part, array in parts.items()]
+        nodes.append(helper.make_node("DequantizeLinear", names, [f"{title}_weights"], axis=0))
+        return f"{title}_weights"
+
     def node(kind: str, *operands: NDArray[Any], **attributes: Any) -> None:
         nonlocal now
-        held = [f"{name}_{'weight' if i == 0 else 'bias'}" for i in range(len(operands))]
-        tensors.extend(
-            numpy_helper.from_array(a.astype(np.float32), n)
-            for a, n in zip(operands, held, strict=True)
-        )
+        held = [hold(name, a) if a.ndim > 1 else keep(f"{name}_bias", a) for a in operands]
         nodes.append(helper.make_node(kind, [now, *held], [name], name, **attributes))
         now = name
 
@@ -175,10 +185,6 @@ def main() -> None:
     train(model, int(sys.argv[2]) if len(sys.argv) > 2 else EPOCHS)
     model.eval()
     onnx.save(export(model), folder / "yolo.onnx")
-    images, objects = scenes(3, CALIBRATION + TEST)
-    np.savez_compressed(
-        folder / "yolo.npz", image=images, objects=objects, calibration=np.int64(CALIBRATION)
-    )
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def bias(s: Sketch, count: int) -> Value:
 
 
 def channels(s: Sketch) -> int:
-    return s.pick(s.number(1, 9), s.number(10, 20), 4, 8, 16)
+    return s.pick(s.number(1, 9), s.number(10, 20), 4, 8, 16, 24)
 
 
 def dense(s: Sketch) -> Value:

@@ -247,7 +247,7 @@ def _packed(
 
     Ways below a byte with results of eight bits, then with sums; then bytes, alike.
     """
-    ways = packings(product.shape)
+    ways = [way for way in packings(product.shape) if product.bias.size >= way.least]
     for few in (True, False):
         chosen = [way for way in ways if bool(way.bits) is few]
         for way in chosen if isinstance(op, Requantize) else ():

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from binpoint.ir.op import IntArray
 
 _HALF = 1 << 15
+_FEW, _SOME = 9, 17
 _WORD = 31
 
 
@@ -38,13 +39,15 @@ _WORD = 31
 class Packing:
     """One of the ways: `rows` of a block, and which powers of two `lifts` multiply rows in turn.
 
-    `bits` are those of a digit below a byte, else 0.
+    `bits` are those of a digit below a byte, else 0. With less than `least` channels, the sum of a
+    patch costs more than the weights are worth.
     """
 
     name: str
     rows: int
     bits: int
     lifts: tuple[int, ...]
+    least: int = 0
 
     @property
     def limit(self) -> int:
@@ -101,10 +104,11 @@ class Packing:
 def packings(shape: str) -> tuple[Packing, ...]:
     """The ways for a shape of block, those that need the least memory first."""
     rows = 8 if shape == "tall" else 4
+    few, some = (0, 0) if shape == "tall" else (_FEW, _SOME)
     crumbs = tuple(range(2 * rows - 2, -1, -2))
     return (
-        Packing("n2", rows, 2, crumbs),
-        Packing("n4", rows, 4, (12, 8, 4, 0)),
+        Packing("n2", rows, 2, crumbs, some),
+        Packing("n4", rows, 4, (12, 8, 4, 0), few),
         Packing("", rows, 0, (8, 0)),
         Packing("bytes", rows, 0, (0,)),
     )

@@ -115,7 +115,9 @@ def train(model: nn.Sequential, epochs: int) -> None:
             optimizer.step()
             rate.step()
             total += float(value.detach())
-        print(f"epoch {epoch}: loss {total / steps:.3f}, {time.monotonic() - begin:.0f} s", flush=True)
+        print(
+            f"epoch {epoch}: loss {total / steps:.3f}, {time.monotonic() - begin:.0f} s", flush=True
+        )
 
 
 def export(model: nn.Sequential) -> onnx.ModelProto:

@@ -18,7 +18,9 @@ options = st.builds(
     scales=st.sampled_from(["free", "power-of-two"]),
     equalize=st.booleans(),
     weight_bits=st.integers(2, 8),
-    layer_bits=st.dictionaries(st.text(max_size=5), st.integers(2, 8), max_size=2),
+    layer_bits=st.dictionaries(
+        st.from_regex("[a-z/]{1,5}", fullmatch=True), st.integers(2, 8), max_size=2
+    ),
     seed=st.integers(0, 2**32 - 1),
 )
 

@@ -120,7 +120,7 @@ def train(model: nn.Sequential, epochs: int) -> None:
         )
 
 
-def export(model: nn.Sequential) -> onnx.ModelProto:
+def export(model: nn.Sequential) -> onnx.ModelProto:  # noqa: PLR0915 - one case a layer
     """The network with batch normalization folded into its convolutions."""
     nodes: list[onnx.NodeProto] = []
     tensors: list[onnx.TensorProto] = []

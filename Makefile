@@ -42,6 +42,7 @@ bench: .venv-dev/.stamp
 	.ci/debian $(TEST_PACKAGES)
 	.venv-dev/bin/python -m benchmarks
 	.venv-dev/bin/python -m benchmarks.performance
+	.venv-dev/bin/python -m benchmarks.narrow
 
 bench-prices: .venv-dev/.stamp
 	.ci/debian $(ARM_PACKAGES) $(RISCV_PACKAGES)

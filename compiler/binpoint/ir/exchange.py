@@ -340,7 +340,7 @@ class OnnxWriter:
         ranges: Sequence[Interval],
         rows: Tensor,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Last states, and results of all steps, of `step(states, row)` over the first axis of rows.
+        """Last states, and results of all steps, of `step(states, row)` over the rows' first axis.
 
         `ranges` are those that the states have at every step; constants from outside are read as
         they are.
@@ -352,11 +352,11 @@ class OnnxWriter:
         if any(not r.contains(s.range) for s, r in zip(found, ranges, strict=True)):
             raise InvariantBroken("check graph: a state leaves its range")
         result = self.emit("Identity", [result.name], result.shape, result.range)
-        infos = [
+        taken, given = (
             [helper.make_tensor_value_info(t.name, TensorProto.INT64, t.shape) for t in group]
             for group in ([*held, row], [*found, result])
-        ]
-        body = helper.make_graph(self.nodes, f"steps{self._count}", *infos)
+        )
+        body = helper.make_graph(self.nodes, f"steps{self._count}", taken, given)
         self.nodes = outside
         final = tuple(self._named(t.shape, t.range) for t in found)
         stacked = self._named((rows.shape[0], *result.shape), result.range)

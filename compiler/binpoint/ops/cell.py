@@ -235,9 +235,7 @@ class IntRecurrent(IntegerOp):
         batch, hidden = h.shape
         starts = ("start", "memory")[: 1 + (self.cell is Cell.LSTM)]
         names = ("a", "r", "bias", "factors", *starts, *(f"table{i}" for i in range(3)))
-        operands = [
-            Buffer(n, v.name, v.elem.storage) for n, v in zip(names, inputs, strict=False)
-        ]
+        operands = [Buffer(n, v.name, v.elem.storage) for n, v in zip(names, inputs, strict=False)]
         results = [
             Buffer(n, v.name, v.elem.storage, written=True)
             for n, v in zip(("y", "cell"), outputs, strict=False)

@@ -49,7 +49,7 @@ _GATES: Mapping[Cell, int] = MappingProxyType({Cell.RNN: 1, Cell.GRU: 3, Cell.LS
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
-    return 1 / (1 + np.exp(-x))
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
 _FUNCTIONS: Mapping[str, Callable[[FloatArray], FloatArray]] = MappingProxyType(
@@ -72,7 +72,7 @@ _DEFAULTS: Mapping[Cell, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Recurrent(FloatOp):
-    """A layer in one direction: x ``[T, B, I]`` to all states ``[T, B, H]``, or the last ``[B, H]``.
+    """One direction of a layer: x ``[T, B, I]`` to states ``[T, B, H]``, or the last ``[B, H]``.
 
     Operands: x, W ``[G·H, I]``, R ``[G·H, H]``, the biases of either ``[G·H]``, the initial state
     ``[B, H]`` and for an LSTM that of its cell. With `keeps` the last state of the cell is a second
@@ -153,7 +153,9 @@ class Recurrent(FloatOp):
                     product = (reset * h) @ r[2 * n :].T + rb[2 * n :]
                 return (1 - z) * others[0](a[:, 2 * n :] + product) + z * h, c
             case Cell.LSTM:
-                i, o, keep, new = (a[:, k * n : k * n + n] + s[:, k * n : k * n + n] for k in range(4))
+                i, o, keep, new = (
+                    a[:, k * n : k * n + n] + s[:, k * n : k * n + n] for k in range(4)
+                )
                 c = f(keep) * c + f(i) * others[0](new)
                 return f(o) * others[1](c), c
 
@@ -221,8 +223,8 @@ def _check_lengths(node: OnnxNode, shape: tuple[int, ...]) -> None:
 def _functions(node: OnnxNode, cell: Cell, ways: int) -> list[tuple[str, ...]]:
     """The functions of each direction, in lower case."""
     defaults = _DEFAULTS[cell]
-    stated = node.attribute("activations") or []
-    given = tuple(bytes(v).decode("utf-8", "replace").lower() for v in stated) or defaults * ways
+    stated: list[bytes] = node.attribute("activations") or []
+    given = tuple(v.decode("utf-8", "replace").lower() for v in stated) or defaults * ways
     size = len(defaults)
     if len(given) != size * ways:
         node.refuse(f"{len(given)} activations", want=str(size * ways))
@@ -249,9 +251,9 @@ def _one_way(
 ) -> tuple[Value, Value, Value]:
     """All states, the last one, the last of the cell; those that are not wanted repeat others."""
     x = node.operand(0)
-    wanted = node.read
+    wanted: tuple[bool, ...] = node.read
     keeps = len(wanted) > 2 and wanted[2]
-    sequence = wanted[0] or not any(wanted)
+    sequence = not any(wanted) or wanted[0]
     before = cell is Cell.GRU and node.int("linear_before_reset", 0) == 0
     operands = _operands(node, build, cell, way)
     turned = _reversed(build, x) if backwards else x
@@ -368,9 +370,7 @@ def _lowered(op: Recurrent, site: Site, build: GraphBuilder) -> tuple[Value, ...
     )
     results = build.add(cell, a, *parameters, *starts, *tables)
     wanted = (t or v.elem for t, v in zip(site.results, results, strict=True))
-    return tuple(
-        convert(build, v, t, site.semantics) for v, t in zip(results, wanted, strict=True)
-    )
+    return tuple(convert(build, v, t, site.semantics) for v, t in zip(results, wanted, strict=True))
 
 
 def _initial(build: GraphBuilder, value: Value, kind: FixedType, semantics: Semantics) -> Value:

@@ -15,7 +15,7 @@ demo: .venv/.stamp
 
 test: .venv-dev/.stamp
 	.ci/debian $(TEST_PACKAGES)
-	.venv-dev/bin/python -m pytest -q --require-tools $(TESTS)
+	.venv-dev/bin/python -m pytest -q -n auto --dist worksteal --require-tools $(TESTS)
 
 lint: .venv-dev/.stamp
 	.venv-dev/bin/ruff format --check .

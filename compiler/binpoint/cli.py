@@ -96,7 +96,7 @@ def _compilation(function: F) -> F:
             click.option("--config", type=_FILE, help="TOML file of compile options."),
             click.option("--set", "words", multiple=True, metavar="KEY=VALUE", help="One option."),
             click.option("--name", help="Prefix of the C symbols; same as --set name=NAME."),
-            click.option("--optimize", help="speed or size; same as --set optimize=…"),
+            click.option("--optimize", help="speed, size or ram; same as --set optimize=…"),
             click.option("--fps", type=float, help="Inferences a second that an FPGA is to reach."),
             click.option(
                 "--latency",

@@ -32,32 +32,46 @@ _REAL = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto
 _DOMAINS = (("com.microsoft", 1),)
 
 
+_REFERENCE = ("session.qdqisint8allowed", "session.x64quantprecision")
+"""Entries of the session that counts. The latter keeps products of u8 and s8 from saturating on
+processors without VNNI, by making the weights unsigned there; it refuses QLinearMatMul of signed
+operands, which do not saturate: such a model is loaded without."""
+
+
+def _session(source: bytes | str, entries: Sequence[str] | None, save: str) -> Any:
+    """A session of onnxruntime on one thread, with entries set, or without optimisations."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_DISABLE_ALL if entries is None else levels.ORT_ENABLE_ALL
+    )
+    for entry in entries or ():
+        options.add_session_config_entry(entry, "1")
+    if save:
+        options.optimized_model_filepath = save
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own types, made at run time
+        raise InvalidModel(
+            "onnxruntime cannot load the model", have=str(error).splitlines()[0]
+        ) from error
+
+
 class Session:
     """A loaded model; `run` takes and returns arrays by name."""
 
     def __init__(self, model: onnx.ModelProto | str, *, optimise: bool, save: str = "") -> None:
         """Load a model, given as a message or as a path; `save` is where to write it optimised."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-        )
-        if optimise:
-            options.add_session_config_entry("session.qdqisint8allowed", "1")
-        if save:
-            options.optimized_model_filepath = save
         source = model if isinstance(model, str) else model.SerializeToString()
         try:
-            self._session = ort.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises its own types, made at run time
-            raise InvalidModel(
-                "onnxruntime cannot load the model", have=str(error).splitlines()[0]
-            ) from error
+            self._session = _session(source, _REFERENCE if optimise else None, save)
+        except InvalidModel:
+            if not optimise:
+                raise
+            self._session = _session(source, _REFERENCE[:1], save)
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
@@ -83,7 +97,44 @@ def plain(model: onnx.ModelProto | str) -> Session:
 
 def reference(model: onnx.ModelProto | str) -> Session:
     """The session whose results count for a quantized model."""
-    return Session(model, optimise=True)
+    return Session(_unsigned_products(model), optimise=True)
+
+
+def _loaded(path: str) -> onnx.ModelProto:
+    """The model of a file, its external data too."""
+    model = onnx.load_model_from_string(Path(path).read_bytes())
+    onnx.load_external_data_for_model(model, str(Path(path).parent))
+    return model
+
+
+def _unsigned_products(model: onnx.ModelProto | str) -> onnx.ModelProto | str:
+    """The model with u8 operands beside each constant s8 one of a QLinearMatMul.
+
+    The integers are the same: codes and zero points rise by 128. Without VNNI u8 times s8
+    saturates at 16 bits, and ``session.x64quantprecision`` leaves this operator as it is.
+    """
+    found = _loaded(model) if isinstance(model, str) else model
+    if all(node.op_type != "QLinearMatMul" for node in found.graph.node):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(found)
+    graph = changed.graph
+    constants = {t.name: t for t in graph.initializer}
+    for index, node in enumerate(graph.node):
+        if node.op_type != "QLinearMatMul":
+            continue
+        left, *right = (constants.get(node.input[i]) for i in (2, 3, 5))
+        if left is None or left.data_type != TensorProto.UINT8:
+            continue
+        signed = [t for t in right if t is not None and t.data_type == TensorProto.INT8]
+        if len(signed) < len(right):
+            continue
+        for place, tensor in zip((3, 5), signed, strict=True):
+            name = f"{tensor.name}/unsigned/{index}"
+            codes = numpy_helper.to_array(tensor).astype(np.int16) + 128
+            graph.initializer.append(numpy_helper.from_array(codes.astype(np.uint8), name))
+            node.input[place] = name
+    return changed
 
 
 def float_operators(model: onnx.ModelProto | str) -> dict[str, int]:

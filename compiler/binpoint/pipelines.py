@@ -14,6 +14,7 @@ from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
+from binpoint.lower.choose_methods import ChooseMethods
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.slim import SlimIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -21,6 +22,7 @@ from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
+from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
@@ -47,6 +49,7 @@ def mcu() -> Pipeline:
         RemoveChannels(),
         MergeDuplicates(),
         RemoveDead(),
+        ChooseMethods(),
         TypeAccumulators(),
         Equalize(),
         AssignTypes(),
@@ -56,12 +59,16 @@ def mcu() -> Pipeline:
         SlimIntegers(),
         SimplifyIntegers(),
         ProveRequantizers(),
+        PatchStage(),
     )
 
 
 def fpga() -> Pipeline:
-    """The same for hardware, which has units of its own for what `slim-integers` rewrites."""
-    return mcu().without(SlimIntegers.name)
+    """The same for hardware, which has units of its own for what `slim-integers` rewrites.
+
+    Its streams never hold a whole map, so it needs no patches.
+    """
+    return mcu().without(SlimIntegers.name).without(PatchStage.name)
 
 
 PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from binpoint.emit.calls import formulas, parameter, title, type_text, wrapped
 from binpoint.emit.environment import c_int, comment, ctype, render_template
 from binpoint.emit.project import Project
-from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number, Table
+from binpoint.emit.stage_c import StageView, stage_view
+from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import ALIGNMENT
@@ -19,7 +18,6 @@ from binpoint.plan.program import Place, Port, Program, Storage
 from binpoint.target import Target
 
 _FOLDER = "mcu-c"
-_WIDTH = 110
 _SHARED = "static BP_NOINLINE"
 
 
@@ -43,21 +41,14 @@ class KernelView:
         self.traits = dict(call.traits)
         self.epilogue = call.epilogue
         extra = ["uint8_t *scratch"] if call.scratch else []
-        self.parameters = ", ".join([*(_parameter(a) for a in call.all_arguments), *extra])
+        self.parameters = ", ".join([*(parameter(a) for a in call.all_arguments), *extra])
         self.blocks = {block.stem: block.symbol for block in call.blocks}
         self.constants = tuple(
-            {"name": a.name, "text": _parameter(a)}
+            {"name": a.name, "text": parameter(a)}
             for a in (call.epilogue.arguments if call.epilogue is not None else ())
         )
         opening = f"{_SHARED if call.shared else inline} void {call.symbol}("
-        self.head = "\n".join(
-            textwrap.wrap(
-                opening + self.parameters + ")",
-                _WIDTH,
-                subsequent_indent="    ",
-                break_long_words=False,
-            )
-        )
+        self.head = wrapped(opening + self.parameters + ")", 4)
         for argument in call.all_arguments:
             if not isinstance(argument, Number):
                 setattr(
@@ -76,16 +67,6 @@ class BlockView:
         self.traits = dict(block.traits)
 
 
-def _parameter(argument: Argument) -> str:
-    match argument:
-        case Buffer(name=name, elem=elem, written=written):
-            return f"{'' if written else 'const '}{ctype(elem)} *{name}"
-        case Table(name=name, elem=elem):
-            return f"const {ctype(elem)} *{name}"
-        case Number(name=name, kind=kind):
-            return f"{kind} {name}"
-
-
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """A wrapper function: one call of a kernel with literal arguments."""
@@ -99,6 +80,7 @@ class NodeView:
     arguments: str
     result: str
     result_bytes: int
+    stage: StageView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +107,8 @@ class PortView:
 def render(program: Program, target: Target, options: CompileOptions) -> Project:
     """All files of the C project, but for vectors and report."""
     prefix = program.name
-    inline = "static inline BP_INLINE" if options.optimize == "speed" else _SHARED
-    kernels = {
-        step.call.symbol: KernelView(step.call, inline) for step in program.steps if not step.alias
-    }
+    inline = "static inline BP_INLINE" if options.optimize != "size" else _SHARED
+    kernels = {step.call.symbol: KernelView(step.call, inline) for _, step in program.calls()}
     inputs, outputs = port_views(program.inputs, program.outputs)
     variants = sorted({k.variant for k in kernels.values() if k.variant})
     blocks = {
@@ -137,7 +117,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             "stem": block.stem,
             "view": BlockView(block),
         }
-        for k in (step.call for step in program.steps if not step.alias)
+        for k in (step.call for _, step in program.calls())
         for block in k.blocks
     }
     views = {
@@ -164,9 +144,10 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs
         },
         "fpu": any(
-            s.call.epilogue is not None and s.call.epilogue.form == "fpu" for s in program.steps
+            s.call.epilogue is not None and s.call.epilogue.form == "fpu"
+            for _, s in program.calls()
         ),
-        "softfloat": any(dict(s.call.traits).get("softfloat") for s in program.steps),
+        "softfloat": any(dict(s.call.traits).get("softfloat") for _, s in program.calls()),
     }
     files = {
         path: render_template(_FOLDER, f"{template}.j2", **views).encode()
@@ -234,53 +215,30 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
     value = program.graph.value(result.value)
     extra = ["scratch"] if step.call.scratch else []
     arguments = ", ".join([*(_argument(program, a) for a in step.call.all_arguments), *extra])
-    ops = " + ".join(type(n.op).__name__ for n in step.nodes)
-    types = [f"{a.name} `{a.value}` {_type(program.graph.value(a.value))}" for a in names.values()]
+    types = [
+        f"{a.name} `{a.value}` {type_text(program.graph.value(a.value))}" for a in names.values()
+    ]
     scratch = f"arena + {program.scratch[step.name]}" if step.call.scratch else ""
     return NodeView(
         index=index,
         function=function,
-        title=comment(f"{step.name}: {ops}, from {', '.join(step.origin.names) or 'the compiler'}"),
-        lines=tuple(comment(line) for line in (*_formulas(step), *types)),
+        title=title(step),
+        lines=tuple(comment(line) for line in (*formulas(step), *types)),
         parameters=", ".join(
-            [*(_parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]
+            [*(parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]
         ),
         call=", ".join(
             [*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]
         ),
-        arguments="\n".join(
-            textwrap.wrap(
-                f"{step.call.symbol}({arguments})",
-                _WIDTH,
-                subsequent_indent=" " * 8,
-                break_long_words=False,
-            )
-        ),
+        arguments=wrapped(f"{step.call.symbol}({arguments})", 8),
         result=_place(program, result),
         result_bytes=value.type.size * value.elem.storage.dtype.itemsize,
+        stage=stage_view(program, step, function) if step.name in program.stages else None,
     )
 
 
 def _moves(program: Program, argument: Buffer) -> bool:
     return program.storage[argument.value].place is not Place.CONSTANT
-
-
-def _formulas(step: Step) -> Sequence[str]:
-    formulas = [step.call.formula]
-    if len(step.nodes) > 1:
-        formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
-    note = [f"kernel {step.call.variant}: {step.call.note}"] if step.call.variant else []
-    return [*(_tidy(f) for f in formulas if f), *note]
-
-
-def _tidy(formula: str) -> str:
-    """A formula without signs of signs and without zeros: ``x - -128`` is ``x + 128``."""
-    signs = formula.replace("- -", "+ ").replace("+ -", "- ")
-    return re.sub(r"\((\w+) [-+] 0\)", r"\1", re.sub(r" [-+] 0(?=[,)]|$)", "", signs))
-
-
-def _type(value: Value) -> str:
-    return f"{list(value.shape)} {value.elem}"
 
 
 def _argument(program: Program, argument: Argument) -> str:

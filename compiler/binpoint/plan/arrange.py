@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
+from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step, fuse
 from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
-from binpoint.plan.program import ConstantArray, Place, Port, Program, Storage
+from binpoint.plan.program import (
+    ConstantArray,
+    Place,
+    Port,
+    Program,
+    Stage,
+    Storage,
+    calls_of,
+)
 from binpoint.plan.schedule import Schedule, schedule
+from binpoint.plan.stage import stage_of
 from binpoint.target import McuTarget
 
 _RESERVED = (
@@ -22,17 +33,31 @@ _RESERVED = (
 """Names, after the model's prefix or without, that the generated code has for other things."""
 
 
-def arrange(graph: Graph, options: CompileOptions, target: McuTarget | None = None) -> Program:
+def arrange(
+    graph: Graph,
+    options: CompileOptions,
+    target: McuTarget | None = None,
+    inside: Sequence[str] | None = None,
+) -> Program:
     """Fuse, choose kernels, order and place; without a target all kernels are portable C.
 
-    `arena_bound` is a lower bound of the arena over every order and placement.
+    `arena_bound` is a lower bound of the arena over every order and placement. `inside` are inputs
+    and outputs that lie in the arena, by default as the options tell.
     """
     steps = fuse(graph)
     if target is not None:
         steps = choose(steps, graph, target, options)
+    stages = {
+        step.name: stage_of(step, graph, options, target, arrange)
+        for step in steps
+        if isinstance(step.nodes[0].op, Patched)
+    }
+    steps = tuple(_holding(step, stages.get(step.name)) for step in steps)
     owner = _owners(graph, steps)
-    in_arena = options.io == "arena"
-    outside = () if in_arena else tuple(dict.fromkeys(graph.inputs + graph.outputs))
+    ports = tuple(dict.fromkeys(graph.inputs + graph.outputs))
+    if inside is None:
+        inside = ports if options.io == "arena" else ()
+    outside = tuple(name for name in ports if name not in inside)
     sizes = {
         name: aligned(_bytes(graph.value(name)))
         for name in dict.fromkeys(owner.values())
@@ -47,7 +72,7 @@ def arrange(graph: Graph, options: CompileOptions, target: McuTarget | None = No
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
-    constants, found = _constants(graph, order.steps, taken)
+    constants, found = _constants(graph, order.steps, taken, stages)
     storage = _storage(graph, owner, placement.offsets) | found
     return Program(
         name=options.name or prefix_of(graph.name),
@@ -61,7 +86,15 @@ def arrange(graph: Graph, options: CompileOptions, target: McuTarget | None = No
         arena_bound=order.bound,
         order_optimal=order.optimal,
         scratch={s.name: placement.offsets[_scratch(s)] for s in steps if s.call.scratch},
+        stages=stages,
     )
+
+
+def _holding(step: Step, stage: Stage | None) -> Step:
+    """The step; one that is a stage with scratch memory for its patches."""
+    if stage is None:
+        return step
+    return replace(step, call=replace(step.call, scratch=stage.bytes))
 
 
 def _scratch(step: Step) -> str:
@@ -154,20 +187,18 @@ def _join(
 
 
 def _constants(
-    graph: Graph, steps: tuple[Step, ...], taken: set[str]
+    graph: Graph, steps: tuple[Step, ...], taken: set[str], stages: Mapping[str, Stage]
 ) -> tuple[tuple[ConstantArray, ...], dict[str, Storage]]:
     """All arrays, equal ones once, in order of use; and where each constant value is."""
     arrays: dict[tuple[object, ...], ConstantArray] = {}
     order: list[ConstantArray] = []
     storage: dict[str, Storage] = {}
-    for step in steps:
-        if step.alias:
-            continue
+    for holder, step in calls_of(graph, steps, stages):
         for argument in step.call.all_arguments:
             if isinstance(argument, Table):
                 text, constant = f"{step.name}_{argument.name}", argument.array
-            elif isinstance(argument, Buffer) and graph.value(argument.value).constant is not None:
-                constant = graph.value(argument.value).constant
+            elif isinstance(argument, Buffer) and holder.value(argument.value).constant is not None:
+                constant = holder.value(argument.value).constant
                 assert constant is not None
                 text = argument.value
             else:
@@ -178,7 +209,7 @@ def _constants(
                 taken.add(name)
                 arrays[key] = ConstantArray(name, constant, argument.elem)
                 order.append(arrays[key])
-            if not isinstance(argument, Table):
+            if not isinstance(argument, Table) and holder is graph:
                 storage[argument.value] = Storage(Place.CONSTANT, order.index(arrays[key]))
     return tuple(order), storage
 

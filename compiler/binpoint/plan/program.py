@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -59,6 +59,54 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class PatchCall:
+    """A patch: which piece computes it, and where it starts in operand and result, in elements."""
+
+    piece: int
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paste:
+    """Rows of a patch in its place in the whole map: `rows` runs, `pitch` elements apart.
+
+    `copy` is the call that moves a run, of a graph of its own.
+    """
+
+    rows: int
+    run: int
+    pitch: int
+    graph: Graph
+    copy: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Patches of one size and place relative to the borders: a program of its own.
+
+    Its arena is the scratch memory of the stage. `paste` is None where the program writes into the
+    whole map itself.
+    """
+
+    program: Program
+    paste: Paste | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A loop over patches, and the pieces that compute them."""
+
+    pieces: tuple[Piece, ...]
+    patches: tuple[PatchCall, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Scratch memory."""
+        return max(piece.program.arena_bytes for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """All that emission needs: order, offsets, types, arguments are decided."""
 
@@ -73,6 +121,8 @@ class Program:
     arena_bound: int
     order_optimal: bool
     scratch: Mapping[str, int] = field(default_factory=dict[str, int])
+    stages: Mapping[str, Stage] = field(default_factory=dict[str, Stage])
+    """By the name of the step that is one."""
 
     @property
     def constant_bytes(self) -> int:
@@ -82,7 +132,29 @@ class Program:
     def constant_of(self, argument: Buffer | Table) -> ConstantArray:
         """The array that an argument points to."""
         if isinstance(argument, Table):
-            return next(
-                c for c in self.constants if c.array == argument.array and c.elem == argument.elem
-            )
+            return self.constant_like(argument.array, argument.elem)
         return self.constants[self.storage[argument.value].index]
+
+    def constant_like(self, array: Constant, elem: IntType) -> ConstantArray:
+        """The array of this content."""
+        return next(c for c in self.constants if c.array == array and c.elem == elem)
+
+    def calls(self) -> Iterator[tuple[Graph, Step]]:
+        """All steps with code, those of stages in place of the stage, and the graph of each."""
+        return calls_of(self.graph, self.steps, self.stages)
+
+
+def calls_of(
+    graph: Graph, steps: Sequence[Step], stages: Mapping[str, Stage]
+) -> Iterator[tuple[Graph, Step]]:
+    """The same of a program that is not complete yet."""
+    for step in steps:
+        stage = stages.get(step.name)
+        if stage is None:
+            if not step.alias:
+                yield graph, step
+            continue
+        for piece in stage.pieces:
+            yield from piece.program.calls()
+            if piece.paste is not None:
+                yield piece.paste.graph, piece.paste.copy

@@ -14,6 +14,7 @@ import msgspec
 from binpoint.ir.graph import Graph, Node, Origin, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.patched import nodes_within
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.runtime_pair import OnnxruntimePair
 from binpoint.plan.budget import Usage, usages
@@ -445,7 +446,7 @@ def is_proved(op: Requantize | OnnxruntimePair) -> bool:
 def count_requantizers(graph: Graph) -> Requantizers:
     """Channels of all requantizers, by form; an op of two operands that rounds counts as one."""
     counts: dict[str, int] = {}
-    for node in graph.nodes():
+    for _, node in nodes_within(graph):
         if isinstance(node.op, Requantize | OnnxruntimePair):
             channels = node.op.channels if isinstance(node.op, Requantize) else 1
             for form, count in node.op.form.counts(channels).items():

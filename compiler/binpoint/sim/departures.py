@@ -17,6 +17,7 @@ from binpoint.ops.blocks import IntSum
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.pairwise import IntAdd, IntMul
+from binpoint.ops.patched import nodes_within
 from binpoint.ops.pooling import IntAverage, OnnxruntimeAverage
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeMul
@@ -79,9 +80,9 @@ def departures(
     except InvalidModel:
         return (Departure("", (), _REFUSED),)
     found = [Departure(name, _origin(graph, name), _FILLED) for name in graph.filled]
-    for node in graph.nodes():
+    for holder, node in nodes_within(graph):
         assert isinstance(node.op, IntegerOp)
-        reasons = node.op.work(graph.arguments(node), graph.results(node)).notes
+        reasons = node.op.work(holder.arguments(node), holder.results(node)).notes
         if isinstance(node.op, _OWN_ROUNDING):
             reasons = (_FLOAT,)
         if not reasons and isinstance(node.op, _OF_RUNTIME) and _meet(node, floats):

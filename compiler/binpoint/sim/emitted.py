@@ -30,8 +30,8 @@ from binpoint.sim.witness import (
 from binpoint.target import McuTarget
 
 EMULATED_SAMPLES = 3
-_AP_WORK = 30_000_000
-"""Multiply-accumulates with arbitrary precision integers under sanitizers: about a minute."""
+_AP_WORK = 500_000_000
+"""Multiply-accumulates with arbitrary precision integers: about half a minute."""
 
 Emulated = tuple[WitnessResult, Measurement | None, str | None]
 
@@ -146,7 +146,7 @@ class EmittedHls:
         return cls(HlsInterface.of(design), files, inputs, outputs, macs)
 
     def trials(self, inputs: Sequence[Codes], *, deep: bool) -> Mapping[Witness, Trial]:
-        """Native integers on all samples, arbitrary precision ones on as many as a minute allows.
+        """Native integers on all samples, exact widths on as many as half a minute allows.
 
         Outputs are compared, whether `deep` or not.
         """

@@ -147,7 +147,7 @@ def depthwise(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     rows = np.moveaxis(codes, -1, 0).reshape(codes.shape[-1], -1)
     weights = Weights(rows, bias.constant.array.astype(np.int64), w.elem)
     reach = channel_reach(weights, x, padded=op.window.padded, zero=op.zero)
-    grid = _GRID if options.optimize == "speed" else 2 * _GRID
+    grid = _GRID if options.optimize != "size" else 2 * _GRID
     form = high_word_of(requantizer, reach, _PRESCALE, grid)
     if form is None:
         return None
@@ -259,7 +259,7 @@ def _call(
     return KernelCall(
         "depthwise",
         (x, y, *tables, *_numbers(op, shape, step), *zero),
-        _traits(shape, (form.shift, window), requantizer, fast=options.optimize == "speed"),
+        _traits(shape, (form.shift, window), requantizer, fast=options.optimize != "size"),
         formula=step.call.formula,
         scratch=shape.plane,
         variant="dsp",

@@ -193,7 +193,7 @@ def _saturated(step: Step, op: Clamped, options: CompileOptions, note: str) -> S
     """The clamp as traits, and the shift with it where kernels are inlined."""
     call = step.call
     numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
-    literal = options.optimize == "speed" and 0 < numbers["shift"] < 32
+    literal = options.optimize != "size" and 0 < numbers["shift"] < 32
     dropped = ("lo", "hi", "shift") if literal else ("lo", "hi")
     arguments = tuple(
         a for a in call.arguments if not isinstance(a, Number) or a.name not in dropped
@@ -207,7 +207,7 @@ def _saturated(step: Step, op: Clamped, options: CompileOptions, note: str) -> S
         ("most", str(op.hi)),
         ("narrow", "narrow" if lo or hi else ""),
         ("shift", str(numbers["shift"]) if literal else ""),
-        ("unroll", "x4" if options.optimize == "speed" else ""),
+        ("unroll", "x4" if options.optimize != "size" else ""),
     )
     changed = replace(call, arguments=arguments, traits=traits, variant="dsp", note=note)
     return replace(step, call=changed)

@@ -59,7 +59,7 @@ def _proved(
     form = high_word_of(requantizer, ((reach.lo, reach.hi),), _PRESCALE)
     if form is None or form.windows[0] or form.bases[0]:
         return None
-    literal = options.optimize == "speed"
+    literal = options.optimize != "size"
     name, lo, hi = saturation(requantizer.lo, requantizer.hi)
     numbers = (
         Number("multiplier", form.multipliers[0]),

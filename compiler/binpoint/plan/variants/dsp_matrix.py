@@ -125,7 +125,7 @@ def _conv(
     codes = _codes(w).reshape(w.shape[0], height, width, depth)
     few = depth <= _FEW_INPUTS and height > 1 and max(window.dilations) == 1
     plane = Plane(window, size, columns, depth)
-    if few and options.optimize == "speed":
+    if few and options.optimize != "size":
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
         layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
     elif height == 1 and window.strides[0] == 1 and (window.before[0], window.after[0]) == (0, 0):
@@ -172,7 +172,7 @@ def _product(
     reach = channel_reach(Weights(rows, _codes(bias), w.elem), x, padded=padded, zero=zero)
     cubes = given if given.ndim == 3 else given[:, None, :]
     weights = np.pad(cubes, ((0, 0), (0, 0), (0, cubes.shape[2] % 2)))
-    order = "even" if depth % 4 == 0 and options.optimize == "speed" else ""
+    order = "even" if depth % 4 == 0 and options.optimize != "size" else ""
     if order:
         shaped = weights.reshape(*weights.shape[:2], -1, 4)
         weights = shaped[..., _ORDER].reshape(weights.shape)

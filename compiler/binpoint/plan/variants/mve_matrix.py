@@ -51,7 +51,7 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         *(Number(n, v) for n, v in shape.items()), *stored.numbers,
     )  # fmt: skip
     raw = stored.form == "raw"
-    thin = rows.shape[1] == 1 and not raw and options.optimize == "speed"
+    thin = rows.shape[1] == 1 and not raw and options.optimize != "size"
     found = KernelCall(
         call.stem,
         arguments,

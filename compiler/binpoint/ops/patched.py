@@ -1,0 +1,259 @@
+"""Patched: the first layers of a net, computed patch by patch of their result.
+
+The maps of the stage never exist as a whole, only what one patch needs of them: MCUNetV2 (NeurIPS
+2021). With one body the result is that of the body on the whole map, bit for bit; with several
+(QuantMCU, DATE 2024) every patch has the integers of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from binpoint.ir.evaluate import evaluate
+from binpoint.ir.exchange import OnnxWriter, Tensor
+from binpoint.ir.graph import Graph, Node, Value
+from binpoint.ir.kernel import Buffer, KernelCall, Work
+from binpoint.ir.op import IntArray, IntegerOp
+from binpoint.numeric.fixed import TensorType
+from binpoint.numeric.interval import Interval
+from binpoint.ops.copy import row_major
+from binpoint.ops.halo import Region, cut, regions, spatial
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a stage sees its operand: element (i, c) of the map is ``x.flat[offset + Σ i·stride]``.
+
+    `strides` are those of the spatial axes and of the channels.
+    """
+
+    offset: int
+    strides: tuple[int, ...]
+
+    @classmethod
+    def dense(cls, shape: Sequence[int]) -> View:
+        """The operand as it is, ``[1, *spatial, C]``."""
+        return cls(0, row_major(shape)[1:])
+
+    @classmethod
+    def of(cls, indices: IntArray) -> View | None:
+        """The view in which element [i, c] is at ``indices[i, c]``, if there is one."""
+        grid = indices.reshape(indices.shape)
+        offset = int(grid.reshape(-1)[0])
+        steps: list[int] = []
+        for axis, size in enumerate(grid.shape):
+            second = tuple(int(axis == i and size > 1) for i in range(grid.ndim))
+            steps.append(int(grid[second]) - offset)
+        found = cls(offset, tuple(steps))
+        return found if np.array_equal(found.indices(grid.shape), grid) else None
+
+    def indices(self, shape: Sequence[int]) -> IntArray:
+        """Where each element ``[*spatial, C]`` is in the flat operand."""
+        axes = [np.arange(n, dtype=np.int64) * s for n, s in zip(shape, self.strides, strict=True)]
+        total = np.array(self.offset, np.int64)
+        for axis in axes:
+            total = total[..., None] + axis
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A patch: of which body, the region of the result that it is, and of the operand it reads."""
+
+    body: int
+    result: Region
+    operand: Region
+
+
+@dataclass(frozen=True, eq=False)
+class Patched(IntegerOp):
+    """A stage of one input and one output over a grid of patches.
+
+    Attributes:
+        bodies: integer graphs of the same input and output: the whole stage, in one precision each.
+        extents: positions of the result in a patch along each spatial axis; the last has the rest.
+        view: how the operand's elements are the input of the bodies.
+        body_of: the body of each patch, row by row; empty where there is one body.
+    """
+
+    stem: ClassVar[str] = "patched"
+
+    bodies: tuple[Graph, ...]
+    extents: tuple[int, ...]
+    view: View
+    body_of: tuple[int, ...] = ()
+
+    @property
+    def source(self) -> Value:
+        """The input of the bodies: the whole map."""
+        return self.bodies[0].value(self.bodies[0].inputs[0])
+
+    @property
+    def target(self) -> Value:
+        """The output of the bodies: the whole map."""
+        return self.bodies[0].value(self.bodies[0].outputs[0])
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Patches along each spatial axis."""
+        return tuple(-(-n // e) for n, e in zip(spatial(self.target), self.extents, strict=True))
+
+    @cached_property
+    def patches(self) -> tuple[Patch, ...]:
+        """All patches, row by row."""
+        return tuple(self._patches())
+
+    def _patches(self) -> Iterator[Patch]:
+        axes = [
+            [(i, min(i + e, n) - 1) for i in range(0, n, e)]
+            for n, e in zip(spatial(self.target), self.extents, strict=True)
+        ]
+        for index, region in enumerate(itertools.product(*axes)):
+            body = self.body_of[index] if self.body_of else 0
+            graph = self.bodies[body]
+            yield Patch(body, region, regions(graph, region)[graph.inputs[0]])
+
+    @cached_property
+    def parts(self) -> tuple[Graph, ...]:
+        """The graph of each patch."""
+        return tuple(cut(self.bodies[p.body], p.result) for p in self.patches)
+
+    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
+        """Type of the bodies' output."""
+        (x,) = inputs
+        assert x.elem.storage == self.source.elem.storage, "the operand has another type"
+        indices = self.view.indices(self.source.shape[1:])
+        assert indices.min() >= 0, "the stage reads outside its operand"
+        assert indices.max() < x.type.size, "the stage reads outside its operand"
+        return (self.target.type,)
+
+    def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
+        """The union of what the bodies prove of their outputs."""
+        found = [body.value(body.outputs[0]).interval for body in self.bodies]
+        return (Interval(min(b.lo for b in found), max(b.hi for b in found)),)
+
+    def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
+        """The definition: patch by patch."""
+        whole = inputs[0].reshape(-1)[self.view.indices(self.source.shape[1:])][None]
+        result = np.empty(self.target.shape, np.int64)
+        for patch, graph in zip(self.patches, self.parts, strict=True):
+            found = evaluate(graph, {graph.inputs[0]: whole[_slices(patch.operand)]})
+            result[_slices(patch.result)] = found[graph.outputs[0]]
+        return (result,)
+
+    def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """One body: the stage without patches, which it must equal. Else slices, then a join."""
+        (x,) = inputs
+        shape = self.source.shape
+        flat = w.reshape(x, (int(np.prod(x.shape)),))
+        indices = self.view.indices(shape[1:]).reshape(-1)
+        whole = w.reshape(w.take(flat, indices, 0), shape)
+        if len(self.bodies) == 1:
+            return (_written(w, self.bodies[0], whole),)
+        rank = len(self.grid)
+        parts: dict[tuple[int, ...], Tensor] = {}
+        cells = zip(np.ndindex(*self.grid), self.patches, self.parts, strict=True)
+        for place, patch, part in cells:
+            starts = (0, *(first for first, _ in patch.operand), 0)
+            stops = (1, *(last + 1 for _, last in patch.operand), shape[-1])
+            piece = w.strided(whole, starts, stops, (1,) * (rank + 2))
+            parts[place] = _written(w, part, piece)
+        for axis in reversed(range(rank)):
+            outer = sorted({place[:axis] for place in parts})
+            joined = {
+                place: [parts[p] for p in sorted(parts) if p[:axis] == place] for place in outer
+            }
+            parts = {
+                place: w.concat(row, axis + 1) if len(row) > 1 else row[0]
+                for place, row in joined.items()
+            }
+        return (parts[()],)
+
+    def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
+        """Operand and result; `plan/stage.py` has the loop and the calls in it."""
+        (x,), (y,) = inputs, outputs
+        grid = " x ".join(map(str, self.grid))
+        return KernelCall(
+            self.stem,
+            (
+                Buffer("x", x.name, x.elem.storage),
+                Buffer("y", y.name, y.elem.storage, written=True),
+            ),
+            formula=f"{grid} patches",
+        )
+
+    def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
+        """The sum over patches: what their halos cost is in it."""
+        works = [_work(part) for part in self.parts]
+        notes = tuple(dict.fromkeys(note for work in works for note in work.notes))
+        return Work(
+            macs=sum(work.macs for work in works),
+            loads=sum(work.loads for work in works),
+            stores=sum(work.stores for work in works),
+            lookups=sum(work.lookups for work in works),
+            notes=notes,
+        )
+
+    def extra_macs(self) -> tuple[int, int]:
+        """Multiply-accumulates of all patches, and of the stage without patches."""
+        once = _work(self.bodies[0]).macs
+        return self.work((), ()).macs, once
+
+    def __str__(self) -> str:
+        """Grid, extents, and each body's text."""
+        bodies = "; ".join(
+            ", ".join(type(n.op).__name__ for n in body.nodes()) for body in self.bodies
+        )
+        grid = "x".join(map(str, self.grid))
+        return f"Patched({grid} of {list(self.extents)}, {self.view}, [{bodies}])"
+
+
+def _slices(region: Region) -> tuple[slice, ...]:
+    return (slice(None), *(slice(first, last + 1) for first, last in region), slice(None))
+
+
+def _work(graph: Graph) -> Work:
+    found = Work()
+    for node in graph.nodes():
+        assert isinstance(node.op, IntegerOp)
+        more = node.op.work(graph.arguments(node), graph.results(node))
+        found = Work(
+            found.macs + more.macs,
+            found.loads + more.loads,
+            found.stores + more.stores,
+            found.lookups + more.lookups,
+            found.notes + more.notes,
+        )
+    return found
+
+
+def _written(w: OnnxWriter, graph: Graph, x: Tensor) -> Tensor:
+    """The output of an integer graph of one input, in the operators of the check graph."""
+    tensors = {graph.inputs[0]: x}
+    for value in graph.values():
+        if value.constant is not None:
+            tensors[value.name] = w.const(value.constant.array)
+    for node in graph.nodes():
+        assert isinstance(node.op, IntegerOp)
+        found = node.op.to_onnx(w, *(tensors[name] for name in node.inputs))
+        for value, tensor in zip(graph.results(node), found, strict=True):
+            lo = max(tensor.range.lo, value.interval.lo)
+            hi = min(tensor.range.hi, value.interval.hi)
+            tensors[value.name] = Tensor(tensor.name, tensor.shape, Interval(lo, hi))
+    return tensors[graph.outputs[0]]
+
+
+def nodes_within(graph: Graph) -> Iterator[tuple[Graph, Node]]:
+    """All nodes, those of stages with the graph that they are in."""
+    for node in graph.nodes():
+        if isinstance(node.op, Patched):
+            for body in node.op.bodies:
+                yield from nodes_within(body)
+        else:
+            yield graph, node

@@ -1,0 +1,127 @@
+"""stage_of(): a Patched step as a loop over patches, and the programs of the pieces in it.
+
+Patches that are alike - of one body, size and place relative to the borders - are one piece, of
+which there are few: first, inner and last along each axis. A piece is planned as a net of its own,
+with the kernels of the target; `emit/stage_c.py` shares code between the pieces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from binpoint.ir.graph import Graph, Node, Value
+from binpoint.numeric.fixed import TensorType
+from binpoint.ops.copy import IntCopy
+from binpoint.ops.halo import Region, sizes, spatial
+from binpoint.ops.patched import Patch, Patched, View
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.kernels import choose
+from binpoint.plan.program import Paste, PatchCall, Piece, Program, Stage
+from binpoint.target import McuTarget
+
+
+class Arrange(Protocol):
+    """`plan.arrange.arrange`."""
+
+    def __call__(
+        self,
+        graph: Graph,
+        options: CompileOptions,
+        target: McuTarget | None = None,
+        inside: Sequence[str] | None = None,
+    ) -> Program:
+        """Plan a graph."""
+        ...
+
+
+def stage_of(
+    step: Step, graph: Graph, options: CompileOptions, target: McuTarget | None, arrange: Arrange
+) -> Stage:
+    """The stage that a step is."""
+    op = step.nodes[0].op
+    assert isinstance(op, Patched)
+    (x,), (y,) = graph.arguments(step.nodes[0]), graph.results(step.nodes[0])
+    pieces: dict[tuple[object, ...], int] = {}
+    made: list[Piece] = []
+    patches: list[PatchCall] = []
+    for patch, part in zip(op.patches, op.parts, strict=True):
+        key = _kind(patch, part)
+        if key not in pieces:
+            pieces[key] = len(made)
+            made.append(_piece(op, patch, (x, part, y), options, target, arrange))
+        source = op.view.offset + _start(patch.operand, op.view.strides)
+        target_at = _start(patch.result, View.dense(y.shape).strides)
+        patches.append(PatchCall(pieces[key], source, target_at))
+    return Stage(tuple(made), tuple(patches))
+
+
+def _kind(patch: Patch, part: Graph) -> tuple[object, ...]:
+    """What patches of one piece have in common."""
+    shapes = tuple((value.name, value.shape) for value in part.values())
+    return (patch.body, shapes, tuple((node.name, node.op, node.inputs) for node in part.nodes()))
+
+
+def _start(region: Region, strides: Sequence[int]) -> int:
+    return sum(first * step for (first, _), step in zip(region, strides, strict=False))
+
+
+def _piece(
+    op: Patched,
+    patch: Patch,
+    values: tuple[Value, Graph, Value],
+    options: CompileOptions,
+    target: McuTarget | None,
+    arrange: Arrange,
+) -> Piece:
+    x, part, y = values
+    if not (_contiguous(patch.operand, op.source) and op.view == View.dense(op.source.shape)):
+        part = _loading(op, part, x)
+    if _contiguous(patch.result, y):
+        return Piece(arrange(part, options, target, ()), None)
+    program = arrange(part, options, target, part.outputs)
+    shape = sizes(patch.result)
+    run = shape[-1] * y.shape[-1]
+    pitch = spatial(y)[-1] * y.shape[-1]
+    paste = Paste(math.prod(shape[:-1]), run, pitch, *_run_copy(run, y, options, target))
+    return Piece(program, paste)
+
+
+def _contiguous(region: Region, value: Value) -> bool:
+    """Whether the region is one run of memory of the dense map."""
+    inner = zip(region[1:], spatial(value)[1:], strict=True)
+    return all(span == (0, n - 1) for span, n in inner)
+
+
+def _loading(op: Patched, part: Graph, x: Value) -> Graph:
+    """The part with a copy before it, from the operand as it is to a dense map."""
+    graph = part.copy()
+    (name,) = graph.inputs
+    value = graph.value(name)
+    kind = TensorType(x.shape, value.elem)
+    source = replace(x, name=graph.fresh(f"{name}_whole"), type=kind)
+    _ = graph.add_value(source)
+    graph.inputs = (source.name,)
+    shape = value.shape[1:]
+    copy = IntCopy.of(value.shape, shape, op.view.strides, 0, value.elem)
+    graph.set_producer(Node(graph.fresh(f"{name}_load"), copy, (source.name,), (name,)))
+    return graph
+
+
+def _run_copy(
+    run: int, y: Value, options: CompileOptions, target: McuTarget | None
+) -> tuple[Graph, Step]:
+    """The call that copies a run, by the target's kernel, and its graph."""
+    graph = Graph("paste")
+    shape = (run,)
+    for name in ("x", "y"):
+        _ = graph.add_value(Value(name, TensorType(shape, y.elem), bounds=y.interval))
+    copy = IntCopy.of(shape, shape, (1,), 0, y.elem)
+    node = Node("paste", copy, ("x",), ("y",))
+    graph.set_producer(node)
+    call = copy.kernel(graph.arguments(node), graph.results(node))
+    step = Step("paste", (node,), ("x",), ("y",), call, node.origin)
+    return graph, step if target is None else choose((step,), graph, target, options)[0]

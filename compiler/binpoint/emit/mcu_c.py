@@ -210,7 +210,8 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
     function = f"node_{index:03d}_{step.name}"
     buffers = [a for a in step.call.all_arguments if isinstance(a, Buffer) and _moves(program, a)]
     names = {a.name: a for a in buffers}
-    (result,) = [a for a in buffers if a.written]
+    # The hook after a node sees its first result.
+    result = next(a for a in buffers if a.written)
     value = program.graph.value(result.value)
     extra = ["scratch"] if step.call.scratch else []
     arguments = ", ".join([*(_argument(program, a) for a in step.call.all_arguments), *extra])

@@ -181,8 +181,9 @@ class Importer:
         inputs = tuple(self._current(name) for name in proto.input)
         flags = tuple(name in self.codes for name in proto.input)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
+        read = tuple(bool(name and self.readers[name]) for name in proto.output)
         node = OnnxNode(
-            proto, inputs, self.opsets.get(domain, 1), index, tuple(proto.output), flags
+            proto, inputs, self.opsets.get(domain, 1), index, tuple(proto.output), flags, read
         )
         here = build.at(
             (*(name for name in proto.output if name), proto.op_type)[0],

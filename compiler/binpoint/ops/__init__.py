@@ -17,6 +17,7 @@ from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.rational import Rational
+from binpoint.ops.recurrent import Recurrent
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
@@ -44,6 +45,7 @@ OPS: tuple[type[FloatOp], ...] = (
     Mask,
     Attention,
     LayerNorm,
+    Recurrent,
     Label,
     Transpose,
     Reshape,

@@ -171,27 +171,37 @@ def pass_types(graph: Graph) -> set[str]:
 
 
 def _pass_down(graph: Graph, node: Node) -> set[str]:
-    """To results: the type their op prescribes, or the one type of all operands if it keeps it.
+    """To results: the types their op prescribes, or the one type of all operands if it keeps it.
 
     Returns the results that got a type that their op prescribes; whole numbers are not meant.
     """
     assert isinstance(node.op, FloatOp)
+    operands = [value.fixed for value in graph.arguments(node)]
     kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
-    stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
+    stated = node.op.result_type(*operands)
     prescribed = stated is not None and stated.scales != (Dyadic.one(),)
     if stated is None and node.op.keeps_type and len(kinds) == 1:
         (stated,) = kinds
-    if stated is None:
-        return set()
-    found = [value for value in graph.results(node) if value.fixed is None]
-    for value in found:
-        graph.set_value(replace(value, fixed=stated))
-    return {value.name for value in found} if prescribed else set()
+    each = node.op.result_types(*operands)
+    types = each or (stated,) * len(node.outputs)
+    found: set[str] = set()
+    for value, kind in zip(graph.results(node), types, strict=True):
+        if value.fixed is None and kind is not None:
+            graph.set_value(replace(value, fixed=kind))
+            found.add(value.name)
+    return found if prescribed or each else set()
 
 
 def _pass_up(graph: Graph, node: Node) -> None:
-    """To operands that nobody else reads: the type of the results, if the op keeps it."""
+    """To operands that nobody else reads: the type of the results, if the op keeps it.
+
+    Or the type that the op prescribes for them; a constant gets it even if others read it too.
+    """
     assert isinstance(node.op, FloatOp)
+    for index, kind in enumerate(node.op.operand_types()):
+        value = graph.value(node.inputs[index])
+        if kind is not None and value.fixed is None:
+            _prescribe(graph, graph.node(node.name), index, kind)
     kinds = {value.fixed for value in graph.results(node)}
     if not node.op.keeps_type or len(kinds) != 1:
         return
@@ -200,6 +210,15 @@ def _pass_up(graph: Graph, node: Node) -> None:
         untyped = value.fixed is None and value.constant is None
         if untyped and stated is not None and graph.sole_consumer(value.name) is not None:
             graph.set_value(replace(value, fixed=stated))
+
+
+def _prescribe(graph: Graph, node: Node, index: int, kind: FixedType) -> None:
+    value = graph.value(node.inputs[index])
+    if value.constant is not None:
+        codes = kind.quantize(value.constant.array).astype(kind.storage.dtype)
+        _replace_input(graph, node, index, codes, kind)
+    elif graph.sole_consumer(value.name) is not None:
+        graph.set_value(replace(value, fixed=kind))
 
 
 def _range_of(value: Value) -> Range:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from boxes import Scale, detect, precision
 from numpy.typing import NDArray
 from scenes import scenes
 
 import binpoint
+from binpoint import ort
 from binpoint.driver import Result
 from binpoint.ir.evaluate import evaluate
 from binpoint.options import read_options
@@ -28,7 +28,7 @@ _FINE = 1 / 1024
 def samples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Images ``[N, 3, 88, 88]`` from 0 to 1, none of which it was trained on, and their objects."""
     images, objects = scenes(3, CALIBRATION + TEST)
-    return images.astype(np.float32) / 255, objects
+    return images.astype(np.float32) / np.float32(255), objects
 
 
 def compiled(target: str, words: list[str], images: NDArray[np.float32]) -> Result:
@@ -51,8 +51,8 @@ def scale_of(result: Result) -> Scale:
 
 def floating(images: NDArray[Any]) -> list[NDArray[np.int64]]:
     """Boxes of the float network, its outputs in steps of 1/1024."""
-    session = onnxruntime.InferenceSession(FOLDER / "yolo.onnx")
-    rows = (np.asarray(session.run(None, {"image": x[None]})[0]) for x in images)
+    session = ort.plain(str(FOLDER / "yolo.onnx"))
+    rows = (session.run({"image": x[None]})[session.outputs[0]] for x in images)
     return [detect(np.rint(row[0] / _FINE).astype(np.int64), Scale.of(_FINE, 0)) for row in rows]
 
 

@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false
 """Train TinyissimoYOLO on small scenes, and write yolo.onnx.
 
 The network is that of the paper (arXiv 2306.00001): 88 by 88 pixels, ten 3 by 3 convolutions, one

@@ -14,6 +14,7 @@ import msgspec
 from binpoint import toml
 from binpoint.errors import BadOption
 from binpoint.ir.names import hides
+from binpoint.ops.methods import Method
 from binpoint.target import Target
 
 Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
@@ -54,6 +55,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         scales: any scale, or powers of two only, which rescale by a shift.
         bias_correction: take the mean error of the quantized weights out of the biases.
         equalize: even out the ranges of neighbouring layers' channels first.
+        methods: how approximated functions are computed: ``table``, ``shift``, ``shift-released``
+            or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``.
         semantics: of requantization; ``auto`` is exact for QONNX, follows onnxruntime for other
             quantized models.
         fpu: allow float instructions where the target has them.
@@ -77,6 +80,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scales: Literal["free", "power-of-two"] = "free"
     bias_correction: bool = True
     equalize: bool = True
+    methods: dict[str, Method] = {}
     semantics: Literal["auto", "dyadic", "onnxruntime", "rational"] = "auto"
     fpu: bool = False
     arena: Literal["static", "caller"] = "static"
@@ -154,10 +158,8 @@ def read_options(
     assigned: dict[str, object] = {}
     for word in assignments:
         key, value = _assignment(word)
-        if key in assigned:
-            raise BadOption(f"the option `{key}` is set twice", at=f"--set {word}")
-        assigned[key] = value
         _ = toml.decode({key: value}, CompileOptions, at=f"--set {word}", error=BadOption)
+        assigned[key] = _joined(key, assigned.get(key), value, word)
     if folding is not None:
         table = toml.parse(toml.read_text(folding), at=str(folding), error=BadOption)
         assigned["folding"] = table
@@ -166,12 +168,28 @@ def read_options(
     return toml.decode(whole, CompileOptions, at="the options together", error=BadOption)
 
 
+def _joined(key: str, before: object, value: object, word: str) -> object:
+    """A table of what words assign to its keys; of anything else there is one word."""
+    if before is None:
+        return value
+    held, new = (cast("dict[str, object]", v) for v in (before, value))
+    twice = not (isinstance(before, dict) and isinstance(value, dict)) or held.keys() & new
+    if twice:
+        raise BadOption(f"the option `{key}` is set twice", at=f"--set {word}")
+    return held | new
+
+
 def _assignment(word: str) -> tuple[str, object]:
-    """Split ``KEY=VALUE``; the value is read as TOML, or as bare text where it is none."""
+    """Split ``KEY=VALUE``; the value is read as TOML, or as bare text where it is none.
+
+    ``KEY.INNER=VALUE`` sets one key of a table; of several points the first one separates.
+    """
     key, equals, text = word.partition("=")
     if not equals:
         raise BadOption("an option is set by KEY=VALUE", at=f"--set {word}", have=word)
     try:
-        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), text
+        value = text
+    outer, point, inner = key.strip().partition(".")
+    return outer, {inner: value} if point else value

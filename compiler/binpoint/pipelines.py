@@ -14,6 +14,7 @@ from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
+from binpoint.lower.choose_methods import ChooseMethods
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.slim import SlimIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -48,6 +49,7 @@ def mcu() -> Pipeline:
         RemoveChannels(),
         MergeDuplicates(),
         RemoveDead(),
+        ChooseMethods(),
         TypeAccumulators(),
         Equalize(),
         AssignTypes(),

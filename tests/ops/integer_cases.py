@@ -21,8 +21,10 @@ from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.conv_transpose import IntConvTranspose, Spread
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.ops.dense import IntDense, IntMatMul
+from binpoint.ops.gate import KINDS, Gated
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.lookup import IntLookup
+from binpoint.ops.methods import Method
 from binpoint.ops.pad import IntPad
 from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul
 from binpoint.ops.pool import AveragePool
@@ -287,6 +289,26 @@ def softmax_in_other_steps(s: Sketch) -> Value:
     return s.lower(op, [x], result, s.pick(*Semantics))
 
 
+def shares(s: Sketch) -> Value:
+    """Softmax without a table, of 8 or 16 bits."""
+    shape = s.shape(s.number(1, 3))
+    wide = s.pick(True, False, False)
+    storage = I16 if wide else s.storage(I8, U8)
+    x = s.input(shape, s.type(storage, 0.3 if wide else s.pick(1.0, 16.0)))
+    method = s.pick(Method.SHIFT, Method.SHIFT_RELEASED, Method.POLYNOMIAL)
+    op = Softmax(s.number(0, len(shape) - 1), method)
+    target = s.pick(op.result_type(x.elem), s.type(s.storage(I8, U8), 0.3))
+    return s.lower(op, [x], target, s.pick(*Semantics))
+
+
+def gated(s: Sketch) -> Value:
+    """GELU and SiLU without a table."""
+    storage = s.storage()
+    x = s.input(s.shape(), s.type(storage, 0.3 if storage == I16 else s.pick(1.0, 8.0)))
+    method = s.pick(Method.SHIFT, Method.SHIFT_RELEASED, Method.POLYNOMIAL)
+    return s.lower(Gated(s.pick(*KINDS), method), [x], s.type(size=2.0), s.pick(*Semantics))
+
+
 def layer_norm(s: Sketch) -> Value:
     """Over any axis, of 8 and 16 bits on either side, now and then clamped."""
     shape = s.shape(s.number(1, 3))
@@ -371,4 +393,5 @@ CASES: tuple[Case, ...] = (
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
     summed, extreme, arg_extreme, max_pool, average, average, softmax, softmax, layer_norm,
     copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
+    shares, shares, gated, gated, gated,
 )  # fmt: skip

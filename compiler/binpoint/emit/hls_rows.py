@@ -20,8 +20,9 @@ from binpoint.numeric.interval import Interval
 from binpoint.plan import units
 
 Whole = (
-    units.Softmax | units.LayerNorm | units.Product | units.Source | units.Blend | units.FloatSum
-)
+    units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
+    | units.Blend | units.FloatSum
+)  # fmt: skip
 
 
 def rows_view(name: str, unit: Whole) -> Parts:
@@ -29,6 +30,8 @@ def rows_view(name: str, unit: Whole) -> Parts:
     match unit:
         case units.Softmax():
             return _softmax(name, unit)
+        case units.Reciprocal():
+            return _reciprocal(name, unit)
         case units.LayerNorm():
             return _layernorm(name, unit)
         case units.Product():
@@ -68,6 +71,16 @@ def _softmax(name: str, unit: units.Softmax) -> Parts:
     return Parts(
         f"softmax_{unit.form}", constants, own=(_bits(f"{name}_entries", unit.table.array),)
     )
+
+
+def _reciprocal(name: str, unit: units.Reciprocal) -> Parts:
+    keys = "rows", "count", "steps", "numerator", "drop", "origin", "lo", "hi"
+    if unit.form == "gelu":
+        keys += "zero", "scale", "down"
+    constants = {key: int(getattr(unit, key)) for key in keys}
+    constants["entries"] = unit.table.array.size
+    entries = _bits(f"{name}_exponentials", unit.table.array)
+    return Parts(f"reciprocal_{unit.form}", constants, own=(entries,))
 
 
 def _bits(name: str, array: IntArray) -> ArrayView:

@@ -1,4 +1,4 @@
-"""Softmax over one axis, by a table of exponentials.
+"""Softmax over one axis, by a table of exponentials; by other methods see `shares`.
 
 ``DYADIC``       t[d] = round(exp(−d·sx)·2^b) for the distance d of an element from the largest,
                  S = Σ t in 32 bits, y = floor((256·t + ⌊S/2⌋) / S) + zp steps of 2^-8, saturated.
@@ -31,11 +31,16 @@ from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, IntType, TensorType
+from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
+from binpoint.ops.exponential import Exponential, PolynomialExp, ShiftExp
+from binpoint.ops.lookup import convert
+from binpoint.ops.methods import Method
 from binpoint.ops.shape import reshape_value
+from binpoint.ops.shares import IntShares, Reciprocal, Rounded
 
+_OTHER = "softmax by {}: an approximation, which onnxruntime does not compute"
 _NOTE = "softmax in float: onnxruntime adds in float32 and may differ by one in rare cases"
 _CODES = 256
 _STEPS = 256
@@ -48,6 +53,10 @@ _NORMAL = 0x00800000
 """The bits of the least normal float32."""
 _LARGEST_SHIFT = 30
 _PRECISION = 24
+_LARGEST_SUM = 2**31
+_RELEASED = FixedType.per_tensor(I16, Dyadic(1, -15))
+SHIFTMAX_BITS = 15
+"""Halvings of I-ViT's Shiftmax."""
 
 
 def share_type(storage: IntType) -> FixedType:
@@ -63,6 +72,7 @@ class Softmax(FloatOp):
     onnx: ClassVar[tuple[str, ...]] = ("Softmax", "com.microsoft.QLinearSoftmax")
 
     axis: int
+    method: Method = Method.TABLE
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
@@ -83,15 +93,17 @@ class Softmax(FloatOp):
 
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
         """The same over the axis where it is then."""
-        return Permuted(Softmax(order.index(self.axis)), order)
+        return Permuted(replace(self, axis=order.index(self.axis)), order)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""
         return (TensorType(inputs[0].shape, FloatType()),)
 
     def result_type(self, *inputs: FixedType | None) -> FixedType | None:
-        """Steps of 2^-8, signed as the operand."""
+        """Steps of 2^-8, signed as the operand; 15 bits as released by I-ViT."""
         x = inputs[0]
+        if self.method is Method.SHIFT_RELEASED:
+            return _RELEASED
         return share_type(U8 if x is None else x.storage)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
@@ -102,8 +114,10 @@ class Softmax(FloatOp):
         return (share.astype(inputs[0].dtype),)
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
-        """A composite op that reads a table."""
+        """A composite op that reads a table, or computes its exponentials."""
         x = build.integer(site.inputs[0])
+        if self.method is not Method.TABLE:
+            return (self._shares(site, build, x),)
         if x.elem.storage.width > 8:
             raise NoIntegerForm(
                 f"softmax of {x.elem.storage.width}-bit values by table",
@@ -121,6 +135,28 @@ class Softmax(FloatOp):
         factor, shift = _steps(target, site.name)
         op = IntSoftmax(block, target, factor, shift, (_NOTE,) if runtime else ())
         return (build.one(op, x, entries),)
+
+    def _shares(self, site: Site, build: GraphBuilder, x: Value) -> Value:
+        """By shifts or a polynomial; as released its own 15-bit result is rescaled if need be."""
+        if x.elem.storage.width > _WIDEST or x.elem.axis is not None:
+            raise NoIntegerForm(f"softmax of {x.elem} by {self.method}", at=site.name)
+        block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
+        target = site.results[0] or self.result_type(x.elem)
+        assert target is not None
+        scale, notes = float(x.elem.scale), (_OTHER.format(self.method),)
+        if self.method is Method.SHIFT_RELEASED:
+            terms = ShiftExp.of(scale, SHIFTMAX_BITS, (2**31 - 1) // block.n, site.name)
+            op = IntShares(block, terms, Reciprocal(2**31 - 1, 16), _RELEASED, notes)
+            return convert(build, build.one(op, x), target, site.semantics)
+        rounded = Rounded(*_steps(target, site.name))
+        if self.method is Method.POLYNOMIAL:
+            terms: Exponential = PolynomialExp.of(scale, site.name)
+            if terms.peak * block.n >= _LARGEST_SUM:
+                raise NoIntegerForm(f"softmax over {block.n} elements", at=site.name)
+        else:
+            top = _LARGEST_SUM // max(block.n, 2 * _STEPS)
+            terms = ShiftExp.of(scale, SHIFTMAX_BITS, top, site.name)
+        return build.one(IntShares(block, terms, rounded, target, notes), x)
 
 
 def _bits(count: int) -> int:

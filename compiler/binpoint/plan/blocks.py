@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from binpoint.ir.constant import Constant
+from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
+from binpoint.ops import rowgate
 from binpoint.ops.blocks import Block, IntArgExtreme, IntExtreme, IntSum
+from binpoint.ops.exponential import Exponential
 from binpoint.ops.layernorm import IntLayerNorm
+from binpoint.ops.rowgate import IntShiftGelu
+from binpoint.ops.shares import IntShares, Reciprocal, Rounded
 from binpoint.ops.softmax import IntSoftmax, OnnxruntimeSoftmax
 from binpoint.plan import units
 from binpoint.plan.moves import turned
@@ -16,6 +23,8 @@ from binpoint.plan.slides import partial_sums
 from binpoint.plan.store import as_it_is
 from binpoint.plan.sums import store_of
 from binpoint.plan.units import Unit
+
+_NARROW = 8
 
 
 def block(place: Place) -> list[Draft]:
@@ -67,6 +76,78 @@ def softmax(place: Place) -> list[Draft]:
         hi=n["hi"],
     )
     return _over_rows(place, unit, op.block, 1)
+
+
+def shares(place: Place) -> list[Draft]:
+    """Shares of rows by exponentials that are computed beforehand, for every distance."""
+    op, x = place.op, place.inputs[0]
+    assert isinstance(op, IntShares)
+    terms, storage, zero = _exponentials(place, op.terms), op.result.storage, op.result.zero_point
+    rows, division = op.block.outer * op.block.inner, op.division
+    if isinstance(division, Rounded):
+        unit: Unit = units.Softmax(
+            rows=rows,
+            count=op.block.n,
+            x=x.interval.int_type(),
+            table=Constant(terms[::-1]),
+            form="table",
+            factor=division.factor,
+            shift=division.shift,
+            zero=zero,
+            lo=storage.min,
+            hi=storage.max,
+        )
+    else:
+        assert isinstance(division, Reciprocal)
+        unit = units.Reciprocal(
+            form="shares",
+            rows=rows,
+            count=op.block.n,
+            x=x.interval.int_type(),
+            table=Constant(terms),
+            numerator=division.numerator,
+            drop=division.shift,
+            zero=0,
+            scale=1,
+            down=1,
+            origin=zero,
+            lo=storage.min,
+            hi=storage.max,
+        )
+    return _over_rows(place, unit, op.block, 1)
+
+
+def shiftgelu(place: Place) -> list[Draft]:
+    """Rows of ShiftGELU."""
+    op, x = place.op, place.inputs[0]
+    assert isinstance(op, IntShiftGelu)
+    storage = op.result.storage
+    unit = units.Reciprocal(
+        form="gelu",
+        rows=op.block.outer * op.block.inner,
+        count=op.block.n,
+        x=x.interval.int_type(),
+        table=Constant(_exponentials(place, op.terms)),
+        numerator=rowgate.NUMERATOR,
+        drop=rowgate.DROP,
+        zero=op.zero,
+        scale=op.multiplier,
+        down=op.shift,
+        origin=op.result.zero_point,
+        lo=storage.min,
+        hi=storage.max,
+    )
+    return _over_rows(place, unit, op.block, 1)
+
+
+def _exponentials(place: Place, terms: Exponential) -> IntArray:
+    """Of every distance between two codes of 8 bits."""
+    width = place.inputs[0].elem.storage.width
+    if width > _NARROW:
+        raise place.refuse(
+            "an exponential of a wide operand has no form", "quantize its operand to 8 bits"
+        )
+    return terms.terms(np.arange(1 << width, dtype=np.int64))
 
 
 def layernorm(place: Place) -> list[Draft]:

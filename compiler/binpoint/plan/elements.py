@@ -58,7 +58,7 @@ def _tabulated(place: Place) -> Store:
         raise place.refuse(
             "a function of a wide operand has no form", "quantize its operand to 8 bits"
         )
-    channels = 1 if place.step.call.stem == "lookup" else x.shape[-1]
+    channels = 1 if place.step.call.stem in ("lookup", "gated") else x.shape[-1]
     codes = np.arange(x.interval.lo, x.interval.hi + 1, dtype=np.int64)
     grid = np.broadcast_to(codes[:, None], (len(codes), channels))
     (table,) = place.op.reference(grid, *(array_of(p) for p in parameters))

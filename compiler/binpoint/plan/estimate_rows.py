@@ -9,8 +9,9 @@ from binpoint.plan import fabric, units
 from binpoint.plan.fabric import HANDSHAKE, Resources
 
 Whole = (
-    units.Softmax | units.LayerNorm | units.Product | units.Source | units.Blend | units.FloatSum
-)
+    units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
+    | units.Blend | units.FloatSum
+)  # fmt: skip
 _SMALL_TABLE = 256
 _FLOAT = 32
 _MANTISSA = 24
@@ -27,6 +28,8 @@ def whole(unit: Whole) -> Resources:
     match unit:
         case units.Softmax():
             return _softmax(unit)
+        case units.Reciprocal():
+            return _reciprocal(unit)
         case units.LayerNorm():
             return _layernorm(unit)
         case units.Product():
@@ -64,6 +67,28 @@ def _softmax(unit: units.Softmax) -> Resources:
         fabric.clamp(unit.quotient_bits, 8),
         fabric.counter(unit.block_cycles),
     ]
+    return fabric.total(parts)
+
+
+def _reciprocal(unit: units.Reciprocal) -> Resources:
+    """Held rows, exponentials, a divider that works bit by bit or has a stage for each bit."""
+    entry = Interval.of(unit.table.array).int_type().width
+    rest = entry + fabric.bits(unit.count) + 1
+    each = unit.form == "gelu"
+    stage = Resources(lut=2 * rest, ff=3 * rest)
+    parts = [
+        HANDSHAKE,
+        fabric.ram(unit.count, unit.x.width),
+        fabric.rom(unit.table.array.size, entry, _SMALL_TABLE) * (2 if each else 1),
+        fabric.compare(unit.x.width) + Resources(lut=unit.x.width, ff=unit.x.width),
+        Resources(lut=rest, ff=rest),
+        stage * (unit.steps if each else 1),
+        fabric.product(entry, unit.steps, "multiply"),
+        fabric.clamp(_HIGH, 8),
+        fabric.counter(unit.row_cycles),
+    ]
+    if each:
+        parts.append(fabric.product(_HIGH, _HIGH, "multiply"))
     return fabric.total(parts)
 
 

@@ -92,6 +92,62 @@ class Softmax(Unit):
 
 
 @dataclass(frozen=True, slots=True)
+class Reciprocal(Unit):
+    """Rows of `count` elements by exponentials and a rounded-down reciprocal, as I-ViT released it.
+
+    Args:
+        table: an exponential for each distance from the largest element.
+        form: ``shares``, `ops.shares.Reciprocal`, or ``gelu``, `ops.rowgate`.
+        numerator, drop: what is divided by a sum, and the bits rounded off a product with it.
+        zero: of the operand, with ``gelu``.
+        scale, down: multiplier and shift of a result, with ``gelu``.
+        origin, lo, hi: of the result.
+    """
+
+    stem: ClassVar[str] = "reciprocal"
+
+    form: str
+    rows: int
+    count: int
+    x: IntType
+    table: Constant
+    numerator: int
+    drop: int
+    zero: int
+    scale: int
+    down: int
+    origin: int
+    lo: int
+    hi: int
+
+    @property
+    def steps(self) -> int:
+        """Bits of a quotient."""
+        return self.numerator.bit_length()
+
+    @property
+    def row_cycles(self) -> int:
+        """Reading, then adding and one quotient bit by bit, or a quotient an element; results."""
+        loops = 3 if self.form == "shares" else 2
+        return loops * self.count + self.steps + 4 * (loops + 1)
+
+    @property
+    def iterations(self) -> int:
+        """Cycles of all rows."""
+        return self.rows * self.row_cycles
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """At the beginning of each row."""
+        first = np.arange(self.rows)[:, None] * self.row_cycles
+        return ((first + np.arange(self.count)).reshape(-1),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """At the end of each row."""
+        last = np.arange(1, self.rows + 1)[:, None] * self.row_cycles
+        return ((last - self.count + np.arange(self.count)).reshape(-1),)
+
+
+@dataclass(frozen=True, slots=True)
 class LayerNorm(Unit):
     """Rows of `count` elements normalized, as `ops.layernorm.IntLayerNorm` defines it.
 

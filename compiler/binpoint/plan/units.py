@@ -19,7 +19,7 @@ from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan.movers import AHEAD, Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
-from binpoint.plan.rows import LayerNorm, Softmax
+from binpoint.plan.rows import LayerNorm, Reciprocal, Softmax
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit, last_steps
 from binpoint.plan.weighing import Blend, FloatSum, Product, Source
@@ -42,6 +42,7 @@ __all__ = (
     "Neighbours",
     "Pair",
     "Product",
+    "Reciprocal",
     "Reduce",
     "Softmax",
     "Source",

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from binpoint.ir.graph import Graph, Node, Origin, Value
-from binpoint.ir.kernel import Buffer, Table
+from binpoint.ir.kernel import Number, Table
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.patched import nodes_within
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
@@ -433,11 +433,13 @@ def _constant_bytes(program: Program, step: Step) -> int:
     arrays: dict[str, int] = {}
     for graph, call in calls_of(program.graph, (step,), program.stages):
         for argument in call.call.all_arguments:
-            constant = None
-            if isinstance(argument, Table):
-                constant = argument.array
-            elif isinstance(argument, Buffer):
-                constant = graph.value(argument.value).constant
+            if isinstance(argument, Number):
+                continue
+            constant = (
+                argument.array
+                if isinstance(argument, Table)
+                else graph.value(argument.value).constant
+            )
             if constant is not None:
                 array = program.constant_like(constant, argument.elem)
                 arrays[array.name] = array.bytes

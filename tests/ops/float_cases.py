@@ -24,6 +24,7 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.affine import Affine
+from binpoint.ops.cell import Cell
 from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose, Spread
@@ -35,6 +36,7 @@ from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.rational import Rational
+from binpoint.ops.recurrent import Recurrent, memory_type, state_type
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
@@ -252,6 +254,19 @@ def _softmax(s: Sketch, semantics: Semantics) -> Made:
     return op, [x], op.result_type(x.elem)
 
 
+def _mask(s: Sketch, shape: Sequence[int]) -> Value:
+    """Ones and zeros of which the last axis has a one everywhere; repeated along some axes."""
+    keep = s.rng.random([n if s.number(0, 2) else 1 for n in shape[:-1]] + [shape[-1]]) < 0.6
+    keep[..., s.number(0, shape[-1] - 1)] = True
+    return real(keep.astype(np.float32))
+
+
+def _masked_softmax(s: Sketch, semantics: Semantics) -> Made:
+    x = _data(s, semantics, *s.shape(), kind=s.type(s.storage(I8, U8), s.pick(1.0, 4.0)))
+    op = Softmax(len(x.shape) - 1)
+    return op, [x, _mask(s, x.shape)], op.result_type(x.elem)
+
+
 def _layer_norm(s: Sketch, semantics: Semantics) -> Made:
     x = _data(s, semantics, *s.shape())
     axis = s.number(0, len(x.shape) - 1)
@@ -260,6 +275,25 @@ def _layer_norm(s: Sketch, semantics: Semantics) -> Made:
     )
     op = LayerNorm(axis, s.pick(1e-5, 1e-12, 0.1))
     return _finished(s, semantics, op, x, gamma, beta)
+
+
+def _recurrent(s: Sketch, _: Semantics) -> Made:
+    """All forms of a step; the error of a state goes on into the next."""
+    cell = s.pick(*Cell)
+    gates = {Cell.RNN: 1, Cell.GRU: 3, Cell.LSTM: 4}[cell]
+    steps, batch, depth, hidden = (s.number(1, n) for n in (3, 2, 3, 5))
+    x = s.input((steps, batch, depth), s.type(s.storage(I8, U8)))
+    kinds = [state_type(), memory_type()][: 1 + (cell is Cell.LSTM)]
+    starts = [real(s.rng.uniform(-0.9, 0.9, (batch, hidden)), kind) for kind in kinds]
+    biases = [real(s.rng.normal(0, 0.2, gates * hidden).astype(np.float32)) for _ in range(2)]
+    matrices = [
+        real(s.rng.normal(0, 0.3, (gates * hidden, n)), FixedType.per_tensor(I8, Dyadic(1, -6)))
+        for n in (depth, hidden)
+    ]
+    functions = ("tanh",) if cell is Cell.RNN else ("sigmoid", "tanh", "tanh")[: gates - 1]
+    before = cell is Cell.GRU and s.pick(True, False)
+    op = Recurrent(cell, functions, before, sequence=s.pick(True, False))
+    return op, [x, *matrices, *biases, *starts], state_type()
 
 
 def _label(s: Sketch, _: Semantics) -> Made:
@@ -363,7 +397,9 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(ReduceExtreme, _reduce_extreme, 0.0, 0.0),
     FloatCase(ArgExtreme, _arg_extreme, 0.0, 0.0),
     FloatCase(Softmax, _softmax, 0.502, 1.0),
+    FloatCase(Softmax, _masked_softmax, 0.502, 1.0),
     FloatCase(LayerNorm, _layer_norm, 0.51, 0.51),
+    FloatCase(Recurrent, _recurrent, 3.0, 3.0),
     FloatCase(Label, _label, 0.0, 0.0),
     FloatCase(Transpose, _transpose, 0.0, 0.0),
     FloatCase(Reshape, _reshape, 0.0, 0.0),

@@ -210,7 +210,8 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
     function = f"node_{index:03d}_{step.name}"
     buffers = [a for a in step.call.all_arguments if isinstance(a, Buffer) and _moves(program, a)]
     names = {a.name: a for a in buffers}
-    (result,) = [a for a in buffers if a.written]
+    # The hook after a node sees its first result.
+    result = next(a for a in buffers if a.written)
     value = program.graph.value(result.value)
     extra = ["scratch"] if step.call.scratch else []
     arguments = ", ".join([*(_argument(program, a) for a in step.call.all_arguments), *extra])
@@ -255,11 +256,13 @@ def _place(program: Program, argument: Buffer) -> str:
     """Where a value is, as an expression in the run function."""
     storage: Storage = program.storage[argument.value]
     kind = ctype(argument.elem)
+    elements = storage.within // argument.elem.dtype.itemsize
+    behind = f" + {elements}" if elements else ""
     match storage.place:
         case Place.INPUT:
-            return _parameter_of(program.inputs[storage.index], storage.place)
+            return _parameter_of(program.inputs[storage.index], storage.place) + behind
         case Place.OUTPUT:
-            return _parameter_of(program.outputs[storage.index], storage.place)
+            return _parameter_of(program.outputs[storage.index], storage.place) + behind
         case _:
             qualifier = "" if argument.written else "const "
             return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"

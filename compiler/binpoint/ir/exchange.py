@@ -6,7 +6,7 @@ exact in onnxruntime's CPU provider.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -40,6 +40,8 @@ class OnnxNode:
     outputs: tuple[str, ...]
     codes: tuple[bool, ...] = ()
     """Which operands are stored integers (between QuantizeLinear and DequantizeLinear)."""
+    read: tuple[bool, ...] = ()
+    """Which results anything reads."""
 
     @property
     def op(self) -> str:
@@ -330,6 +332,49 @@ class OnnxWriter:
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
         return self.emit("Concat", [part.name for part in parts], shape, bounds, axis=axis)
+
+    def scan(
+        self,
+        step: Callable[[Sequence[Tensor], Tensor], tuple[list[Tensor], Tensor]],
+        states: Sequence[Tensor],
+        ranges: Sequence[Interval],
+        rows: Tensor,
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Last states, and results of all steps, of `step(states, row)` over the rows' first axis.
+
+        `ranges` are those that the states have at every step; constants from outside are read as
+        they are.
+        """
+        outside, self.nodes = self.nodes, []
+        held = [self._named(s.shape, r) for s, r in zip(states, ranges, strict=True)]
+        row = self._named(rows.shape[1:], rows.range)
+        found, result = step(held, row)
+        if any(not r.contains(s.range) for s, r in zip(found, ranges, strict=True)):
+            raise InvariantBroken("check graph: a state leaves its range")
+        result = self.emit("Identity", [result.name], result.shape, result.range)
+        taken, given = (
+            [helper.make_tensor_value_info(t.name, TensorProto.INT64, t.shape) for t in group]
+            for group in ([*held, row], [*found, result])
+        )
+        body = helper.make_graph(self.nodes, f"steps{self._count}", taken, given)
+        self.nodes = outside
+        final = tuple(self._named(t.shape, t.range) for t in found)
+        stacked = self._named((rows.shape[0], *result.shape), result.range)
+        self.nodes.append(
+            helper.make_node(
+                "Scan",
+                [*(t.name for t in states), rows.name],
+                [*(t.name for t in final), stacked.name],
+                name=f"n{self._count}",
+                body=body,
+                num_scan_inputs=1,
+            )
+        )
+        return final, stacked
+
+    def _named(self, shape: Sequence[int], bounds: Interval) -> Tensor:
+        self._count += 1
+        return Tensor(f"t{self._count}", tuple(shape), bounds)
 
     def pad(self, a: Tensor, before: Sequence[int], after: Sequence[int], value: int) -> Tensor:
         """Constant padding; nothing where all widths are zero."""

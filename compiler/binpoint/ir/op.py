@@ -120,6 +120,14 @@ class FloatOp(Op):
         """A type that the op itself prescribes for its results (softmax, argmax), if any."""
         return None
 
+    def result_types(self, *inputs: FixedType | None) -> tuple[FixedType | None, ...]:
+        """The same where results differ: one for each; empty if `result_type` tells for all."""
+        return ()
+
+    def operand_types(self) -> tuple[FixedType | None, ...]:
+        """Types that the op prescribes for operands that have none; those not listed are free."""
+        return ()
+
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
         """The op g with g(transpose(x, order)) = transpose(self(x), result.order), if there is one.
 

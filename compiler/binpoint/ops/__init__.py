@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binpoint.ir.op import FloatOp
 from binpoint.ops.affine import Affine
+from binpoint.ops.attention import Attention
 from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
@@ -11,10 +12,12 @@ from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.labels import Label
 from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.mask import Mask
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.rational import Rational
+from binpoint.ops.recurrent import Recurrent
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose
@@ -39,7 +42,10 @@ OPS: tuple[type[FloatOp], ...] = (
     ReduceExtreme,
     ArgExtreme,
     Softmax,
+    Mask,
+    Attention,
     LayerNorm,
+    Recurrent,
     Label,
     Transpose,
     Reshape,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from binpoint.errors import MissingSamples, NoIntegerForm, RangeOverflow
+from binpoint.errors import BadOption, MissingSamples, NoIntegerForm, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
@@ -39,7 +39,8 @@ class AssignTypes(Pass):
        type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
-    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real, or
+    4. Weights become codes of eight bits, or of those that the options `weight_bits` and
+       `layer_bits` give, symmetric, one scale per output channel. Biases stay real, or
        become so again where they were stored for a scale that is no longer that of the sums; with
        the option `bias_correction` the mean error of each channel is taken out of them.
 
@@ -68,6 +69,7 @@ class AssignTypes(Pass):
         grouped = self._activations(graph, context)
         if graph.quantized and not graph.rational:
             graph.filled = tuple(sorted(stated | grouped))
+        _refuse_unknown_layers(graph, context.options)
         for node in graph.nodes():
             _free_bias(real, graph, node)
             _weights(graph, graph.node(node.name), context.options)
@@ -169,27 +171,37 @@ def pass_types(graph: Graph) -> set[str]:
 
 
 def _pass_down(graph: Graph, node: Node) -> set[str]:
-    """To results: the type their op prescribes, or the one type of all operands if it keeps it.
+    """To results: the types their op prescribes, or the one type of all operands if it keeps it.
 
     Returns the results that got a type that their op prescribes; whole numbers are not meant.
     """
     assert isinstance(node.op, FloatOp)
+    operands = [value.fixed for value in graph.arguments(node)]
     kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
-    stated = node.op.result_type(*(value.fixed for value in graph.arguments(node)))
+    stated = node.op.result_type(*operands)
     prescribed = stated is not None and stated.scales != (Dyadic.one(),)
     if stated is None and node.op.keeps_type and len(kinds) == 1:
         (stated,) = kinds
-    if stated is None:
-        return set()
-    found = [value for value in graph.results(node) if value.fixed is None]
-    for value in found:
-        graph.set_value(replace(value, fixed=stated))
-    return {value.name for value in found} if prescribed else set()
+    each = node.op.result_types(*operands)
+    types = each or (stated,) * len(node.outputs)
+    found: set[str] = set()
+    for value, kind in zip(graph.results(node), types, strict=True):
+        if value.fixed is None and kind is not None:
+            graph.set_value(replace(value, fixed=kind))
+            found.add(value.name)
+    return found if prescribed or each else set()
 
 
 def _pass_up(graph: Graph, node: Node) -> None:
-    """To operands that nobody else reads: the type of the results, if the op keeps it."""
+    """To operands that nobody else reads: the type of the results, if the op keeps it.
+
+    Or the type that the op prescribes for them; a constant gets it even if others read it too.
+    """
     assert isinstance(node.op, FloatOp)
+    for index, kind in enumerate(node.op.operand_types()):
+        value = graph.value(node.inputs[index])
+        if kind is not None and value.fixed is None:
+            _prescribe(graph, graph.node(node.name), index, kind)
     kinds = {value.fixed for value in graph.results(node)}
     if not node.op.keeps_type or len(kinds) != 1:
         return
@@ -198,6 +210,15 @@ def _pass_up(graph: Graph, node: Node) -> None:
         untyped = value.fixed is None and value.constant is None
         if untyped and stated is not None and graph.sole_consumer(value.name) is not None:
             graph.set_value(replace(value, fixed=stated))
+
+
+def _prescribe(graph: Graph, node: Node, index: int, kind: FixedType) -> None:
+    value = graph.value(node.inputs[index])
+    if value.constant is not None:
+        codes = kind.quantize(value.constant.array).astype(kind.storage.dtype)
+        _replace_input(graph, node, index, codes, kind)
+    elif graph.sole_consumer(value.name) is not None:
+        graph.set_value(replace(value, fixed=kind))
 
 
 def _range_of(value: Value) -> Range:
@@ -266,11 +287,44 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
                 bias,
                 float(data[0].fixed.scale),
                 power_of_two=options.scales == "power-of-two",
+                bits=_bits(node, options),
             )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
         codes = kind.quantize(array).astype(kind.storage.dtype)
         _replace_input(graph, node, index, codes, kind)
+
+
+def _bits(node: Node, options: CompileOptions) -> int:
+    """Of the weights of a node."""
+    own = (options.layer_bits[n] for n in node.origin.names if n in options.layer_bits)
+    return next(own, options.weight_bits)
+
+
+def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
+    """Refuse bits for a layer that has no weights without a type.
+
+    Raises:
+        BadOption: naming the layer.
+    """
+    if not options.layer_bits:
+        return
+    known = {name for node in graph.nodes() if _open(graph, node) for name in node.origin.names}
+    for name in sorted(options.layer_bits):
+        if name not in known:
+            raise BadOption(
+                "bits are given for a layer that has no real weights",
+                at=f"layer_bits, {name}",
+                want=", ".join(sorted(known)) or "a float model",
+            )
+
+
+def _open(graph: Graph, node: Node) -> bool:
+    """Whether a node has weights that are to be quantized."""
+    assert isinstance(node.op, FloatOp)
+    roles = node.op.roles(len(node.inputs))
+    pairs = zip(graph.arguments(node), roles, strict=True)
+    return any(r is Role.WEIGHT and v.fixed is None and v.constant is not None for v, r in pairs)
 
 
 def real_bias(value: Value) -> NDArray[np.float64]:

@@ -56,8 +56,8 @@ class _Request:
         checks = ["check=true"] * self.check
         return read_options(self.config, [*self.words, *words, *checks], self.folding)
 
-    def run(self) -> Result:
-        """Compile."""
+    def run(self, *, curve: bool = False) -> Result:
+        """Compile; with `curve` report what patches could save."""
         from binpoint import driver
         from binpoint.target import load_target
 
@@ -71,6 +71,7 @@ class _Request:
             verify_samples=self.samples_verify,
             pipeline=self.pipeline,
             dump_ir=self.dump_ir,
+            curve=curve,
         )
 
 
@@ -174,7 +175,7 @@ def compile_command(output: Path, as_json: bool, **given: Any) -> None:
 @_JSON
 def analyze(as_json: bool, **given: Any) -> None:
     """Print the report on MODEL, and write no firmware."""
-    _print_report(_Request(**given).run().report, as_json)
+    _print_report(_Request(**given).run(curve=True).report, as_json)
 
 
 @cli.command()

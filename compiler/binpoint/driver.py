@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -30,6 +30,7 @@ from binpoint.plan.program import Program
 from binpoint.report import render as rendering
 from binpoint.report.accelerator import summarize_design
 from binpoint.report.measure import macs, noise, score
+from binpoint.report.patches import curve_of, patches_of
 from binpoint.report.summary import (
     Findings,
     Report,
@@ -83,6 +84,7 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     verify_samples: int = 100,
     pipeline: str | Pipeline | None = None,
     dump_ir: Path | None = None,
+    curve: bool = False,
 ) -> Result:
     """Compile an ONNX file for a target, and compare the result on all witnesses.
 
@@ -98,6 +100,7 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
             without samples noise serves.
         pipeline: a pipeline, its name, or its passes as text; by default the target's.
         dump_ir: a new folder for the text of the graph after each pass.
+        curve: report what memory patches could save, at which extra work.
 
     Raises:
         BadOption: an option means nothing for the target, or a folding does not divide a layer.
@@ -127,6 +130,10 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     ratios = noise(floating, graph, sets.scored)
     removed, apart = macs(imported) - macs(typed), departures(graph, model, options.semantics)
     found = Findings(use, score(subject, sets.scored), ratios, removed, apart)
+    if isinstance(made.plan, Program) and isinstance(target, McuTarget):
+        points = curve_of(graph, target, options) if curve else ()
+        stages = patches_of(made.plan, target, options)
+        found = replace(found, patches=stages, patch_curve=points)
     report = _summarized(made.plan, target, verdict, found)
     project = made.project.with_files({"report.json": rendering.json(report).encode()})
     return Result(graph, made.plan, project, verdict, report)

@@ -122,6 +122,10 @@ class Graph:
         self._values: dict[str, Value] = {}
         self._nodes: dict[str, Node] = {}
 
+    def __repr__(self) -> str:
+        """Name and size: what a dump of an op that holds a graph shows."""
+        return f"Graph({self.name}, {len(self._nodes)} nodes)"
+
     # ---- reading
 
     def value(self, name: str) -> Value:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
+from binpoint.report.patches import CurvePoint, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 
 
@@ -61,6 +62,10 @@ def console(report: Report, console: Console) -> None:
     console.print(_witnesses(report))
     if report.layers:
         console.print(_layers(report, console.width))
+    if report.patches is not None:
+        console.print(_patches(report.patches))
+    if report.patch_curve:
+        console.print(_curve(report.patch_curve))
     if report.fpga is not None:
         console.print(_units(report.fpga))
         console.print(_fifos(report.fpga))
@@ -217,6 +222,40 @@ _WIDE = {"op": 100, "bytes": 110, "modelled cycles": 120, "SNR dB": 90}
 """Columns of layers that only a console of so many characters shows."""
 _NAME = 12
 """Characters of a layer's name that are always shown."""
+
+
+def _patches(found: Patches) -> Table:
+    """One row a stage, and in the title what they save together."""
+    plain, patched = number(found.arena_plain_bytes), number(found.arena_patched_bytes)
+    title = f"patches: arena {patched} in place of {plain} bytes, "
+    title += f"{100 * found.extra_macs_fraction:.1f} % more MACs"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("split", "grid", "patch", "pieces", "MACs", "without halos", "bits: share"):
+        table.add_column(name)
+    for stage in found.stages:
+        shares = ", ".join(f"{min(c.bits)}: {100 * c.share:.0f} %" for c in stage.classes)
+        table.add_row(
+            stage.split,
+            "x".join(map(str, stage.grid)),
+            "x".join(map(str, stage.extents)),
+            str(stage.pieces),
+            number(stage.macs),
+            number(stage.macs_once),
+            shares,
+        )
+    return table
+
+
+def _curve(points: tuple[CurvePoint, ...]) -> Table:
+    """Memory against extra work."""
+    title = "arena against extra work, by patches (estimated)"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("arena", "more MACs", "stages"):
+        table.add_column(name, justify="right")
+    for point in points:
+        share = f"{100 * point.extra_macs_fraction:.1f} %"
+        table.add_row(number(point.arena_bytes), share, str(point.stages))
+    return table
 
 
 def _layers(report: Report, width: int) -> Table:

@@ -12,15 +12,16 @@ from typing import Literal
 import msgspec
 
 from binpoint.ir.graph import Graph, Node, Origin, Value
-from binpoint.ir.kernel import Buffer, Table
+from binpoint.ir.kernel import Number, Table
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.patched import nodes_within
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.runtime_pair import OnnxruntimePair
 from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
-from binpoint.plan.program import Program
+from binpoint.plan.program import Program, calls_of
 from binpoint.report.accuracy import Score
+from binpoint.report.patches import CurvePoint, Patches
 from binpoint.sim.departures import Departure
 from binpoint.sim.measure import Cost, Measurement
 from binpoint.sim.witness import Verdict
@@ -220,6 +221,8 @@ class Report(_Table, frozen=True):
             waits; a model's figure, null where the target has no price list.
         unmeasured: why code, stack and instructions are null, where they are.
         float_linked: floating-point routines and instructions in the emulated image.
+        patches: of layers computed patch by patch, if there are any.
+        patch_curve: memory against extra work, where `analyze` asks for it.
         departures: for a model that came quantized, where its bytes are not all onnxruntime's.
         changed_files: files of a folder that no longer are as they were written.
     """
@@ -252,6 +255,8 @@ class Report(_Table, frozen=True):
     budget: tuple[MemoryUse, ...]
     layers: tuple[Layer, ...]
     fpga: Fpga | None = None
+    patches: Patches | None = None
+    patch_curve: tuple[CurvePoint, ...] = ()
     changed_files: tuple[str, ...] = ()
 
 
@@ -265,6 +270,8 @@ class Findings:
     """By value name."""
     macs_removed: int
     departures: tuple[Departure, ...]
+    patches: Patches | None = None
+    patch_curve: tuple[CurvePoint, ...] = ()
 
 
 def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: Findings) -> Report:
@@ -294,6 +301,8 @@ def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: F
         float_linked=figures and figures.float_parts,
         heap_linked=figures and figures.heap_parts,
         budget=tuple(_memory(u) for u in memory_use(program, target, figures)),
+        patches=findings.patches,
+        patch_curve=findings.patch_curve,
     )
 
 
@@ -429,14 +438,19 @@ def macs_of(graph: Graph, nodes: Iterable[Node]) -> int:
 
 def _constant_bytes(program: Program, step: Step) -> int:
     """Bytes of the constant arrays that a step reads, each once."""
-    values = program.graph
-    arrays = {
-        array.name: array.bytes
-        for argument in step.call.all_arguments
-        if isinstance(argument, Table)
-        or (isinstance(argument, Buffer) and values.value(argument.value).constant is not None)
-        for array in (program.constant_of(argument),)
-    }
+    arrays: dict[str, int] = {}
+    for graph, call in calls_of(program.graph, (step,), program.stages):
+        for argument in call.call.all_arguments:
+            if isinstance(argument, Number):
+                continue
+            constant = (
+                argument.array
+                if isinstance(argument, Table)
+                else graph.value(argument.value).constant
+            )
+            if constant is not None:
+                array = program.constant_like(constant, argument.elem)
+                arrays[array.name] = array.bytes
     return sum(arrays.values())
 
 

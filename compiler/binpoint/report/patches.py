@@ -1,0 +1,167 @@
+"""The report on layers that are computed patch by patch, and on what patches could save."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from binpoint.ir.graph import Graph, Node
+from binpoint.ir.op import IntegerOp
+from binpoint.ops.conv import IntConv
+from binpoint.ops.dense import IntDense
+from binpoint.ops.patched import Patched
+from binpoint.options import CompileOptions
+from binpoint.plan.arrange import arrange
+from binpoint.plan.halos import Estimates
+from binpoint.plan.patches import undivided
+from binpoint.plan.program import Program
+from binpoint.target import McuTarget
+
+_CURVE = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.16, 0.2, 0.3, 0.5)
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all parts of this report."""
+
+
+class PatchClass(_Table, frozen=True):
+    """Patches of one precision.
+
+    Attributes:
+        patches: how many.
+        share: of all patches of the stage.
+        bits: of each map of the stage, in order.
+    """
+
+    patches: int
+    share: float
+    bits: tuple[int, ...]
+
+
+class PatchStage(_Table, frozen=True):
+    """Layers that are computed patch by patch.
+
+    Attributes:
+        split: the map whose patches are computed.
+        grid: patches along each spatial axis.
+        extents: positions of the map in a patch; the last along an axis has the rest.
+        pieces: kinds of patches, by size and place relative to the borders.
+        macs, macs_once: multiply-accumulates, and those without halos.
+    """
+
+    split: str
+    grid: tuple[int, ...]
+    extents: tuple[int, ...]
+    pieces: int
+    macs: int
+    macs_once: int
+    classes: tuple[PatchClass, ...]
+
+
+class Patches(_Table, frozen=True):
+    """What the stages save, and what they cost.
+
+    Attributes:
+        extra_macs_fraction: what halos add to the multiply-accumulates of the whole net.
+        bitops_uniform8: of all stages, multiply-accumulates by 8 bits of weight and of activation.
+        bitops_mixed: the same with the bits that they have.
+    """
+
+    stages: tuple[PatchStage, ...]
+    arena_plain_bytes: int
+    arena_patched_bytes: int
+    extra_macs_fraction: float
+    bitops_uniform8: int
+    bitops_mixed: int
+
+
+class CurvePoint(_Table, frozen=True):
+    """The least memory that at most so much extra work gives, estimated."""
+
+    arena_bytes: int
+    extra_macs_fraction: float
+    stages: int
+
+
+def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> Patches | None:
+    """The stages of a program; None if it has none."""
+    found = [(n, n.op) for n in program.graph.nodes() if isinstance(n.op, Patched)]
+    if not found:
+        return None
+    plain = arrange(undivided(program.graph), options, target)
+    stages = tuple(_stage(program, node.name, op) for node, op in found)
+    total = _macs(plain.graph)
+    extra = sum(s.macs - s.macs_once for s in stages)
+    return Patches(
+        stages=stages,
+        arena_plain_bytes=plain.arena_bytes,
+        arena_patched_bytes=program.arena_bytes,
+        extra_macs_fraction=extra / total if total else 0.0,
+        bitops_uniform8=64 * sum(s.macs for s in stages),
+        bitops_mixed=sum(_bitops(op.parts) for _, op in found),
+    )
+
+
+def _stage(program: Program, name: str, op: Patched) -> PatchStage:
+    macs, once = op.extra_macs()
+    counts = Counter(patch.body for patch in op.patches)
+    classes = tuple(
+        PatchClass(
+            patches=counts[index],
+            share=counts[index] / len(op.patches),
+            bits=tuple(body.value(n.outputs[0]).elem.storage.width for n in _maps(body)),
+        )
+        for index, body in enumerate(op.bodies)
+    )
+    return PatchStage(
+        split=op.target.name,
+        grid=op.grid,
+        extents=op.extents,
+        pieces=len(program.stages[name].pieces),
+        macs=macs,
+        macs_once=once,
+        classes=classes,
+    )
+
+
+def _maps(body: Graph) -> list[Node]:
+    """The nodes whose results are maps in memory, not sums that are requantized as they come."""
+    return [n for n in body.nodes() if not (isinstance(n.op, IntegerOp) and n.op.accumulates)]
+
+
+def _macs(graph: Graph) -> int:
+    ops = [(n, n.op) for n in graph.nodes() if isinstance(n.op, IntegerOp)]
+    return sum(op.work(graph.arguments(n), graph.results(n)).macs for n, op in ops)
+
+
+def _bitops(parts: Iterable[Graph]) -> int:
+    """Multiply-accumulates by the bits of their operands."""
+    total = 0
+    for graph in parts:
+        for node in graph.nodes():
+            if isinstance(node.op, IntConv | IntDense):
+                x, w, _ = graph.arguments(node)
+                macs = node.op.work(graph.arguments(node), graph.results(node)).macs
+                total += macs * x.elem.storage.width * w.elem.storage.width
+    return total
+
+
+def curve_of(graph: Graph, target: McuTarget, options: CompileOptions) -> tuple[CurvePoint, ...]:
+    """Memory against extra work, from the plain plan on; estimated, not planned."""
+    whole = undivided(graph)
+    plain = arrange(whole, options, target)
+    estimates = Estimates(whole, plain)
+    points = [CurvePoint(arena_bytes=plain.arena_bytes, extra_macs_fraction=0.0, stages=0)]
+    for extra in _CURVE:
+        found = estimates.least_memory(extra)
+        if found is not None and found.peak < points[-1].arena_bytes:
+            points.append(
+                CurvePoint(
+                    arena_bytes=found.peak,
+                    extra_macs_fraction=found.extra,
+                    stages=len(found.stages),
+                )
+            )
+    return tuple(points)

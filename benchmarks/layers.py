@@ -12,9 +12,12 @@ from benchmarks.quantized import Builder, Tensor
 NAME = "layers"
 
 
-def build() -> onnx.ModelProto:
-    """A network of layers side by side; the node of a layer has the name of its row."""
-    net = Builder(np.random.default_rng(7))
+def build(bits: int = 8) -> onnx.ModelProto:
+    """A network of layers side by side; the node of a layer has the name of its row.
+
+    Weights use `bits` of their eight.
+    """
+    net = Builder(np.random.default_rng(7), bits)
     for result in (*_depthwise(net), *_pointwise(net), *_spatial(net), *_others(net)):
         net.output(result)
     return net.model()
@@ -25,10 +28,10 @@ def titles() -> tuple[str, ...]:
     return tuple(n.name for n in build().graph.node if n.op_type in ("Conv", "Gemm", "Add"))
 
 
-def save(folder: Path) -> Path:
+def save(folder: Path, bits: int = 8) -> Path:
     """Write the network into a folder."""
     path = folder / f"{NAME}.onnx"
-    path.write_bytes(build().SerializeToString())
+    path.write_bytes(build(bits).SerializeToString())
     return path
 
 

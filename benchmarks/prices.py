@@ -33,6 +33,8 @@ from binpoint.target import Event, McuTarget, Price, microcontroller
 
 _EVENTS: tuple[Event, ...] = get_args(Event)
 _VECTORS = ("loop", "vector", "vector_memory", "vector_multiply", "gather", "predicate")
+_OWN = re.compile(r"\[price\](?s:.*?)(?=\n\[price\.kernels\]|\Z)")
+"""What of a target's file is written here."""
 _WEIGHT = 0.1
 """Of the squared distance from the first guess, beside a layer's squared relative error."""
 _LEAST = 2000
@@ -70,7 +72,7 @@ def traced(network: Path, target: McuTarget) -> list[Layer]:
     options = CompileOptions()
     made = compile_model(network, target, options, verify="none")
     interface = Interface.of(made.program, options)
-    listing, parts = _run(interface, made.project.files, target)
+    listing, parts = run(interface, made.project.files, target)
     code, opcodes = decode(listing, target), opcodes_of(listing, target)
     core = CORES[target.name]
     return [
@@ -84,7 +86,7 @@ def traced(network: Path, target: McuTarget) -> list[Layer]:
     ]
 
 
-def _run(
+def run(
     interface: Interface, files: Mapping[str, bytes], target: McuTarget
 ) -> tuple[str, Sequence[Part]]:
     """The program as text, and its run from call to call."""
@@ -140,11 +142,11 @@ def fit(rows: Sequence[Layer], guess: Mapping[Event, float]) -> dict[Event, floa
     matrix = (counts * weight[:, None]).T @ (counts * weight[:, None])
     matrix += _WEIGHT * np.eye(len(events))
     right = (counts * weight[:, None]).T @ (goal * weight) + _WEIGHT * start
-    found = _not_negative(matrix, right, start)
+    found = not_negative(matrix, right, start)
     return {e: round(float(x), 2) for e, x in zip(events, found, strict=True)}
 
 
-def _not_negative(
+def not_negative(
     matrix: NDArray[np.float64], right: NDArray[np.float64], start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Least x @ matrix @ x - 2 * right @ x without negative x, one coordinate after the other."""
@@ -215,10 +217,8 @@ def main(cores: tuple[str, ...], *, write: bool) -> None:
             print(text, flush=True)
             path = ROOT / "targets" / f"{core}.toml"
             if write:
-                path.write_text(
-                    re.sub(r"\[price\](?s:.*)", lambda _, t=text: t, path.read_text("utf-8")),
-                    encoding="utf-8",
-                )
+                known = path.read_text("utf-8")
+                path.write_text(_OWN.sub(lambda _, t=text: t, known), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -30,9 +30,13 @@ class Tensor:
 
 @dataclass(slots=True)
 class Builder:
-    """Nodes are appended in the order of the calls; weights come from `rng` alone."""
+    """Nodes are appended in the order of the calls; weights come from `rng` alone.
+
+    Their codes use `bits` of the eight.
+    """
 
     rng: np.random.Generator
+    bits: int = 8
     nodes: list[onnx.NodeProto] = field(default_factory=list[onnx.NodeProto])
     arrays: dict[str, Array] = field(default_factory=dict[str, Array])
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list[onnx.ValueInfoProto])
@@ -134,7 +138,8 @@ class Builder:
         rows = shape[0]
         real = self.rng.normal(0, sqrt(2 / prod(shape[1:])), shape)
         bias = self.rng.normal(0, 0.3, rows)
-        scales = (np.abs(real).reshape(rows, -1).max(axis=1) / 127).astype(np.float32)
+        most = 2 ** (self.bits - 1) - 1
+        scales = (np.abs(real).reshape(rows, -1).max(axis=1) / most).astype(np.float32)
         codes = np.rint(real / scales.reshape(-1, *[1] * (len(shape) - 1))).astype(np.int8)
         if live is not None:
             dead = np.sort(self.rng.permutation(rows)[live:])

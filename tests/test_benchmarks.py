@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import layers, visual_wake_words
+from benchmarks import layers, methods, visual_wake_words
 from benchmarks.performance_page import CORES, MODELS, Figures, page, table
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.report.summary import Layer, Report
@@ -75,3 +75,8 @@ def test_the_page_has_what_was_measured_and_dashes(report: Report) -> None:
 
 def test_a_table_has_a_rule_under_its_head() -> None:
     assert table([["a", "b"], ["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_the_page_on_methods_shows_the_errors_of_gelu() -> None:
+    page_text = methods.PAGE.read_text(encoding="utf-8")
+    assert methods.table(methods.gelu_table()) in page_text, "python -m benchmarks.methods --write"

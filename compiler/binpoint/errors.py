@@ -276,6 +276,19 @@ class InputNotFound(UsageError):
     code = "BP8004"
 
 
+class MissingExtra(UsageError):
+    """A part of binpoint needs packages that are not installed."""
+
+    code = "BP8005"
+    exit = Exit.TOOL
+
+
+class NotTrainable(UsageError):
+    """A module has no fixed-point form, or is not ready for what was asked."""
+
+    code = "BP8006"
+
+
 # ---- BP9xxx: a defect of binpoint
 
 

@@ -20,6 +20,7 @@ from binpoint.target import Target
 Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -55,6 +56,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         scales: any scale, or powers of two only, which rescale by a shift.
         bias_correction: take the mean error of the quantized weights out of the biases.
         equalize: even out the ranges of neighbouring layers' channels first.
+        weight_bits: of the weights of a float model; scales of less than eight bits are those with
+            the least squared error.
+        layer_bits: `weight_bits` of single layers, by the name of their node in the model.
         methods: how approximated functions are computed: ``table``, ``shift``, ``shift-released``
             or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``.
         semantics: of requantization; ``auto`` is exact for QONNX, follows onnxruntime for other
@@ -80,6 +84,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scales: Literal["free", "power-of-two"] = "free"
     bias_correction: bool = True
     equalize: bool = True
+    weight_bits: Bits = 8
+    layer_bits: dict[str, Bits] = {}
     methods: dict[str, Method] = {}
     semantics: Literal["auto", "dyadic", "onnxruntime", "rational"] = "auto"
     fpu: bool = False

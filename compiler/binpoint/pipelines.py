@@ -11,6 +11,7 @@ from binpoint.frontend.channels import RemoveChannels, RemoveTypedChannels
 from binpoint.frontend.fold import FoldArgMax, FoldConstants, FoldPad
 from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
+from binpoint.frontend.masks import FuseMasks
 from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
@@ -36,6 +37,7 @@ def mcu() -> Pipeline:
         MergeDuplicates(),
         FoldConstants(),
         RecogniseLayerNorm(),
+        FuseMasks(),
         PropagateTypes(),
         SinkTransposes(),
         FoldRationals(),

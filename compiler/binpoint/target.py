@@ -28,6 +28,7 @@ Event = Literal[
 ]  # fmt: skip
 """What takes time: an instruction of a class, a register moved, a branch taken."""
 
+Rate = Annotated[float, msgspec.Meta(ge=0)]
 Address = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Size = Annotated[int, msgspec.Meta(gt=0)]
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_.-]*$")]
@@ -112,11 +113,14 @@ class Price(_Table, frozen=True):
             range; `fitted`, means that bring the cycles of an in-order scoreboard nearest.
         source: the document that the table, or what the scoreboard knows, comes from.
         cycles: by event; one that is not there cannot happen on the core, or has no price.
+        kernels: modelled cycles by kernel and part of it (`plan/bill.py`); fitted to what the
+            events of emulated runs cost. A kernel that is not there is priced by its operations.
     """
 
     basis: Literal["published", "fitted"]
     source: str
-    cycles: dict[Event, Annotated[float, msgspec.Meta(ge=0)]]
+    cycles: dict[Event, Rate]
+    kernels: dict[str, dict[str, Rate]] = {}
 
 
 class PipelineName(_Table, frozen=True):

@@ -254,6 +254,19 @@ def _softmax(s: Sketch, semantics: Semantics) -> Made:
     return op, [x], op.result_type(x.elem)
 
 
+def _mask(s: Sketch, shape: Sequence[int]) -> Value:
+    """Ones and zeros of which the last axis has a one everywhere; repeated along some axes."""
+    keep = s.rng.random([n if s.number(0, 2) else 1 for n in shape[:-1]] + [shape[-1]]) < 0.6
+    keep[..., s.number(0, shape[-1] - 1)] = True
+    return real(keep.astype(np.float32))
+
+
+def _masked_softmax(s: Sketch, semantics: Semantics) -> Made:
+    x = _data(s, semantics, *s.shape(), kind=s.type(s.storage(I8, U8), s.pick(1.0, 4.0)))
+    op = Softmax(len(x.shape) - 1)
+    return op, [x, _mask(s, x.shape)], op.result_type(x.elem)
+
+
 def _layer_norm(s: Sketch, semantics: Semantics) -> Made:
     x = _data(s, semantics, *s.shape())
     axis = s.number(0, len(x.shape) - 1)
@@ -384,6 +397,7 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(ReduceExtreme, _reduce_extreme, 0.0, 0.0),
     FloatCase(ArgExtreme, _arg_extreme, 0.0, 0.0),
     FloatCase(Softmax, _softmax, 0.502, 1.0),
+    FloatCase(Softmax, _masked_softmax, 0.502, 1.0),
     FloatCase(LayerNorm, _layer_norm, 0.51, 0.51),
     FloatCase(Recurrent, _recurrent, 3.0, 3.0),
     FloatCase(Label, _label, 0.0, 0.0),

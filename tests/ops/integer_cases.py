@@ -315,7 +315,7 @@ def layer_norm(s: Sketch) -> Value:
     axis = s.number(0, len(shape) - 1)
     x = s.input(shape)
     parameters = [real(s.rng.normal(size=shape[axis]).astype(np.float32)) for _ in range(2)]
-    op = LayerNorm(axis, s.pick(0.0, 1e-5, 1.0))
+    op = LayerNorm(axis, s.pick(0.0, 1e-5, 1.0), s.pick(Method.TABLE, *Method))
     y = s.lower(op, [x, *parameters], s.type(size=4.0), s.pick(*Semantics))
     return s.add(Clamp(-5, 100), y) if s.pick(True, False) else y
 
@@ -393,5 +393,5 @@ CASES: tuple[Case, ...] = (
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
     summed, extreme, arg_extreme, max_pool, average, average, softmax, softmax, layer_norm,
     copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
-    shares, shares, gated, gated, gated,
+    shares, shares, gated, gated, gated, layer_norm,
 )  # fmt: skip

@@ -81,7 +81,7 @@ def test_symbols_determine_texts() -> None:
 def test_every_op_has_a_case() -> None:
     for module in pkgutil.iter_modules(binpoint.ops.__path__, "binpoint.ops."):
         importlib.import_module(module.name)
-    seen = {type(node.op).__name__ for seed in range(8) for node in project(seed).graph.nodes()}
+    seen = {type(node.op).__name__ for seed in range(12) for node in project(seed).graph.nodes()}
     assert set(concrete(IntegerOp)) == seen
 
 

@@ -23,7 +23,7 @@ from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
-from binpoint.ops import layernorm
+from binpoint.ops import roots
 from binpoint.ops.layernorm import IntLayerNorm, LayerNorm
 from tests.ops.kernels import Bench, random_codes, random_type
 
@@ -171,9 +171,9 @@ def _squares(rng: np.random.Generator) -> Codes:
 def test_roots_are_exact_everywhere(rng: np.random.Generator) -> None:
     x = _squares(rng)
     wanted = np.array([math.isqrt(int(v)) for v in x])
-    np.testing.assert_array_equal(layernorm.floor_root(x), wanted)
+    np.testing.assert_array_equal(roots.floor_root(x), wanted)
     w = OnnxWriter()
-    root = layernorm.newton_root(w, Tensor("x", x.shape, Interval(2**60, 2**62 - 1)))
+    root = roots.newton_root(w, Tensor("x", x.shape, Interval(2**60, 2**62 - 1)))
     ends = [
         helper.make_tensor_value_info(name, TensorProto.INT64, x.shape) for name in ("x", root.name)
     ]
@@ -208,7 +208,7 @@ void roots(const uint64_t *x, uint32_t *y, size_t n)
 def test_the_normalizing_shift_is_exact(rng: np.random.Generator) -> None:
     powers = 2 ** np.arange(62, dtype=np.int64)
     x = np.concatenate([powers, powers[1:] - 1, 2 * (powers - 1) + 1, rng.integers(1, 2**62, 500)])
-    scaled = [int(v) << 2 * int(h) for v, h in zip(x, layernorm.half_shift(x), strict=True)]
+    scaled = [int(v) << 2 * int(h) for v, h in zip(x, roots.half_shift(x), strict=True)]
     assert all(2**60 <= v < 2**62 for v in scaled)
 
 

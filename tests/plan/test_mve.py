@@ -21,12 +21,13 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.kernels import choose
 from binpoint.sim.host_c import WARNINGS
 from binpoint.sim.tools import run_tool
-from binpoint.target import McuTarget, load_target, microcontroller
+from binpoint.target import McuTarget
+from tests import laws
 from tests.ops.integer_cases import SUM
 from tests.ops.sketch import Sketch
 from tests.plan.layers import OPTIONS, agree, requantizer, sketch
 
-DEVICE = microcontroller(load_target("cortex-m55"))
+DEVICE = laws.unpriced("cortex-m55")
 
 
 def test_all_kinds_and_forms_are_taken() -> None:

@@ -22,9 +22,8 @@ from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Req
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
-from binpoint.plan.variants.dsp_matrix import pack
+from binpoint.plan.variants.dsp_packing import Packing, packings
 from binpoint.plan.variants.fixed import fixed
-from binpoint.target import load_target, microcontroller
 from tests import laws
 from tests.ops.sketch import Sketch
 
@@ -37,7 +36,12 @@ def operand(s: Sketch, shape: tuple[int, ...]) -> Value:
 
 
 def weights(s: Sketch, *shape: int) -> Value:
-    """Mostly with a row of zeros somewhere; now and then with -128, which no pair holds."""
+    """Mostly with a row of zeros somewhere; now and then with -128, which no pair holds.
+
+    Others have four bits or two.
+    """
+    if narrow := s.pick(0, 0, 0, 8, 2):
+        return s.constant(s.codes(shape, -narrow, narrow - 1))
     codes = s.codes(shape, -127, 127)
     codes[s.number(0, shape[0] - 1)] *= s.pick(0, 1)
     codes[s.number(0, shape[0] - 1)] //= s.pick(1, 1, 16)
@@ -56,7 +60,7 @@ def bias(s: Sketch, count: int) -> Value:
 
 
 def channels(s: Sketch) -> int:
-    return s.pick(s.number(1, 9), s.number(10, 20), 4, 8, 16)
+    return s.pick(s.number(1, 9), s.number(10, 20), 4, 8, 16, 24)
 
 
 def dense(s: Sketch) -> Value:
@@ -124,7 +128,7 @@ def layers(seed: int, count: int) -> Sketch:
 
 
 def calls(sketch: Sketch, target: str) -> list[KernelCall]:
-    device = microcontroller(load_target(target))
+    device = laws.unpriced(target)
     return [step.call for step in arrange(sketch.graph, CompileOptions(), device).steps]
 
 
@@ -143,7 +147,8 @@ def test_the_layers_reach_every_form_of_kernel() -> None:
     words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
     assert words >= {
         "wide", "tall", "rows", "columns", "pieces", "fixed", "sums", "clamp", "tail", "even",
-        "tie", "mulhi", "thresholds", "moved", "across", "bytes", "d1", "d2", "d3", "d4",
+        "tie", "mulhi", "thresholds", "moved", "across", "bytes", "n4", "n2",
+        "d1", "d2", "d3", "d4",
     }  # fmt: skip
 
 
@@ -177,7 +182,7 @@ def test_sixteen_bits_after_the_point_decide_all_but_the_window(random: Random) 
     reach = Interval(bias - span, bias + span)
     op = requantizer(s, 1, reach)
     lows, highs = np.full(2, reach.lo), np.full(2, reach.hi)
-    found = fixed(op, np.stack([lows, highs]), np.full(2, bias), paired=True)
+    found = fixed(op, np.stack([lows, highs]), np.full(2, bias), (8, 0))
     if found is None:
         return
     for c, least in ((0, 8), (1, 0)):
@@ -207,10 +212,15 @@ def near_thresholds(s: Sketch, op: Requantize, reach: Interval) -> list[int]:
     return found
 
 
+def way(shape: str, name: str) -> Packing:
+    (found,) = (w for w in packings(shape) if w.name == name)
+    return found
+
+
 def test_words_hold_pairs_of_rows() -> None:
     rng = np.random.default_rng(5)
     rows = rng.integers(-127, 128, (6, 2, 4))
-    words = pack(rows, 4)
+    words = way("wide", "").pack(rows)
     assert words is not None
     assert words.shape == (2, 4, 2)
     lanes = words.view(np.int16).reshape(2, 4, 2, 2).transpose(0, 2, 1, 3).reshape(4, 8)
@@ -221,11 +231,32 @@ def test_words_hold_pairs_of_rows() -> None:
 
 
 def test_a_pair_that_fits_no_lane_is_refused() -> None:
-    assert pack(np.array([[[-128, 1]], [[-1, 1]]]), 4) is None
-    assert pack(np.array([[[-128, 1]], [[0, 1]]]), 4) is not None
-    assert pack(np.array([[[0, 1]], [[128, 1]]]), 4) is None
-    assert pack(np.array([[[-128, 1]], [[-1, 1]]]), 4, "bytes") is not None
-    assert pack(np.array([[[-129, 1]], [[-1, 1]]]), 4, "bytes") is None
+    pairs, apart = way("wide", ""), way("wide", "bytes")
+    assert pairs.pack(np.array([[[-128, 1]], [[-1, 1]]])) is None
+    assert pairs.pack(np.array([[[-128, 1]], [[0, 1]]])) is not None
+    assert pairs.pack(np.array([[[0, 1]], [[128, 1]]])) is None
+    assert apart.pack(np.array([[[-128, 1]], [[-1, 1]]])) is not None
+    assert apart.pack(np.array([[[-129, 1]], [[-1, 1]]])) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "bits"),
+    [("wide", "n4", 4), ("wide", "n2", 2), ("tall", "n4", 4), ("tall", "n2", 2)],
+)
+def test_weights_below_a_byte_take_their_bits(shape: str, name: str, bits: int) -> None:
+    half = 2 ** (bits - 1)
+    rows = np.random.default_rng(6).integers(-half, half, (16, 3, 8))
+    words = way(shape, name).pack(rows)
+    assert words is not None
+    assert 8 * words.nbytes == bits * rows.size
+    assert way(shape, name).pack(rows * 2 - half) is None
+
+
+def test_two_bits_of_two_steps_want_runs_of_four() -> None:
+    rows = np.ones((4, 1, 6), np.int64)
+    assert way("wide", "n2").pack(rows) is None
+    assert way("wide", "n4").pack(rows) is not None
+    assert way("tall", "n2").pack(rows) is not None
 
 
 def test_symbols_determine_texts() -> None:

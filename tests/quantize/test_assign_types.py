@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from binpoint.errors import MissingSamples, RangeOverflow
+from binpoint.errors import BadOption, MissingSamples, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
@@ -22,6 +22,7 @@ from binpoint.ops.unary import Clip, Unary
 from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
 from binpoint.quantize.assign_types import AssignTypes
+from binpoint.quantize.choose_type import weight_type
 from binpoint.quantize.simulate import Simulation
 from tests.quantize.nets import cnn, context, mlp, normal
 
@@ -55,6 +56,42 @@ def test_integers_follow_the_float_model(
         noise += float(np.sum((kind_out.dequantize(codes) - wanted) ** 2))
     least = 10 ** (1.0 if observer == "entropy" else 2.0)
     assert signal / noise > least
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_weights_have_as_many_bits_as_asked_for(rng: np.random.Generator, bits: int) -> None:
+    graph = mlp(rng)
+    typed = assigned(graph, normal(graph, rng), weight_bits=bits)
+    found = [
+        typed.value(name)
+        for node in typed.nodes()
+        if isinstance(node.op, FloatOp)
+        for name, role in zip(node.inputs, node.op.roles(len(node.inputs)), strict=True)
+        if role is Role.WEIGHT
+    ]
+    most = 2 ** (bits - 1) - 1
+    for value in found:
+        assert value.fixed is not None
+        assert value.constant is not None
+        assert value.fixed.storage.width == bits
+        assert np.abs(value.constant.array.astype(int)).max() == most
+
+
+def test_narrow_scales_have_no_more_error_than_those_of_the_largest_weight() -> None:
+    rows = np.random.default_rng(3).normal(size=(5, 40)) ** 3
+    kind = weight_type(rows, None, 1.0, power_of_two=False, bits=3)
+    steps = np.abs(rows).max(axis=1, keepdims=True) / 3
+    plain = ((np.rint(rows / steps) * steps - rows) ** 2).sum(axis=1)
+    found = ((kind.dequantize(kind.quantize(rows)) - rows) ** 2).sum(axis=1)
+    assert (found <= plain * (1 + 1e-6)).all()
+    assert (found < 0.8 * plain).any()
+
+
+def test_bits_for_a_layer_that_is_not_there_are_refused(rng: np.random.Generator) -> None:
+    graph = mlp(rng)
+    with pytest.raises(BadOption) as refused:
+        assigned(graph, normal(graph, rng), layer_bits={"nowhere": 4})
+    assert "nowhere" in str(refused.value.at)
 
 
 def test_the_same_twice(rng: np.random.Generator) -> None:

@@ -30,7 +30,10 @@ def formulas(step: Step) -> Sequence[str]:
     formulas = [step.call.formula]
     if len(step.nodes) > 1:
         formulas.append(str(getattr(step.nodes[1].op, "formula", "")))
-    note = [f"kernel {step.call.variant}: {step.call.note}"] if step.call.variant else []
+    head = f"kernel {step.call.variant}: " if step.call.variant else ""
+    note = [head + step.call.note] if step.call.note else []
+    if step.modelled is not None:
+        note.append(f"chosen as {step.modelled.kernel}: {step.modelled.cycles} modelled cycles")
     return [*(_tidy(f) for f in formulas if f), *note]
 
 

@@ -256,11 +256,13 @@ def _place(program: Program, argument: Buffer) -> str:
     """Where a value is, as an expression in the run function."""
     storage: Storage = program.storage[argument.value]
     kind = ctype(argument.elem)
+    elements = storage.within // argument.elem.dtype.itemsize
+    behind = f" + {elements}" if elements else ""
     match storage.place:
         case Place.INPUT:
-            return _parameter_of(program.inputs[storage.index], storage.place)
+            return _parameter_of(program.inputs[storage.index], storage.place) + behind
         case Place.OUTPUT:
-            return _parameter_of(program.outputs[storage.index], storage.place)
+            return _parameter_of(program.outputs[storage.index], storage.place) + behind
         case _:
             qualifier = "" if argument.written else "const "
             return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"

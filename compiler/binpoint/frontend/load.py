@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from binpoint import ort
 from binpoint.errors import BinpointError, InvalidConstant, InvalidModel, UnsupportedOperator
 from binpoint.frontend.between import read_function
+from binpoint.frontend.masks import holds_infinity, read_masked_sum
 from binpoint.frontend.nodes import check_node, check_sizes
 from binpoint.frontend.qonnx import (
     clip_codes,
@@ -31,7 +32,7 @@ from binpoint.frontend.read import (
     static_shape,
 )
 from binpoint.frontend.stored import Stored
-from binpoint.frontend.tensors import REAL, array_of, type_name
+from binpoint.frontend.tensors import REAL, array_of, is_sound, type_name
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Origin, Value
@@ -121,7 +122,9 @@ class Importer:
         for info in free:
             self._input(build, info)
         for name in sorted(stored):
-            self.values[name] = self._constant(build, array_of(stored[name], name), name)
+            self.values[name] = self._constant(
+                build, array_of(stored[name], name, masks=True), name
+            )
         for index, node in enumerate(nodes):
             self._node(build, node, index)
         if not self.proto.output:
@@ -161,6 +164,8 @@ class Importer:
         if name not in self.values:
             raise InvalidModel(f"the output `{name}` is never computed")
         value = self.graph.value(self.values[name].name)
+        if holds_infinity(value):
+            raise InvalidConstant(f"the constant `{name}` holds NaN or infinity")
         if value.fixed is None and value.name in self.stored.types:
             value = self.stored.as_integers(value)
         if not value.source or value.constant is None:
@@ -221,6 +226,9 @@ class Importer:
             and kind not in _RANDOM
         ):
             return self._fold(build, node), False
+        masked = read_masked_sum(node, build)
+        if masked is not None:
+            return masked, False
         if kind not in self.ops:
             node.refuse("is not supported", hint=hint_for(kind))
         coded = bool(node.codes) and node.codes[0] and self.ops[kind].keeps_type
@@ -292,14 +300,14 @@ class Importer:
         }
         for attribute in node.proto.attribute:
             if attribute.HasField("t"):
-                array_of(attribute.t, node.place)
+                array_of(attribute.t, node.place, masks=True)
         try:
             arrays = ort.run_node(node.proto, operands, self.opsets[""])
         except InvalidModel as error:
             raise UnsupportedOperator(
                 f"`{node.op}` on constants cannot be computed", at=node.place, have=error.have
             ) from error
-        if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
+        if any(a.dtype.kind == "f" and not is_sound(a, masks=True) for a in arrays):
             raise InvalidConstant(f"`{node.op}` on constants gives NaN or infinity", at=node.place)
         names = [name for name in node.proto.output if name]
         return tuple(self._constant(build, a, n) for a, n in zip(arrays, names, strict=True))

@@ -140,10 +140,16 @@ def type_name(code: int) -> str:
     return TensorProto.DataType.Name(code) if known else str(code)
 
 
-def array_of(tensor: TensorProto, name: str) -> NDArray[Any]:
+def is_sound(array: NDArray[Any], *, masks: bool) -> bool:
+    """Whether real numbers are finite, or with `masks` −∞."""
+    fine = np.isfinite(array)
+    return bool((fine | (array == -np.inf) if masks else fine).all())
+
+
+def array_of(tensor: TensorProto, name: str, *, masks: bool = False) -> NDArray[Any]:
     """The array of a tensor, checked for size and for NaN and infinity.
 
-    Half precision is widened.
+    Half precision is widened. With `masks`, −∞ is let through, for what reads it to judge.
     """
     _bytes_of(tensor)
     try:
@@ -155,7 +161,7 @@ def array_of(tensor: TensorProto, name: str) -> NDArray[Any]:
         ) from error
     if array.dtype.kind == "f" or array.dtype.name in ("bfloat16", "float16"):
         array = array.astype(np.float32) if array.dtype.itemsize < 4 else array
-        if not np.isfinite(array).all():
+        if not is_sound(array, masks=masks):
             raise InvalidConstant(
                 f"the constant `{name}` holds NaN or infinity",
                 hint="the training may have diverged",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binpoint.ir.op import FloatOp
 from binpoint.ops.affine import Affine
+from binpoint.ops.attention import Attention
 from binpoint.ops.concat import Concat
 from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
@@ -11,6 +12,7 @@ from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.labels import Label
 from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.mask import Mask
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
@@ -40,6 +42,8 @@ OPS: tuple[type[FloatOp], ...] = (
     ReduceExtreme,
     ArgExtreme,
     Softmax,
+    Mask,
+    Attention,
     LayerNorm,
     Recurrent,
     Label,

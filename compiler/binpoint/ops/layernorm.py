@@ -44,16 +44,19 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
+from binpoint.ops.methods import Method
+from binpoint.ops.roots import floor_root, half_shift, newton_root, normalized
 from binpoint.ops.shape import reshape_value
+from binpoint.ops.shiftnorm import FRACTION, REACH, IntShiftNorm, fits
 
 _NOTE = "layer norm in float: onnxruntime adds in float32 and may differ by one in rare cases"
+_OTHER = "layer norm by {}: an approximation, which onnxruntime does not compute"
 _WORD = 32
 _TOP = 62
 _WIDEST = 16
 _MOST_FRACTION = 29
 _MOST_SHIFT = 30
 _LEAST_SHIFT = 8
-_NEWTON = 5
 _PLAIN = FixedType.per_tensor(I32, Dyadic.one())
 
 
@@ -65,6 +68,7 @@ class LayerNorm(FloatOp):
 
     axis: int
     epsilon: float
+    method: Method = Method.TABLE
 
     def roles(self, count: int) -> tuple[Role, ...]:
         """Data and two parameters."""
@@ -117,13 +121,19 @@ class LayerNorm(FloatOp):
         _check_types(x.elem, site)
         gamma, beta = (constant_array(v).astype(np.float64) for v in site.inputs[1:])
         block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
-        spare, epsilon = _epsilon(self.epsilon, x, block.n, site.name)
-        shift, multipliers, offsets = _parameters(gamma, beta, site)
-        storage = site.result.storage
-        notes = (_NOTE,) if site.semantics is Semantics.ONNXRUNTIME else ()
-        op = IntLayerNorm(
-            block, spare, epsilon, shift, site.result, storage.min, storage.max, notes
-        )
+        runtime, storage = site.semantics is Semantics.ONNXRUNTIME, site.result.storage
+        ends = storage.min, storage.max
+        if self.method is Method.TABLE:
+            spare, epsilon = _epsilon(self.epsilon, x, block.n, site.name)
+            fraction, reach = _fraction(block.n), _reach(block.n)
+            shift, multipliers, offsets = _parameters(gamma, beta, site, fraction, reach)
+            notes = (_NOTE,) if runtime else ()
+            op: IntegerOp = IntLayerNorm(block, spare, epsilon, shift, site.result, *ends, notes)
+        else:
+            root = gamma * math.sqrt(block.n)
+            shift, multipliers, offsets = _parameters(root, beta, site, FRACTION, REACH)
+            notes = (_OTHER.format(self.method),) if runtime else ()
+            op = IntShiftNorm(block, self.method, shift, site.result, *ends, notes)
         m = build.constant(multipliers, _PLAIN, hint=f"{site.name}_multipliers")
         k = build.constant(offsets, _PLAIN, hint=f"{site.name}_offsets")
         return (build.one(op, x, m, k),)
@@ -183,17 +193,18 @@ def _epsilon(epsilon: float, x: Value, count: int, where: str) -> tuple[int, int
     )
 
 
-def _parameters(gamma: FloatArray, beta: FloatArray, site: Site) -> tuple[int, IntArray, IntArray]:
+def _parameters(
+    gamma: FloatArray, beta: FloatArray, site: Site, fraction: int, reach: int
+) -> tuple[int, IntArray, IntArray]:
     """Return s, m and k: the largest s for which all of them fit their 32 bits."""
-    target, count = site.result, gamma.size
-    fraction = _fraction(count)
+    target = site.result
     step = target.scale.as_fraction()
     factors = [Fraction(float(v)) / step for v in gamma]
     starts = [Fraction(float(v)) / step + target.zero_point + Fraction(1, 2) for v in beta]
     for shift in range(_MOST_SHIFT, _LEAST_SHIFT - 1, -1):
         multipliers = [round(v * 2 ** (shift + _WORD - fraction)) for v in factors]
         offsets = [round(v * 2**shift) for v in starts]
-        if _fits(multipliers, offsets, count):
+        if fits(multipliers, offsets, reach):
             return shift, np.array(multipliers, np.int64), np.array(offsets, np.int64)
     raise RangeOverflow(
         "a factor per channel is too large for the scale of the result",
@@ -208,12 +219,6 @@ def _reach(count: int) -> int:
     fraction = _fraction(count)
     root = math.isqrt(max(count - 1, 1) << 2 * fraction) + 1
     return root + (root >> 29) + 2
-
-
-def _fits(multipliers: Sequence[int], offsets: Sequence[int], count: int) -> bool:
-    largest = max(map(abs, multipliers))
-    high = (_reach(count) * largest >> _WORD) + 1
-    return largest < 2**31 and high + max(map(abs, offsets)) < 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +257,7 @@ class IntLayerNorm(IntegerOp):
         assert self.epsilon >= 1, "D may be zero"
         assert self.least_up >= 0, "u is negative"
         m, k = (constant_array(v).astype(np.int64) for v in inputs[1:])
-        assert _fits(m.tolist(), k.tolist(), n), "a result leaves 32 bits"
+        assert fits(m.tolist(), k.tolist(), _reach(n)), "a result leaves 32 bits"
         ends = (np.array([[-_reach(n)], [_reach(n)]]) * m >> _WORD) + k
         return (Interval.of(np.clip(ends >> self.shift, self.lo, self.hi)),)
 
@@ -285,7 +290,7 @@ class IntLayerNorm(IntegerOp):
         # Proved by `bounds`; intervals cannot see that both terms come from the same numbers.
         spread = Tensor(spread.name, spread.shape, Interval(0, _largest(x.range, self.block.n)))
         whole = w.add(w.mul(spread, w.const(1 << self.spare)), w.const(self.epsilon))
-        whole, power = _normalized(w, whole)
+        whole, power = normalized(w, whole)
         inverse = w.floor_divide(w.const(2**61 - 1), newton_root(w, whole))
         factor = w.minimum(w.mul(power, w.const(1 << self.least_up)), w.const(1 << 30))
         apart = w.sub(w.mul(x, n), total)
@@ -325,45 +330,3 @@ class IntLayerNorm(IntegerOp):
     def in_place(self) -> tuple[int, ...]:
         """A row is summed before its first result is stored."""
         return (0,)
-
-
-def half_shift(x: IntArray) -> IntArray:
-    """The h with 4^h·x in [2^60, 2^62): the float64 exponent may be one too large near 2^60."""
-    bits = np.frexp(x.astype(np.float64))[1].astype(np.int64)
-    half = np.maximum(_TOP - bits, 0) // 2
-    return half + (x << 2 * half < 1 << (_TOP - 2))
-
-
-def floor_root(x: IntArray) -> IntArray:
-    """⌊√x⌋ for x below 2^62: the float64 root is off by less than one."""
-    root = np.sqrt(x.astype(np.float64)).astype(np.int64)
-    root -= root * root > x
-    return root + ((root + 1) * (root + 1) <= x)
-
-
-def _normalized(w: OnnxWriter, x: Tensor) -> tuple[Tensor, Tensor]:
-    """4^h·x in [2^60, 2^62) and 2^h, for x in [1, 2^62)."""
-    power, one = w.const(1), w.const(1)
-    for half in (16, 8, 4, 2, 1):
-        limit = w.const(1 << (_TOP - 2 * half))
-        factor = w.select(x, "Less", limit, w.const(4**half), one)
-        x = w.emit("Mul", [x.name, factor.name], x.shape, Interval(1, 2**_TOP - 1))
-        power = w.mul(power, w.select(factor, "Greater", one, w.const(2**half), one))
-    return Tensor(x.name, x.shape, Interval(2**60, 2**_TOP - 1)), power
-
-
-def newton_root(w: OnnxWriter, x: Tensor) -> Tensor:
-    """⌊√x⌋ for x in [2^60, 2^62).
-
-    From 2^31, at most 2^30 too large, steps g ← ⌊(g + ⌊x/g⌋)/2⌋ never fall below the result, and
-    exceed √x by at most e²/2g, e the excess before: 2^28, 2^25, 2^19, 2^7, below 1. Then they are
-    too large by at most one.
-    """
-    bounds = Interval(2**30, 2**31)
-    root = w.const(2**31)
-    for _ in range(_NEWTON):
-        step = w.floor_shift(w.add(root, w.floor_divide(x, root)), 1)
-        root = Tensor(step.name, step.shape, bounds)
-    above = w.select(w.mul(root, root), "Greater", x, w.const(1), w.const(0))
-    found = w.sub(root, above)
-    return Tensor(found.name, found.shape, Interval(2**30, 2**31 - 1))

@@ -23,13 +23,14 @@ class Method(StrEnum):
     POLYNOMIAL = "polynomial"
 
 
-Function = Literal["softmax", "gelu", "silu"]
+Function = Literal["softmax", "gelu", "silu", "layer-norm"]
 
 FUNCTIONS: Mapping[Function, tuple[Method, ...]] = MappingProxyType[Function, tuple[Method, ...]](
     {
         "softmax": tuple(Method),
         "gelu": tuple(Method),
         "silu": tuple(Method),
+        "layer-norm": tuple(Method),
     }
 )
 """The methods of each function; the first is the default."""

@@ -240,7 +240,7 @@ def product_call(
 
 @dataclass(frozen=True, slots=True)
 class IntMinMax(Pairwise):
-    """y = max(a, b) or min(a, b), all of one type."""
+    """y = max(a, b) or min(a, b), all of one scale; the result is stored as wide as an operand."""
 
     stem: ClassVar[str] = "minmax"
 
@@ -249,8 +249,11 @@ class IntMinMax(Pairwise):
     result: FixedType
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
-        """Operands and result have one type."""
-        assert all(v.elem == self.result for v in inputs), "operands of different types"
+        """Operands and result have one scale and zero point."""
+        kinds = [replace(v.elem, storage=self.result.storage) for v in inputs]
+        assert all(kind == self.result for kind in kinds), "operands of different types"
+        reach = Interval.of_type(self.result.storage)
+        assert all(reach.contains(v.interval) for v in inputs), "an operand wider than the result"
         return Pairwise.infer(self, *inputs)
 
     def codes(self, a: IntArray, b: IntArray) -> IntArray:

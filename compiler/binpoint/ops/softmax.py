@@ -11,6 +11,9 @@
                  onnxruntime itself computes in float, where the order of a sum depends on the
                  machine: then as ``DYADIC``, and noted.
 
+A masked element takes the code 2^8 below the smallest one, in 16 bits; the table goes on with 2^8
+zeros. So its term is zero exactly, in both semantics, and it is never the largest.
+
 Results are of scale 2^-8 with the smallest code for zero, unless the model states another type.
 """
 
@@ -25,18 +28,21 @@ import numpy as np
 
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
+from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
+from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Role, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
+from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.exponential import Exponential, PolynomialExp, ShiftExp
 from binpoint.ops.lookup import convert
 from binpoint.ops.methods import Method
+from binpoint.ops.pairwise import IntMinMax
 from binpoint.ops.shape import reshape_value
 from binpoint.ops.shares import IntShares, Reciprocal, Rounded
 
@@ -67,7 +73,10 @@ def share_type(storage: IntType) -> FixedType:
 
 @dataclass(frozen=True, slots=True)
 class Softmax(FloatOp):
-    """y = exp(x) / Σ exp(x) over `axis`."""
+    """y = exp(x) / Σ exp(x) over `axis`; a second operand of ones and zeros says what is kept.
+
+    What is not kept has no share, and in integers exactly none.
+    """
 
     onnx: ClassVar[tuple[str, ...]] = ("Softmax", "com.microsoft.QLinearSoftmax")
 
@@ -91,8 +100,14 @@ class Softmax(FloatOp):
             return (reshape_value(build, y, x.shape),)
         return build.add(cls(axis), x)
 
+    def roles(self, count: int) -> tuple[Role, ...]:
+        """Data, and what of it is kept."""
+        return (Role.ACTIVATION, Role.PARAMETER)[:count]
+
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
-        """The same over the axis where it is then."""
+        """The same over the axis where it is then; a mask keeps the axes in place."""
+        if len(inputs) > 1:
+            return None
         return Permuted(replace(self, axis=order.index(self.axis)), order)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
@@ -109,6 +124,8 @@ class Softmax(FloatOp):
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """With the largest element taken off."""
         x = inputs[0].astype(np.float64)
+        for keep in inputs[1:]:
+            x = np.where(keep != 0, x, -np.inf)
         raised = np.exp(x - x.max(axis=self.axis, keepdims=True))
         share = raised / raised.sum(axis=self.axis, keepdims=True)
         return (share.astype(inputs[0].dtype),)
@@ -127,9 +144,13 @@ class Softmax(FloatOp):
         block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
         target = site.results[0] or share_type(x.elem.storage)
         runtime = site.semantics is Semantics.ONNXRUNTIME
-        if runtime and _is_quantized(x.elem, target):
+        masked = len(site.inputs) > 1
+        if runtime and not masked and _is_quantized(x.elem, target):
             return (_quantized(site, build, x, block, target),)
         table = _table(float(x.elem.scale), block.n, site.name)
+        if masked:
+            x = _masked(build, x, constant_array(site.inputs[1]), site.name)
+            table = np.concatenate([table, np.zeros_like(table)])
         kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
         entries = build.constant(table, kind, hint=f"{site.name}_table")
         factor, shift = _steps(target, site.name)
@@ -140,6 +161,12 @@ class Softmax(FloatOp):
         """By shifts or a polynomial; as released its own 15-bit result is rescaled if need be."""
         if x.elem.storage.width > _WIDEST or x.elem.axis is not None:
             raise NoIntegerForm(f"softmax of {x.elem} by {self.method}", at=site.name)
+        if len(site.inputs) > 1:
+            raise NoIntegerForm(
+                f"a masked softmax by {self.method}, whose terms are never zero",
+                at=site.name,
+                hint="leave masked softmaxes to the method `table`",
+            )
         block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
         target = site.results[0] or self.result_type(x.elem)
         assert target is not None
@@ -157,6 +184,16 @@ class Softmax(FloatOp):
             top = _LARGEST_SUM // max(block.n, 2 * _STEPS)
             terms = ShiftExp.of(scale, SHIFTMAX_BITS, top, site.name)
         return build.one(IntShares(block, terms, rounded, target, notes), x)
+
+
+def _masked(build: GraphBuilder, x: Value, keep: FloatArray, where: str) -> Value:
+    """Masked codes lowered below all others, by as much as a table of all distances is long."""
+    storage = x.elem.storage
+    low = storage.min - _CODES
+    kind = replace(x.elem, storage=I16)
+    places = build.constant(np.where(keep != 0, storage.max, low), kind, hint=f"{where}_mask")
+    axes = Broadcast.of(x.shape, places.shape, where)
+    return build.one(IntMinMax(axes, False, kind), x, places)
 
 
 def _bits(count: int) -> int:
@@ -232,7 +269,10 @@ class IntSoftmax(IntegerOp):
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""
-        assert inputs[1].shape == (_CODES,), "the table does not fit"
+        x, table = inputs[0], inputs[1]
+        assert table.shape in ((_CODES,), (2 * _CODES,)), "the table does not fit"
+        reach = x.interval.hi - x.interval.lo
+        assert reach < table.type.size, "a distance is not in the table"
         return (TensorType(self.block.shape, self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:

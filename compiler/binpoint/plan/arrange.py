@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from binpoint.ir.graph import Graph, Value
+from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.ops.patched import Patched
@@ -24,6 +24,7 @@ from binpoint.plan.program import (
 )
 from binpoint.plan.schedule import Schedule, schedule
 from binpoint.plan.stage import stage_of
+from binpoint.plan.views import Views, bytes_of, placed, whole
 from binpoint.target import McuTarget
 
 _RESERVED = (
@@ -53,27 +54,15 @@ def arrange(
         if isinstance(step.nodes[0].op, Patched)
     }
     steps = tuple(_holding(step, stages.get(step.name)) for step in steps)
-    owner = _owners(graph, steps)
-    ports = tuple(dict.fromkeys(graph.inputs + graph.outputs))
-    if inside is None:
-        inside = ports if options.io == "arena" else ()
-    outside = tuple(name for name in ports if name not in inside)
-    sizes = {
-        name: aligned(_bytes(graph.value(name)))
-        for name in dict.fromkeys(owner.values())
-        if name not in outside
-    }
-    for step in steps:
-        if step.call.scratch:
-            sizes[_scratch(step)] = aligned(step.call.scratch)
-    order = _ordered(steps, sizes, owner, graph)
+    views, sizes, order = _laid_out(steps, graph, options, inside)
+    owner = views.owner
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
     taken = set(_RESERVED)
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
     constants, found = _constants(graph, order.steps, taken, stages)
-    storage = _storage(graph, owner, placement.offsets) | found
+    storage = _storage(graph, views, placement.offsets) | found
     return Program(
         name=options.name or prefix_of(graph.name),
         graph=graph,
@@ -85,7 +74,11 @@ def arrange(
         arena_bytes=placement.total,
         arena_bound=order.bound,
         order_optimal=order.optimal,
-        scratch={s.name: placement.offsets[_scratch(s)] for s in steps if s.call.scratch},
+        scratch={
+            s.name: placement.offsets[_scratch(s)]
+            for s in order.steps
+            if s.call.scratch and not s.alias
+        },
         stages=stages,
     )
 
@@ -101,33 +94,49 @@ def _scratch(step: Step) -> str:
     return f"{step.name}:scratch"
 
 
-def _bytes(value: Value) -> int:
-    return value.type.size * value.elem.storage.dtype.itemsize
+def _laid_out(
+    steps: tuple[Step, ...],
+    graph: Graph,
+    options: CompileOptions,
+    inside: Sequence[str] | None,
+) -> tuple[Views, dict[str, int], Schedule]:
+    """Buffers, their sizes, and the order: with parts in place if that needs no more memory.
 
-
-def _owners(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
-    """The buffer of each value: its own, or the one it shares as an alias.
-
-    The caller's where one is among them.
+    A piece of a stage, which says what is `inside`, has every value in a buffer of its own.
     """
-    owner = {name: name for name in graph.inputs}
-    for step in steps:
-        for name in step.writes:
-            owner[name] = owner[step.reads[0]] if step.alias else name
-    foreign = {owner[name]: name for name in graph.outputs}
-    return {name: foreign.get(root, root) for name, root in owner.items()}
+    ports = (*graph.inputs, *graph.outputs)
+    ways = (placed, whole) if inside is None else (whole,)
+    if inside is None:
+        inside = ports if options.io == "arena" else ()
+    outside = tuple(name for name in ports if name not in inside)
+    found: list[tuple[Views, dict[str, int], Schedule]] = []
+    for way in ways:
+        views = way(steps, graph)
+        sizes = {
+            name: aligned(bytes_of(graph.value(name)))
+            for name in dict.fromkeys(views.owner.values())
+            if name not in outside
+        }
+        for step in views.steps:
+            if step.call.scratch and not step.alias:
+                sizes[_scratch(step)] = aligned(step.call.scratch)
+        found.append((views, sizes, _ordered(views.steps, sizes, views.owner, graph)))
+        if not views.offset:
+            break
+    return min(found, key=lambda one: one[2].peak)
 
 
 def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return tuple(
-        replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch else s for s in steps
+        replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch and not s.alias else s
+        for s in steps
     )
 
 
 def _ordered(
     steps: tuple[Step, ...], sizes: dict[str, int], owner: dict[str, str], graph: Graph
 ) -> Schedule:
-    extended = owner | {_scratch(s): _scratch(s) for s in steps if s.call.scratch}
+    extended = owner | {_scratch(s): _scratch(s) for s in steps if s.call.scratch and not s.alias}
     found = schedule(_with_scratch(steps), sizes, extended, graph.inputs, graph.outputs)
     by_name = {s.name: s for s in steps}
     return Schedule(
@@ -150,7 +159,7 @@ def _lifetimes(
             last[owner[name]] = max(index, last.get(owner[name], index))
         for name in step.reads:
             last[owner[name]] = index
-        if step.call.scratch:
+        if step.call.scratch and not step.alias:
             first[_scratch(step)] = last[_scratch(step)] = index
     for name in graph.outputs:
         last[owner[name]] = len(order.steps)
@@ -214,15 +223,16 @@ def _constants(
     return tuple(order), storage
 
 
-def _storage(graph: Graph, owner: dict[str, str], offsets: dict[str, int]) -> dict[str, Storage]:
+def _storage(graph: Graph, views: Views, offsets: dict[str, int]) -> dict[str, Storage]:
     storage: dict[str, Storage] = {}
-    for name, root in owner.items():
+    for name, root in views.owner.items():
+        within = views.offset.get(name, 0)
         if root in offsets:
-            storage[name] = Storage(Place.ARENA, offsets[root])
+            storage[name] = Storage(Place.ARENA, offsets[root] + within)
         elif root in graph.outputs:
-            storage[name] = Storage(Place.OUTPUT, graph.outputs.index(root))
+            storage[name] = Storage(Place.OUTPUT, graph.outputs.index(root), within)
         else:
-            storage[name] = Storage(Place.INPUT, graph.inputs.index(root))
+            storage[name] = Storage(Place.INPUT, graph.inputs.index(root), within)
     return storage
 
 

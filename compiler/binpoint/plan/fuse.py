@@ -15,10 +15,19 @@ from binpoint.ops.requantize import Requantize
 
 
 @dataclass(frozen=True, slots=True)
+class Modelled:
+    """The kernel of a call as prices know it (`plan/bill.py`), and what it is modelled to take."""
+
+    kernel: str
+    cycles: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One call: the nodes it computes, what it reads and writes.
 
-    `alias` is set for a step without code: its result is its operand's memory.
+    `alias` is set for a step without code: its result is its operand's memory. `modelled` is
+    what the target's prices make of the call, once its kernel is chosen.
     """
 
     name: str
@@ -29,6 +38,7 @@ class Step:
     origin: Origin
     alias: bool = False
     in_place: tuple[str, ...] = ()
+    modelled: Modelled | None = None
 
 
 def fuse(graph: Graph) -> tuple[Step, ...]:

@@ -1,16 +1,19 @@
-"""choose(): the kernel of each step, by the target's instruction set.
+"""choose(): the kernel of each step, by the target's instruction set and prices.
 
 A family is a function that returns the step with the call of its variant, or None where the shapes,
-types or values are not for it; the first that takes a step wins, and what none takes stays portable
-C. Every variant computes the portable kernel's integers bit for bit.
+types or values are not for it. Of all that take a step, and portable C, which takes every step, the
+one with the lowest modelled cost wins (`bill`). Every variant computes the portable kernel's
+integers bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
+from binpoint.plan.bill import bill
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants import (
     block_matrix,
@@ -23,7 +26,7 @@ from binpoint.plan.variants import (
     mve_maps,
     mve_matrix,
 )
-from binpoint.target import Feature, McuTarget
+from binpoint.target import Feature, McuTarget, Price
 
 Family = Callable[[Step, Graph, CompileOptions], Step | None]
 
@@ -47,25 +50,37 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.concat),
     ("dsp", dsp_elements.copy),
     ("dsp", dsp_matmul.matmul),
+    ("dsp", block_matrix.narrow),
     ("registers", block_matrix.wide),
+    ("registers", block_matrix.pair),
     ("mla", block_matrix.narrow),
 )
-"""The families in the order in which they are asked, with the feature that they need."""
+"""The families with the feature that they need."""
+
+_EVEN = Price(basis="published", source="every instruction as one", cycles={})
+"""For targets without a price list."""
 
 
 def choose(
     steps: tuple[Step, ...], graph: Graph, target: McuTarget, options: CompileOptions
 ) -> tuple[Step, ...]:
-    """The steps, each with the first variant that takes it."""
-    features = target.arithmetic.features
-    families = tuple(family for feature, family in FAMILIES if feature in features)
-    return tuple(_chosen(step, graph, options, families) for step in steps)
+    """The steps, each with the kernel that is modelled to take the fewest cycles.
+
+    Of kernels that cost the same it is the first of `FAMILIES`, then portable C.
+    """
+    price = target.price or _EVEN
+    found: list[Step] = []
+    for step in steps:
+        made = offers(step, graph, target, options)
+        costs = [bill(s, graph).modelled(price) for s in made]
+        cost, best = min(zip(costs, made, strict=True), key=lambda pair: pair[0].cycles)
+        known = cost if target.price is not None else None
+        found.append(step if step.alias else replace(best, modelled=known))
+    return tuple(found)
 
 
-def _chosen(
-    step: Step, graph: Graph, options: CompileOptions, families: tuple[Family, ...]
-) -> Step:
-    if step.alias:
-        return step
-    found = (family(step, graph, options) for family in families)
-    return next((s for s in found if s is not None), step)
+def offers(step: Step, graph: Graph, target: McuTarget, options: CompileOptions) -> list[Step]:
+    """All ways to compute a step on a target, portable C as the last."""
+    families = (f for feature, f in FAMILIES if feature in target.arithmetic.features)
+    made = (family(step, graph, options) for family in families) if not step.alias else ()
+    return [*(s for s in made if s is not None), step]

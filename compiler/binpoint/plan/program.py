@@ -24,10 +24,14 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Place, and offset in the arena, or index of the input, output or constant."""
+    """Place, and offset in the arena, or index of the input, output or constant.
+
+    `within` is how many bytes behind the start of an input or output it lies.
+    """
 
     place: Place
     index: int
+    within: int = 0
 
 
 @dataclass(frozen=True, slots=True)

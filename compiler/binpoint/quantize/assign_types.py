@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from binpoint.errors import MissingSamples, NoIntegerForm, RangeOverflow
+from binpoint.errors import BadOption, MissingSamples, NoIntegerForm, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
@@ -39,7 +39,8 @@ class AssignTypes(Pass):
        type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
-    4. Weights become int8 codes, symmetric, one scale per output channel. Biases stay real, or
+    4. Weights become codes of eight bits, or of those that the options `weight_bits` and
+       `layer_bits` give, symmetric, one scale per output channel. Biases stay real, or
        become so again where they were stored for a scale that is no longer that of the sums; with
        the option `bias_correction` the mean error of each channel is taken out of them.
 
@@ -68,6 +69,7 @@ class AssignTypes(Pass):
         grouped = self._activations(graph, context)
         if graph.quantized and not graph.rational:
             graph.filled = tuple(sorted(stated | grouped))
+        _refuse_unknown_layers(graph, context.options)
         for node in graph.nodes():
             _free_bias(real, graph, node)
             _weights(graph, graph.node(node.name), context.options)
@@ -285,11 +287,44 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
                 bias,
                 float(data[0].fixed.scale),
                 power_of_two=options.scales == "power-of-two",
+                bits=_bits(node, options),
             )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
         codes = kind.quantize(array).astype(kind.storage.dtype)
         _replace_input(graph, node, index, codes, kind)
+
+
+def _bits(node: Node, options: CompileOptions) -> int:
+    """Of the weights of a node."""
+    own = (options.layer_bits[n] for n in node.origin.names if n in options.layer_bits)
+    return next(own, options.weight_bits)
+
+
+def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
+    """Refuse bits for a layer that has no weights without a type.
+
+    Raises:
+        BadOption: naming the layer.
+    """
+    if not options.layer_bits:
+        return
+    known = {name for node in graph.nodes() if _open(graph, node) for name in node.origin.names}
+    for name in sorted(options.layer_bits):
+        if name not in known:
+            raise BadOption(
+                "bits are given for a layer that has no real weights",
+                at=f"layer_bits, {name}",
+                want=", ".join(sorted(known)) or "a float model",
+            )
+
+
+def _open(graph: Graph, node: Node) -> bool:
+    """Whether a node has weights that are to be quantized."""
+    assert isinstance(node.op, FloatOp)
+    roles = node.op.roles(len(node.inputs))
+    pairs = zip(graph.arguments(node), roles, strict=True)
+    return any(r is Role.WEIGHT and v.fixed is None and v.constant is not None for v, r in pairs)
 
 
 def real_bias(value: Value) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""From real ranges to integer types: 8 bits, float32-exact scales."""
+"""From real ranges to integer types: 8 bits, weights also less; float32-exact scales."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from binpoint.errors import RangeOverflow
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, I32, FixedType
+from binpoint.numeric.fixed import I8, I32, FixedType, IntType
 from binpoint.quantize.observe import Range
 
 _NOTHING = 2.0**-7
@@ -64,20 +64,29 @@ def _type(scale: float, zero: int) -> FixedType:
 
 
 def weight_type(
-    weights: NDArray[Any], bias: NDArray[Any] | None, x_scale: float, *, power_of_two: bool
+    weights: NDArray[Any],
+    bias: NDArray[Any] | None,
+    x_scale: float,
+    *,
+    power_of_two: bool,
+    bits: int = 8,
 ) -> FixedType:
-    """The symmetric int8 type of weights ``[O, …]``, one scale per output channel.
+    """The symmetric type of weights ``[O, …]``, one scale per output channel.
 
-    Codes are −127..127. A channel of zeros takes the largest scale of the others, or 2^-7. A scale
-    is widened where the bias, in units of it and `x_scale`, and the largest sum of products
-    together could leave 32 bits.
+    Codes of eight bits are −127..127, and of others alike. A channel of zeros takes the largest
+    scale of the others, or 2^-7. Below eight bits a scale may leave out a channel's largest weights
+    (`_least_error`). A scale is widened where the bias, in units of it and `x_scale`, and the
+    largest sum of products together could leave 32 bits.
 
     Raises:
         RangeOverflow: a channel has more products than 32 bits can sum.
     """
+    storage = IntType(bits, signed=True)
     rows = weights.reshape(weights.shape[0], -1).astype(np.float64)
-    steps = np.abs(rows).max(axis=1, initial=0.0) / I8.max
-    room = I32.max - rows.shape[1] * I8.max * (I8.max - I8.min + 1)
+    steps = np.abs(rows).max(axis=1, initial=0.0) / storage.max
+    if bits < I8.width:
+        steps = _least_error(rows, steps, storage.max)
+    room = I32.max - rows.shape[1] * storage.max * (I8.max - I8.min + 1)
     if room <= 0:
         raise RangeOverflow("a sum of products may leave 32 bits", have=f"{rows.shape[1]} products")
     if bias is not None:
@@ -87,4 +96,19 @@ def weight_type(
     used = steps[steps > 0]
     steps[steps == 0] = used.max() if used.size else _NOTHING
     scales = tuple(Dyadic.from_float(scale_of(float(s), power_of_two=power_of_two)) for s in steps)
-    return FixedType(I8, scales, (0,), 0)
+    return FixedType(storage, scales, (0,), 0)
+
+
+def _least_error(
+    rows: NDArray[np.float64], steps: NDArray[np.float64], most: int
+) -> NDArray[np.float64]:
+    """Of each row's steps from 0.2 to 1 times the given one, that with the least squared error."""
+    best = np.full(len(rows), np.inf)
+    found = steps.copy()
+    for part in np.linspace(1.0, 0.2, 81):
+        tried = np.where(steps > 0, steps * part, 1.0)[:, None]
+        error = ((np.clip(np.rint(rows / tried), -most, most) * tried - rows) ** 2).sum(axis=1)
+        better = error < best
+        best = np.where(better, error, best)
+        found = np.where(better, steps * part, found)
+    return found

@@ -102,6 +102,8 @@ class Layer(_Table, frozen=True):
             null where it was not emulated.
         modelled_cycles: what the target's price list makes of the instructions; a model's figure,
             null where the target has no price list.
+        kernel: of a C project: the kernel that was chosen, as `price.kernels` of targets names it.
+        planned_cycles: what the target's prices of kernels made of it, which is why it was chosen.
     """
 
     name: str
@@ -116,6 +118,8 @@ class Layer(_Table, frozen=True):
     snr_db: float | None
     instructions: int | None = None
     modelled_cycles: int | None = None
+    kernel: str | None = None
+    planned_cycles: int | None = None
 
 
 class DepartureRow(_Table, frozen=True):
@@ -382,6 +386,10 @@ def _layer(program: Program, step: Step, snr_db: Mapping[str, float], cost: Cost
     result = program.graph.value(step.writes[0])
     stored = _constant_bytes(program, step)
     row = layer_row(program.graph, step.name, step.nodes, result, stored, snr_db)
+    if step.modelled is not None:
+        row = msgspec.structs.replace(
+            row, kernel=step.modelled.kernel, planned_cycles=step.modelled.cycles
+        )
     if cost is None:
         return row
     return msgspec.structs.replace(

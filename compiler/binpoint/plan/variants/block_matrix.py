@@ -1,6 +1,6 @@
 """Convolution and matrix product in plain C whose sums stay in registers.
 
-A block of channels meets a block of positions: four and three where there are some thirty
+A block of channels meets a block of positions: four and three or two where there are some thirty
 registers, seven loads for twelve products; two and two where there are sixteen. The weights of a
 block's channels lie interleaved; windows are copied side by side first, with the zero point in
 place of padding, and zero points are folded into the biases.
@@ -37,14 +37,13 @@ def wide(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     return _blocked(step, graph, Block(4, 3))
 
 
-def narrow(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
-    """The step in blocks for sixteen registers and an instruction that multiplies and adds.
+def pair(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """The step in blocks of two positions, for narrow maps and for some thirty registers."""
+    return _blocked(step, graph, Block(4, 2))
 
-    A vector stays portable: there four channels meet it.
-    """
-    call = step.call
-    if call.stem == "dense" and Number("rows", 1) in call.arguments:
-        return None
+
+def narrow(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """The step in blocks for sixteen registers and an instruction that multiplies and adds."""
     return _blocked(step, graph, Block(2, 2))
 
 
@@ -82,7 +81,7 @@ def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
     traits = (
         ("rows", str(block.rows)),
         ("positions", str(block.positions)),
-        ("block", f"{x.elem}_{w.elem}"),
+        ("block", f"{x.elem}_{w.elem}_{block.rows}x{block.positions}"),
         ("direct", "direct" if direct else ""),
     )
     found = KernelCall(

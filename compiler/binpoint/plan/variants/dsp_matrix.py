@@ -1,9 +1,10 @@
 """Matrix products and convolutions on cores with the DSP extension.
 
-Two rows of weights share words of 16-bit lanes ``256·w_a + w_b`` (`pack`): multiplied with
-activations widened to 16 bits, the word gives ``256·A + B``, and its low bytes give B. Both are
-exact modulo 2^32, and so is A, because |A| < 2^23 is proved from the weights, bias and range of
-activations of its channel. Where it cannot be, a word has the bytes of both rows.
+Rows of weights share words of 16-bit lanes (`dsp_packing`), of two rows ``256·w_a + w_b``:
+multiplied with activations widened to 16 bits, the word gives ``256·A + B``, and its low bytes give
+B. Both are exact modulo 2^32, and so is A, because |A| < 2^23 is proved from the weights, bias and
+range of activations of its channel. Where it cannot be, a word has the bytes of both rows. Weights
+of four bits or less are digits of four or eight rows.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.dsp_layout import Plane, by_columns, by_pieces, by_rows
+from binpoint.plan.variants.dsp_packing import Packing, packings
 from binpoint.plan.variants.fixed import Fixed, fixed
 
 _ROWS = {"wide": 4, "tall": 8}
 _LEAST_CHANNELS = {"wide": 2, "tall": 3}
-_PAIR_LIMIT = 1 << 23
+_HOW = {
+    "": "256 times one row plus another",
+    "bytes": "bytes of two rows",
+    "n4": "four rows' digits of four bits",
+    "n2": "rows' digits of two bits",
+}
 _FEW_INPUTS = 4
 _FEW_ROWS = 256
 """Elements of rows that are widened together."""
@@ -45,7 +52,7 @@ class Product:
 
     shape: str
     order: str
-    packing: str
+    packing: Packing
     weights: IntArray
     bias: IntArray
     reach: IntArray
@@ -128,7 +135,7 @@ def _conv(
     if few and options.optimize != "size":
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
         layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
-    elif height == 1 and window.strides[0] == 1 and (window.before[0], window.after[0]) == (0, 0):
+    elif _flat(window):
         layout = by_pieces(plane)
     else:
         layout = by_rows(plane)
@@ -142,6 +149,12 @@ def _conv(
     numbers = {"batches": x.shape[0] * layout.lines, "run": product.weights.shape[2]}
     numbers |= {"zero_x": op.zero} | layout.numbers
     return _call("conv", step, product, numbers, layout.traits, 2 * layout.elements + 4, options)
+
+
+def _flat(window: Window) -> bool:
+    """Whether every row of the input is by itself, and makes one row of results."""
+    flat = window.kernel[0] == window.strides[0] == 1
+    return flat and (window.before[0], window.after[0]) == (0, 0)
 
 
 def _number(step: Step, name: str) -> int:
@@ -177,7 +190,7 @@ def _product(
         shaped = weights.reshape(*weights.shape[:2], -1, 4)
         weights = shaped[..., _ORDER].reshape(weights.shape)
     total = _codes(bias) - zero * rows.sum(axis=1)
-    return Product(shape, order, "", weights, total, np.array(reach, np.int64).T)
+    return Product(shape, order, packings(shape)[-1], weights, total, np.array(reach, np.int64).T)
 
 
 def _call(
@@ -199,7 +212,7 @@ def _call(
     channels = product.bias.size
     epilogue, stored = _stored(step.call.epilogue, op, found)
     unroll = "u4" if options.optimize == "size" else "u12"
-    common = (("shape", product.shape), ("unroll", unroll), ("pack", product.packing))
+    common = (("shape", product.shape), ("unroll", unroll), ("pack", product.packing.name))
     block = Block("block", (*common, ("y", str(y.elem) if found else ""), stored[1]))
     order = ("order", product.order)
     widen = Block("widen", (("elem", str(x.elem)), order))
@@ -236,34 +249,40 @@ def _call(
 def _packed(
     product: Product, op: object
 ) -> tuple[Product, Fixed | None, NDArray[np.uint32] | None]:
-    """The weights packed, in the first of these ways that the values allow.
+    """The weights packed, in the first way that the values allow; None if none does.
 
-    Pairs with results of eight bits, bytes with such, pairs, bytes. None if none does.
+    Ways below a byte with results of eight bits, then with sums; then bytes, alike.
     """
-    rows, last = _ROWS[product.shape], None
-    for packing in ("", "bytes"):
-        found = None
-        if isinstance(op, Requantize):
-            found = fixed(op, product.reach, product.bias, paired=not packing)
-        if found is None:
-            continue
-        alive = ~found.settled
-        made = replace(
-            product,
-            packing=packing,
-            weights=product.weights * alive[:, None, None],
-            bias=(product.bias - found.moved) * alive,
-            reach=(product.reach - found.moved) * alive,
-        )
-        words = pack(made.weights, rows, packing)
-        if words is not None:
-            return made, found, words
-    for packing in ("", "bytes"):
-        if packing or np.abs(product.reach).max() < _PAIR_LIMIT:
-            last = pack(product.weights, rows, packing)
-        if last is not None:
-            return replace(product, packing=packing), None, last
+    ways = [way for way in packings(product.shape) if product.bias.size >= way.least]
+    for few in (True, False):
+        chosen = [way for way in ways if bool(way.bits) is few]
+        for way in chosen if isinstance(op, Requantize) else ():
+            assert isinstance(op, Requantize)
+            found = fixed(op, product.reach, product.bias, way.lifts)
+            if found is None:
+                continue
+            made = _settled(product, found, way)
+            words = way.pack(made.weights)
+            if words is not None:
+                return made, found, words
+        for way in chosen:
+            if way.name == "bytes" or np.abs(product.reach).max() < way.limit:
+                words = way.pack(product.weights)
+                if words is not None:
+                    return replace(product, packing=way), None, words
     return product, None, None
+
+
+def _settled(product: Product, found: Fixed, way: Packing) -> Product:
+    """Without the weights of settled channels, and without what the offsets hold of biases."""
+    alive = ~found.settled
+    return replace(
+        product,
+        packing=way,
+        weights=product.weights * alive[:, None, None],
+        bias=(product.bias - found.moved) * alive,
+        reach=(product.reach - found.moved) * alive,
+    )
 
 
 def _stored(
@@ -289,32 +308,12 @@ def _ways(found: Fixed | None, op: object, clamp: str) -> tuple[Number, ...]:
     return (near, *(Number(name, (v & 0xFF) * 0x01010101, "uint32_t") for name, v in ends))
 
 
-def pack(weights: IntArray, rows: int, packing: str = "") -> NDArray[np.uint32] | None:
-    """Words ``[groups, steps, rows / 2]`` of ``[C, runs, run]`` weights; None where lanes overflow.
-
-    A halfword is 256 times one row plus the other, or with `packing` ``bytes`` one byte of each.
-    Channels are filled up to a multiple of `rows` by zeros.
-    """
-    flat = weights.reshape(weights.shape[0], -1)
-    flat = np.pad(flat, ((0, -flat.shape[0] % rows), (0, 0)))
-    if flat.min() < -128 or flat.max() > 127:
-        return None
-    lanes = 256 * flat[0::2] + (flat[1::2] & 0xFF if packing else flat[1::2])
-    if lanes.min() < -(1 << 15) or lanes.max() >= 1 << 15:
-        return None
-    halves = lanes & 0xFFFF
-    words = halves[:, 0::2] | halves[:, 1::2] << 16
-    shaped = words.reshape(-1, rows // 2, words.shape[1]).swapaxes(1, 2)
-    return np.ascontiguousarray(shaped).astype(np.uint32)
-
-
 def _constants(product: Product, found: Fixed | None) -> NDArray[np.int32]:
     """For each block: first values of its sums, then scale and offset of each row."""
     rows = _ROWS[product.shape]
     missing = -product.bias.size % rows
     bias = np.pad(product.bias, (0, missing))
-    even = bias[0::2] if product.packing else 256 * bias[0::2] + bias[1::2]
-    first = np.stack([even, bias[1::2]], axis=1).reshape(-1, rows)
+    first = product.packing.first(bias)
     if found is not None:
         scales = np.pad(found.scales, (0, missing))
         offsets = np.pad(found.offsets, (0, missing), constant_values=1 << 15)
@@ -325,7 +324,7 @@ def _constants(product: Product, found: Fixed | None) -> NDArray[np.int32]:
 
 def _note(product: Product, found: Fixed | None) -> str:
     bits = int(np.abs(product.reach).max()).bit_length()
-    how = "bytes of two rows" if product.packing else "256 times one row plus another"
+    how = _HOW[product.packing.name]
     text = f"weights are {how}; exact, as sums have at most {bits} bits and a sign"
     if found is None:
         return text

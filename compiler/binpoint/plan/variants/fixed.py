@@ -29,7 +29,7 @@ from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Req
 _POINT = 16
 _WORD = 32
 _SCALE_BITS = 31
-_PAIR_UP = 8
+_LEAST_UP = 8
 _FLOAT_BITS = 24
 _LOW_BYTE = 256
 _MOST_ROWS = 8
@@ -63,10 +63,12 @@ class _Channel:
     exact: bool
 
 
-def fixed(op: Requantize, reach: IntArray, biases: IntArray, *, paired: bool) -> Fixed | None:
+def fixed(
+    op: Requantize, reach: IntArray, biases: IntArray, lifts: tuple[int, ...] = (0,)
+) -> Fixed | None:
     """The constants for sums within ``reach`` ``[2, C]``, or None where a word is too narrow.
 
-    Of pairs, rows of even number come as 256 times their sums: their shift is less by eight.
+    Rows come multiplied by two to the power of `lifts`, in turn: their shift is less by as much.
     """
     factors = _factors(op, reach.shape[1])
     if factors is None or op.result.storage.width != 8:
@@ -79,7 +81,7 @@ def fixed(op: Requantize, reach: IntArray, biases: IntArray, *, paired: bool) ->
     window, whole = 1, True
     for c in np.flatnonzero(~settled).tolist():
         low, high = (int(v) for v in reach[:, c])
-        least = _PAIR_UP * (1 - c % 2) if paired else 0
+        least = lifts[c % len(lifts)]
         made = _channel(op, factors[c], (low, high), int(biases[c]), least)
         if made is None:
             return None
@@ -104,7 +106,7 @@ def _channel(
         low, high, offset = reach[0] - moved, reach[1] - moved, base + more
         error = abs(moved * unit - more) + _rounding(op, max(-reach[0], reach[1]))
         # The margin is the code in the offset's low byte.
-        up = max(_PAIR_UP, _up(factor), least + int(error) + 1)
+        up = max(_LEAST_UP, _up(factor), least + int(error) + 1)
         room = 1 << max(_SCALE_BITS - up, 0)
         if low < -room or high >= room or abs(offset) >= 2**30:
             continue

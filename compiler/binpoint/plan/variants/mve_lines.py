@@ -30,8 +30,7 @@ _SLOTS = (1, 2, 4)
 _MOST_POSITIONS = 100
 _LINE = 40
 _FOUR = 25
-_ELSEWHERE = 14.0
-"""Instructions of a line, of four positions, and of one position in the other kernel."""
+"""Instructions of a line, and of four positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +120,13 @@ def _axes(numbers: dict[str, int]) -> tuple[Axis, Axis, int] | None:
     down = _axis(numbers, "h", numbers["in_w"] * channels, numbers["out_w"] * channels)
     across = _axis(numbers, "w", channels, channels)
     best: tuple[Axis, Axis, int] | None = None
-    least = _ELSEWHERE * down.out * across.out
+    least = 0
     for fast, slow in ((across, down), (down, across)):
         slots = next((s for s in _SLOTS if s >= slow.kernel), None)
         cost = slow.out * (_LINE + _FOUR * -(-fast.out // LANES))
-        if slots is None or slots * fast.kernel > _TAPS or fast.out < LANES or cost >= least:
+        if slots is None or slots * fast.kernel > _TAPS or fast.out < LANES:
+            continue
+        if best is not None and cost >= least:
             continue
         # Distances of eight channels and of positions are 16-bit numbers and small literals.
         if slots * fast.stride > _MOST_POSITIONS or 8 * slots * fast.width >= 1 << 16:

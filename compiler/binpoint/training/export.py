@@ -1,0 +1,109 @@
+# pyright: basic, reportMissingImports=false
+"""A trained fixed-point module as QONNX, which `binpoint compile` reads."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from brevitas.export import export_qonnx
+from torch import nn
+
+from binpoint.errors import NotTrainable
+from binpoint.training.cast import Overflow, Rounding
+from binpoint.training.norm import FixedBatchNorm, Line
+from binpoint.training.quantizers import FixedPoint, fixed_points
+
+_KINDS = ("weight", "bias")
+
+
+class _Plus(nn.Module):
+    """Half a step added after an activation: its floor is then half up."""
+
+    def __init__(self, before: Any, half: float) -> None:
+        super().__init__()
+        self.before, self.half = before, half
+
+    def forward(self, x: Any) -> Any:
+        return self.before(x) + self.half
+
+
+def export(module: nn.Module, example: Any, path: Path) -> onnx.ModelProto:
+    """Write a prepared module as QONNX and return it.
+
+    Weights and biases are stored as they are after their casts, normalisations as constants a and
+    b; half up is written as half a step added, then floor.
+
+    Args:
+        module: what `prepare` made, trained or calibrated; it is not changed.
+        example: an input, [1, …].
+        path: of the file.
+
+    Raises:
+        NotTrainable: a quantizer of activations is not ready, or wraps.
+    """
+    frozen = copy.deepcopy(module).to("cpu").float().eval()
+    for name, part in fixed_points(frozen):
+        if not part.ready:
+            raise NotTrainable(
+                "a quantizer has seen no data yet", at=name, hint="calibrate before exporting"
+            )
+    with torch.no_grad():
+        _freeze_parameters(frozen)
+        _freeze_lines(frozen, example)
+        _freeze_activations(frozen)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return export_qonnx(
+            frozen, args=example.to("cpu").float(), export_path=str(path), dynamo=False
+        )
+
+
+def _freeze_parameters(module: nn.Module) -> None:
+    """Weights and biases become what their casts give."""
+    for part in module.modules():
+        for kind in _KINDS:
+            proxy: Any = getattr(part, f"{kind}_quant", None)
+            tensor = getattr(part, kind, None)
+            if tensor is None or not isinstance(getattr(proxy, "tensor_quant", None), FixedPoint):
+                continue
+            tensor.data.copy_(proxy.tensor_quant(tensor)[0])
+
+
+def _freeze_lines(module: nn.Module, example: Any) -> None:
+    ranks: dict[nn.Module, int] = {}
+    norms = [p for p in module.modules() if isinstance(p, FixedBatchNorm)]
+    handles = [
+        n.register_forward_pre_hook(lambda m, args: ranks.__setitem__(m, args[0].dim()))
+        for n in norms
+    ]
+    module(example.to("cpu").float())
+    for handle in handles:
+        handle.remove()
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FixedBatchNorm):
+                setattr(parent, name, Line(*child.casted(), ranks[child]))
+
+
+def _freeze_activations(module: nn.Module) -> None:
+    done: set[int] = set()
+    for name, proxy in module.named_modules():
+        fused: Any = getattr(proxy, "fused_activation_quant_proxy", None)
+        part = getattr(fused, "tensor_quant", None)
+        if not isinstance(part, FixedPoint) or id(part) in done:
+            continue
+        done.add(id(part))
+        if part.overflow is Overflow.WRAP:
+            raise NotTrainable(
+                "an activation that wraps cannot be written as QONNX",
+                at=name,
+                hint="saturate where values leave their range",
+            )
+        if part.rounding is Rounding.HALF_UP:
+            half = float(torch.exp2(-part.points - 1))
+            fused.activation_impl = _Plus(fused.activation_impl, half)

@@ -1,0 +1,1 @@
+"""Binary points learned while training, or chosen afterwards."""

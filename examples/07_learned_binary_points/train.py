@@ -1,0 +1,160 @@
+# pyright: basic, reportMissingImports=false
+"""Bring a network to few bits, and verify its integers.
+
+    python examples/07_learned_binary_points/train.py --data digits --net mlp --bits 4 --method qat
+
+`ptq` takes binary points from the largest values, `qat` trains weights and binary points
+together. Both start from the same float network, which is kept in the folder, and every layer
+computes in fixed point.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+warnings.filterwarnings("ignore", module="brevitas")
+
+import torch  # noqa: E402
+
+from binpoint import CompileOptions, compile_model, load_target  # noqa: E402
+from binpoint.training import calibrate, export, prepare  # noqa: E402
+from binpoint.training.check import compare  # noqa: E402
+from binpoint.training.learn import Plan, accuracy, device, learn  # noqa: E402
+
+_HERE = __import__("importlib").import_module
+data_of = _HERE("examples.07_learned_binary_points.data")
+nets = _HERE("examples.07_learned_binary_points.nets")
+
+METHODS = ("ptq", "qat")
+CALIBRATION = 500
+FPGA = "zu7ev"
+FLOAT_RATE, RATE = 3e-3, 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What was asked for."""
+
+    data: Any
+    net: str
+    bits: int
+    method: str
+    epochs: int
+    float_epochs: int
+    folder: Path
+    seed: int
+    verify: int
+    progress: bool
+
+    def plan(self, name: str, epochs: int, rate: float) -> Plan:
+        """A training whose checkpoint has this name."""
+        path = self.folder / f"{self.data.name}-{self.net}-{name}.pt"
+        return Plan(
+            epochs=epochs, rate=rate, seed=self.seed, checkpoint=path, progress=self.progress
+        )
+
+
+def float_net(job: Job) -> Any:
+    """The trained float network, from its checkpoint if there is one."""
+    torch.manual_seed(job.seed)
+    net = nets.NETS[job.net](job.data.shape, job.data.classes)
+    plan = job.plan("float", job.float_epochs, FLOAT_RATE)
+    learn(net, job.data.x, job.data.y, plan, augment=job.data.augment)
+    return net.cpu()
+
+
+def fixed_net(job: Job, net: Any) -> Any:
+    """The network in fixed point, by `ptq` or `qat`."""
+    prepared = prepare(net, bits=job.bits, input_signed=job.data.signed)
+    seen = job.data.x[:CALIBRATION]
+    calibrate(prepared, seen.split(100), method="max" if job.method == "ptq" else "mse")
+    if job.method == "qat":
+        plan = job.plan(f"qat{job.bits}", job.epochs, RATE)
+        learn(prepared, job.data.x, job.data.y, plan, augment=job.data.augment)
+    return prepared.cpu().eval()
+
+
+def compiled(job: Job, path: Path) -> dict[str, Any]:
+    """Accuracy of the integers, and what onnxruntime, C and HLS say of them."""
+    samples = path.with_suffix(".npz")
+    np.savez(samples, x=job.data.test_x.numpy(), y=job.data.test_y.numpy())
+    found: dict[str, Any] = {"witnesses": {}, "verdict": "equal"}
+    for name in ("host", FPGA):
+        target = load_target(name)
+        result = compile_model(
+            path, target, CompileOptions(), samples=samples, verify_samples=job.verify
+        )
+        if result.verdict.answer != "equal":
+            found["verdict"] = str(result.verdict.answer)
+        for witness in result.verdict.witnesses:
+            if witness.name not in found["witnesses"] or witness.verdict != "not run":
+                found["witnesses"][witness.name] = str(witness.verdict)
+        assert result.report.accuracy is not None
+        found["accuracy"] = result.report.accuracy.integer
+    return found
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Do it all; what `--json` prints."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    net = float_net(job)
+    before = accuracy(net, job.data.test_x, job.data.test_y)
+    path = job.folder / f"{job.data.name}-{job.net}-{job.method}{job.bits}.onnx"
+    started = time.perf_counter()
+    fixed = fixed_net(job, net.cpu())
+    export(fixed, job.data.test_x[:1], path)
+    seconds = time.perf_counter() - started
+    same = compare(fixed, path, job.data.test_x[: job.verify])
+    found = compiled(job, path)
+    said = f"equal, {same.codes} codes of {same.quantizers} quantizers"
+    return {
+        "float": round(before, 4),
+        "accuracy": round(found["accuracy"], 4),
+        "bits": job.bits,
+        "method": job.method,
+        "verdict": found["verdict"],
+        "seconds": round(seconds, 1),
+        "witnesses": {"brevitas": said, **found["witnesses"]},
+        "device": device(),
+    }
+
+
+@click.command()
+@click.option("--data", "source", default="digits", help="digits, or a file of samples.")
+@click.option("--net", type=click.Choice(sorted(nets.NETS)), default="mlp")
+@click.option("--bits", type=click.IntRange(2, 8), default=4, help="Of weights and activations.")
+@click.option("--method", type=click.Choice(METHODS), default="qat")
+@click.option("--epochs", default=8, help="Of qat.")
+@click.option("--float-epochs", default=30, help="Of the float network.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("build/learned"))
+@click.option("--seed", default=1)
+@click.option("--threads", default=1, help="Of torch.")
+@click.option("--verify", default=0, help="Samples for the verdict, the first; 0: all of the test.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, and no bars.")
+def main(source: str, folder: Path, threads: int, as_json: bool, **asked: Any) -> None:
+    """Train, quantize, export, compile, verify."""
+    torch.set_num_threads(threads)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    data = data_of.read(source)
+    asked["verify"] = asked["verify"] or len(data.test_x)
+    found = run(Job(data, folder=folder, progress=not as_json, **asked))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for key, value in found.items():
+        click.echo(f"{key:10} {value}")
+
+
+if __name__ == "__main__":
+    main()

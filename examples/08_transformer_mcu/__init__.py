@@ -1,0 +1,1 @@
+"""A small transformer on handwritten digits."""

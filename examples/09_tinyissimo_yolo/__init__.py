@@ -1,0 +1,1 @@
+"""A classifier of handwritten digits and its samples, shipped as the demo."""

@@ -253,7 +253,7 @@ def _one_way(
     x = node.operand(0)
     wanted: tuple[bool, ...] = node.read
     keeps = len(wanted) > 2 and wanted[2]
-    sequence = not any(wanted) or wanted[0]
+    sequence = wanted[:1] == (True,) or not any(wanted)
     before = cell is Cell.GRU and node.int("linear_before_reset", 0) == 0
     operands = _operands(node, build, cell, way)
     turned = _reversed(build, x) if backwards else x

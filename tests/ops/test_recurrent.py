@@ -128,8 +128,18 @@ def test_float_form_is_that_of_onnxruntime(
             np.testing.assert_allclose(found[value], wanted[name], atol=1e-5)
 
 
+# One GRU and one LSTM of both directions on every run, the others among the slow ones.
+QUICK = (2, 5)
+
+
 @pytest.mark.needs("gcc")
-@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(layer, id=str(layer), marks=[pytest.mark.slow] if i not in QUICK else [])
+        for i, layer in enumerate(LAYERS)
+    ],
+)
 def test_integer_witnesses_are_equal(
     layer: Layer, rng: np.random.Generator, tmp_path: Path
 ) -> None:
@@ -166,7 +176,12 @@ def test_refuses_by_name(
 
 @pytest.mark.parametrize(
     ("index", "array", "why"),
-    [(4, np.array([3], np.int32), "different lengths"), (7, np.ones((1, 15)), "peepholes")],
+    [
+        (4, np.array([3], np.int32), "different lengths"),
+        (5, np.full((1, 1, 5), 1.5), "no step could reach"),
+        (6, np.full((1, 1, 5), -17.0), "no step could reach"),
+        (7, np.ones((1, 15)), "peepholes"),
+    ],
 )
 def test_refuses_operands(
     index: int, array: npt.NDArray[Any], why: str, rng: np.random.Generator, tmp_path: Path

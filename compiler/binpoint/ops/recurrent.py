@@ -7,8 +7,9 @@ can leave 16 bits, whatever the operands: gates saturate, their operands do not.
 
 The state lies between -1 and 1 wherever the layer starts there, so its type is known without
 samples: 8 bits in steps of 2^-7, for every step, the initial state and the results alike. The state
-of an LSTM's cell has 16 bits in steps of 2^-11, and saturates at ±16; an initial state beyond these
-ends widens either. Layers that run backwards run forwards over reversed operands.
+of an LSTM's cell has 16 bits in steps of 2^-11, and saturates at ±16. Constant initial states
+beyond these ends are refused; those that are inputs have these types. Layers that run backwards run
+forwards over reversed operands.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _NOTE = "a recurrent layer in float: onnxruntime rounds no gate and no state bet
 _MOST_FRACTION = 12
 _LEAST_FRACTION = 5
 _MOST_SHIFT = 62
+_ENDS: Mapping[int, float] = MappingProxyType({5: 1.0, 6: 16.0})
+"""Of the initial states by operand: that of the state, and of an LSTM's cell."""
 _PLAIN = FixedType.per_tensor(I32, Dyadic.one())
 _TABLE = FixedType.per_tensor(I16, Dyadic(1, -15))
 _GATES: Mapping[Cell, int] = MappingProxyType({Cell.RNN: 1, Cell.GRU: 3, Cell.LSTM: 4})
@@ -311,6 +314,9 @@ def _start(node: OnnxNode, build: GraphBuilder, index: int, way: int, hidden: in
         node.refuse(
             f"an initial state of shape {list(value.shape)}", want=f"[ways, {batch}, {hidden}]"
         )
+    end = _ENDS[index]
+    if value.constant is not None and (np.abs(constant_array(value)) > end).any():
+        node.refuse("an initial state that no step could reach", want=f"from {-end:g} to {end:g}")
     one = take_value(build, value, [range(way, way + 1), range(batch), range(hidden)])
     return reshape_value(build, one, (batch, hidden))
 

@@ -7,7 +7,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from binpoint.errors import NoIntegerForm
+from binpoint.errors import BinpointError, NoIntegerForm
+from binpoint.ops.recurrent import Recurrent
 from binpoint.options import CompileOptions
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Folding
@@ -86,4 +87,14 @@ def test_folded_kernels_equal_their_reference(seed: int) -> None:
 
 def test_every_op_has_a_unit() -> None:
     never = set[int].intersection(*(_together(seed)[1] for seed in range(1, 9)))
-    assert [_EVERYTHING[number] for number in sorted(never)] == []
+    known = {case.add for case in FLOAT_CASES if case.kind is Recurrent}
+    assert [_EVERYTHING[n] for n in sorted(never) if _EVERYTHING[n] not in known] == []
+
+
+def test_a_recurrent_layer_is_refused_by_name() -> None:
+    (case,) = (case for case in FLOAT_CASES if case.kind is Recurrent)
+    sketch = Sketch(Random(1))
+    _add(sketch, case.add, 1)
+    sketch.prove()
+    with pytest.raises(BinpointError, match="recurrent"):
+        design(sketch.graph, fpga(), CompileOptions(name="laws"))

@@ -30,6 +30,13 @@ from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Unary
 
 _FILTER = -10000.0
+_ATTRIBUTES = frozenset(
+    {
+        "is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap",
+        "softmax_precision",
+    }
+)  # fmt: skip
+"""What is known of an Attention of ai.onnx: windows, for one, are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,9 @@ class Attention(FloatOp):
 
 def _onnx(node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
     """Attention of ai.onnx, on three or four axes."""
+    for attribute in node.proto.attribute:
+        if attribute.name not in _ATTRIBUTES:
+            node.refuse(f"`{attribute.name}`", hint="export a constant attn_mask")
     q, k, v = (node.operand(i) for i in range(3))
     if any(node.has(i) for i in (4, 5)) or any(node.outputs[1:3]):
         node.refuse("past or present keys", hint="export the model without a cache")

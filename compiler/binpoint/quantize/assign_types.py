@@ -291,7 +291,8 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
             )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
-        codes = kind.quantize(array).astype(kind.storage.dtype)
+        most = kind.storage.max
+        codes = np.clip(kind.quantize(array), -most, most).astype(kind.storage.dtype)
         _replace_input(graph, node, index, codes, kind)
 
 

@@ -2,8 +2,8 @@
 
 A family is a function that returns the step with the call of its variant, or None where the shapes,
 types or values are not for it. Of all that take a step, and portable C, which takes every step, the
-one with the lowest modelled cost wins (`bill`). Every variant computes the portable kernel's
-integers bit for bit.
+one with the lowest modelled cost wins (`bill`), or the first where size counts. Every variant
+computes the portable kernel's integers bit for bit.
 """
 
 from __future__ import annotations
@@ -66,14 +66,18 @@ def choose(
 ) -> tuple[Step, ...]:
     """The steps, each with the kernel that is modelled to take the fewest cycles.
 
-    Of kernels that cost the same it is the first of `FAMILIES`, then portable C.
+    Of kernels that cost the same it is the first of `FAMILIES`, then portable C. Where size counts
+    it always is the first, so that layers share their kernels.
     """
     price = target.price or _EVEN
     found: list[Step] = []
     for step in steps:
         made = offers(step, graph, target, options)
         costs = [bill(s, graph).modelled(price) for s in made]
-        cost, best = min(zip(costs, made, strict=True), key=lambda pair: pair[0].cycles)
+        pairs = list(zip(costs, made, strict=True))
+        cost, best = pairs[0]
+        if options.optimize != "size":
+            cost, best = min(pairs, key=lambda pair: pair[0].cycles)
         known = cost if target.price is not None else None
         found.append(step if step.alias else replace(best, modelled=known))
     return tuple(found)

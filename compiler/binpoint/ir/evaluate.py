@@ -1,16 +1,19 @@
-"""Run a graph by its ops' reference methods: the interpreter."""
+"""Run a graph by its ops' reference methods, the interpreter; or write it by their operators."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.errors import InvariantBroken
+from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import FloatOp, IntegerOp
+from binpoint.numeric.interval import Interval
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -63,3 +66,23 @@ def _check_bounds(value: Value, array: NDArray[Any]) -> None:
 def is_float(graph: Graph) -> bool:
     """Whether any node of the graph is a float op."""
     return any(isinstance(node.op, FloatOp) for node in graph.nodes())
+
+
+def written(w: OnnxWriter, graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every value of an integer graph by name, in the operators of the check graph."""
+    tensors = dict(inputs)
+    for value in graph.values():
+        if value.constant is not None:
+            tensors[value.name] = w.const(value.constant.array)
+    for node in graph.nodes():
+        assert isinstance(node.op, IntegerOp)
+        results = node.op.to_onnx(w, *(tensors[name] for name in node.inputs))
+        for value, tensor in zip(graph.results(node), results, strict=True):
+            tensors[value.name] = replace(tensor, range=_narrower(tensor, value))
+    return tensors
+
+
+def _narrower(tensor: Tensor, value: Value) -> Interval:
+    """What both the writer and the op prove of a result; ops may know more than operators tell."""
+    lo, hi = max(tensor.range.lo, value.interval.lo), min(tensor.range.hi, value.interval.hi)
+    return Interval(lo, hi)

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from binpoint.ir.evaluate import evaluate
+from binpoint.ir.evaluate import evaluate, written
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.kernel import Buffer, KernelCall, Work
@@ -155,7 +155,7 @@ class Patched(IntegerOp):
         indices = self.view.indices(shape[1:]).reshape(-1)
         whole = w.reshape(w.take(flat, indices, 0), shape)
         if len(self.bodies) == 1:
-            return (_written(w, self.bodies[0], whole),)
+            return (_output(w, self.bodies[0], whole),)
         rank = len(self.grid)
         parts: dict[tuple[int, ...], Tensor] = {}
         cells = zip(np.ndindex(*self.grid), self.patches, self.parts, strict=True)
@@ -163,7 +163,7 @@ class Patched(IntegerOp):
             starts = (0, *(first for first, _ in patch.operand), 0)
             stops = (1, *(last + 1 for _, last in patch.operand), shape[-1])
             piece = w.strided(whole, starts, stops, (1,) * (rank + 2))
-            parts[place] = _written(w, part, piece)
+            parts[place] = _output(w, part, piece)
         for axis in reversed(range(rank)):
             outer = sorted({place[:axis] for place in parts})
             joined = {
@@ -233,20 +233,9 @@ def _work(graph: Graph) -> Work:
     return found
 
 
-def _written(w: OnnxWriter, graph: Graph, x: Tensor) -> Tensor:
-    """The output of an integer graph of one input, in the operators of the check graph."""
-    tensors = {graph.inputs[0]: x}
-    for value in graph.values():
-        if value.constant is not None:
-            tensors[value.name] = w.const(value.constant.array)
-    for node in graph.nodes():
-        assert isinstance(node.op, IntegerOp)
-        found = node.op.to_onnx(w, *(tensors[name] for name in node.inputs))
-        for value, tensor in zip(graph.results(node), found, strict=True):
-            lo = max(tensor.range.lo, value.interval.lo)
-            hi = min(tensor.range.hi, value.interval.hi)
-            tensors[value.name] = Tensor(tensor.name, tensor.shape, Interval(lo, hi))
-    return tensors[graph.outputs[0]]
+def _output(w: OnnxWriter, graph: Graph, x: Tensor) -> Tensor:
+    """The output of a graph of one input, in the operators of the check graph."""
+    return written(w, graph, {graph.inputs[0]: x})[graph.outputs[0]]
 
 
 def nodes_within(graph: Graph) -> Iterator[tuple[Graph, Node]]:

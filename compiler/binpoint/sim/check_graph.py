@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,10 +13,9 @@ from onnx import TensorProto, helper
 
 from binpoint import ort
 from binpoint.errors import VerificationError
+from binpoint.ir.evaluate import written
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
-from binpoint.ir.op import IntegerOp
-from binpoint.numeric.interval import Interval
 
 VALUES = "binpoint.values"
 """Key of the model's metadata that tells, as JSON, which tensor is which value of the graph."""
@@ -39,14 +37,7 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
         tensors[name] = writer.emit(
             "Cast", [name], value.shape, value.interval, to=TensorProto.INT64
         )
-    for value in graph.values():
-        if value.constant is not None:
-            tensors[value.name] = writer.const(value.constant.array)
-    for node in graph.nodes():
-        assert isinstance(node.op, IntegerOp)
-        results = node.op.to_onnx(writer, *(tensors[name] for name in node.inputs))
-        for value, tensor in zip(graph.results(node), results, strict=True):
-            tensors[value.name] = replace(tensor, range=_narrower(tensor, value))
+    tensors = written(writer, graph, tensors)
     names = (
         [v.name for v in graph.values() if v.constant is None and v.name not in graph.inputs]
         if deep
@@ -67,12 +58,6 @@ def write_onnx(graph: Graph, *, deep: bool = False) -> onnx.ModelProto:
     computed = {v.name: tensors[v.name].name for v in graph.values() if v.constant is None}
     helper.set_model_props(model, {VALUES: json.dumps(computed)})
     return model
-
-
-def _narrower(tensor: Tensor, value: Value) -> Interval:
-    """What both the writer and the op prove of a result; ops may know more than operators tell."""
-    lo, hi = max(tensor.range.lo, value.interval.lo), min(tensor.range.hi, value.interval.hi)
-    return Interval(lo, hi)
 
 
 def _info(value: Value, name: str | None = None) -> onnx.ValueInfoProto:

@@ -72,7 +72,7 @@ def sketch(seed: int) -> Sketch:
 
 
 def inputs(s: Sketch) -> list[laws.Codes]:
-    """Of all spreads: also rows with one large element, with two, with slopes, and constant ones."""
+    """Of all spreads: also rows with one large element, with two, a slope, and constant ones."""
     found: list[laws.Codes] = list(laws.samples(s.graph, s.rng))
     for kind in range(4):
         sample = {}

@@ -7,13 +7,14 @@ from random import Random
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from binpoint.ir.graph import Value
 from binpoint.ir.op import Semantics
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.layernorm import LayerNorm
-from binpoint.ops.softmax import IntSoftmax, Softmax, share_type
+from binpoint.ops.softmax import Softmax, share_type
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from tests import laws
@@ -63,7 +64,7 @@ def layernorm(s: Sketch) -> Value:
 
 def sketch(seed: int) -> Sketch:
     s = Sketch(Random(seed))
-    for _ in range(12):
+    for _ in range(8):
         s.output(softmax(s))
         s.output(layernorm(s))
     s.output(softmax(s, (2, 257)))
@@ -75,7 +76,7 @@ def inputs(s: Sketch) -> list[laws.Codes]:
     """Of all spreads: also rows with one large element, with two, a slope, and constant ones."""
     found: list[laws.Codes] = list(laws.samples(s.graph, s.rng))
     for kind in range(4):
-        sample = {}
+        sample: dict[str, NDArray[np.int64]] = {}
         for name in s.graph.inputs:
             value = s.graph.value(name)
             lo, hi = value.interval.lo, value.interval.hi
@@ -94,13 +95,10 @@ def inputs(s: Sketch) -> list[laws.Codes]:
 @pytest.mark.parametrize(("core", "variant"), CORES.items())
 def test_the_kernels_are_taken(core: str, variant: str) -> None:
     calls = [p.call for p in arrange(sketch(0).graph, OPTIONS, laws.unpriced(core)).steps]
-    for stem, form in (("softmax", "table"), ("layernorm", "")):
-        mine = [c for c in calls if c.stem == stem]
-        quick = [c for c in mine if c.variant == variant]
-        assert len(quick) > 5
-        assert all(c.variant for c in mine if stem == "layernorm"), form
-    left = [c for c in calls if c.stem == "softmax" and not c.variant]
-    assert left
+    for stem in ("softmax", "layernorm"):
+        assert sum(c.stem == stem and c.variant == variant for c in calls) > 1
+    assert all(c.variant for c in calls if c.stem == "layernorm")
+    assert any(c.stem == "softmax" and not c.variant for c in calls)
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -121,7 +119,7 @@ def test_the_instructions_equal_the_reference(core: str) -> None:
 @pytest.mark.parametrize("core", CORES)
 def test_symbols_determine_texts(core: str) -> None:
     texts: dict[str, str] = {}
-    for seed in range(4):
+    for seed in range(2):
         laws.law_7_variants(arrange(sketch(seed).graph, OPTIONS, laws.unpriced(core)), texts)
     assert len(texts) > 4
 
@@ -141,4 +139,3 @@ def test_shares_by_reciprocal_are_those_of_a_division() -> None:
         share = (terms * scale + 2**31) >> 32
         rest = (256 * terms + total // 2 - share * total) % 2**32
         np.testing.assert_array_equal(share + (rest >= total), (256 * terms + total // 2) // total)
-    assert IntSoftmax.stem == "softmax"

@@ -26,6 +26,7 @@ from binpoint.plan.variants import (
     mve_lines,
     mve_maps,
     mve_matrix,
+    mve_rows,
 )
 from binpoint.target import Feature, McuTarget, Price
 
@@ -40,6 +41,8 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_maps.maximum),
     ("mve", mve_maps.lookup),
     ("mve", mve_maps.copy),
+    ("mve", mve_rows.layernorm),
+    ("mve", mve_rows.softmax),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),

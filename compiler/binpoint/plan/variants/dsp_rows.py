@@ -22,6 +22,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, Number, Table
 from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.numeric.float32 import Ints
 from binpoint.ops.layernorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
@@ -38,15 +39,15 @@ _FEW = 8
 def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """Rows of bytes, whose squares add up in 32 bits."""
     op, call = step.nodes[0].op, step.call
-    if not isinstance(op, IntLayerNorm) or options.optimize == "size" or not _rows(step, graph):
+    if not normalizes(step, graph, options):
         return None
-    if dict(call.traits)["sums"] == "wide" or op.block.inner > 1 or op.block.n < _FEW:
-        return None
+    assert isinstance(op, IntLayerNorm)
     name, lo, hi = saturation(op.lo, op.hi)
     numbers = {a.name: a for a in call.arguments if isinstance(a, Number)}
     x, y = (a for a in call.arguments if isinstance(a, Buffer) and a.name in "xy")
+    pairs = np.stack(parameters(step, graph), axis=1).astype(np.int32)
     arguments: tuple[Argument, ...] = (
-        x, y, interleaved(step, graph),
+        x, y, Table("constants", Constant(pairs), I32),
         *(numbers[n] for n in ("outer", "n", "spare", "epsilon", "up")),
     )  # fmt: skip
     traits = (
@@ -58,11 +59,19 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return replace(step, call=found)
 
 
-def interleaved(step: Step, graph: Graph) -> Table:
-    """Multiplier and offset of each channel, side by side."""
-    m, k = (constant_array(v) for v in graph.arguments(step.nodes[0])[1:])
-    pairs = np.stack([m, k], axis=1).astype(np.int32)
-    return Table("constants", Constant(pairs), I32)
+def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:
+    """Whether a step is a layer norm of rows of bytes, whose squares add up in 32 bits."""
+    op = step.nodes[0].op
+    if not isinstance(op, IntLayerNorm) or options.optimize == "size" or not _rows(step, graph):
+        return False
+    narrow = dict(step.call.traits)["sums"] == "narrow"
+    return narrow and op.block.inner == 1 and op.block.n >= _FEW
+
+
+def parameters(step: Step, graph: Graph) -> tuple[Ints, Ints]:
+    """Multipliers and offsets of a layer norm."""
+    m, k = (constant_array(v).astype(np.int64) for v in graph.arguments(step.nodes[0])[1:])
+    return m, k
 
 
 def softmax(step: Step, graph: Graph, options: CompileOptions) -> Step | None:

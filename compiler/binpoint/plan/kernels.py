@@ -25,6 +25,7 @@ from binpoint.plan.variants import (
     mve_depthwise,
     mve_lines,
     mve_maps,
+    mve_matmul,
     mve_matrix,
     mve_rows,
 )
@@ -41,6 +42,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_maps.maximum),
     ("mve", mve_maps.lookup),
     ("mve", mve_maps.copy),
+    ("mve", mve_matmul.matmul),
     ("mve", mve_rows.layernorm),
     ("mve", mve_rows.softmax),
     ("dsp", dsp_matrix.matrix),

@@ -1,10 +1,10 @@
 """Products of two computed matrices on Helium: sixteen 8-bit products an instruction.
 
-Columns of the right operand are packed at run time as weights are (`mve_matrix`): four columns meet
-two rows, eight sums share six loads. Unsigned bytes are moved by 128 on the way. Of
-Σ (a − za)·(b − zb) the part with za is a bias of each column and the part with zb a term of each row.
+Columns of the right operand are packed at run time as weights are (`mve_matrix`): four columns
+meet two rows, eight sums share six loads. Unsigned bytes are moved by 128 on the way. Of
+Σ (a − za)·(b − zb) the part with za is a bias of each column, the part with zb a term of each row.
 
-Results are ``(high(sum·2^up·m) + offset) >> shift`` as in `mve_lanes`, where the offset is a half and
+Results are ``(high(sum·2^up·m) + offset) >> shift`` as in `mve_lanes`, the offset being a half and
 the zero point. With 17 ≤ shift ≤ 24 it is a multiple of 2^16, so that the low halves of the high
 words do not matter: the others of two rows lie side by side in 16 bits, where the zero point is
 added and the rest of the shift rounds and saturates ("by"). A smaller shift rounds and saturates to
@@ -23,7 +23,7 @@ from binpoint.ops.dense import IntMatMul
 from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.mve_lanes import LANES, rows_of, reaches
+from binpoint.plan.variants.mve_lanes import LANES, reaches, rows_of
 
 _VECTOR = 16
 _MIDDLE = 128

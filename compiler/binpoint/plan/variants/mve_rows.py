@@ -20,6 +20,7 @@ from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, Number, Table
 from binpoint.numeric.fixed import I32, U8
 from binpoint.ops.layernorm import IntLayerNorm
+from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.dsp_rows import is_quick, normalizes, parameters
@@ -30,6 +31,8 @@ _MOST_DOWN = 8
 _BITS = 33
 _SCRATCH = 1024
 _BYTES = 3
+_LONG = 32
+"""Elements of a row from which on it has about as many as distances with a share."""
 
 
 def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
@@ -63,7 +66,8 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 
 def softmax(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     """Rows of bytes in steps of 2^-8."""
-    if not is_quick(step, graph):
+    op = step.nodes[0].op
+    if not is_quick(step, graph) or not isinstance(op, IntSoftmax) or op.block.n < _LONG:
         return None
     table = constant_array(graph.arguments(step.nodes[0])[1]).astype(np.int64)
     if table.max() >= 1 << 8 * _BYTES:

@@ -1,4 +1,4 @@
-"""Recurrent layers as hardware: every kind, folded in any way, returns the interpreter's integers."""
+"""Recurrent layers as hardware: every kind, however folded, returns the interpreter's integers."""
 
 from __future__ import annotations
 

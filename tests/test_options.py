@@ -17,6 +17,7 @@ options = st.builds(
     percentile=st.floats(min_value=0.1, max_value=100),
     scales=st.sampled_from(["free", "power-of-two"]),
     equalize=st.booleans(),
+    activation_bits=st.integers(2, 8),
     weight_bits=st.integers(2, 8),
     layer_bits=st.dictionaries(
         st.from_regex("[a-z/]{1,5}", fullmatch=True), st.integers(2, 8), max_size=2

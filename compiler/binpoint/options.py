@@ -55,7 +55,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         activations: whether activations of a float model may have a zero point.
         scales: any scale, or powers of two only, which rescale by a shift.
         bias_correction: take the mean error of the quantized weights out of the biases.
-        equalize: even out the ranges of neighbouring layers' channels first.
+        equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
+        activation_bits: of activations of a float model.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         layer_bits: `weight_bits` of single layers, by the name of their node in the model.
@@ -84,6 +85,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scales: Literal["free", "power-of-two"] = "free"
     bias_correction: bool = True
     equalize: bool = True
+    activation_bits: Bits = 8
     weight_bits: Bits = 8
     layer_bits: dict[str, Bits] = {}
     methods: dict[str, Method] = {}

@@ -27,6 +27,7 @@ from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.equalize import Equalize
+from binpoint.quantize.reparameterize import ReparameterizeNorms
 from binpoint.target import McuTarget, Target
 
 
@@ -54,6 +55,7 @@ def mcu() -> Pipeline:
         ChooseMethods(),
         TypeAccumulators(),
         Equalize(),
+        ReparameterizeNorms(),
         AssignTypes(),
         RemoveTypedChannels(),
         ToIntegers(),

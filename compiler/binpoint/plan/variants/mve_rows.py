@@ -7,12 +7,12 @@ In softmax a row has few shares, as its elements have few distances from the lar
 once a row and gathered. Of a distance d with 256·t[d] below a quarter of 2^k there is none where
 the sum S has k bits, so no further ones are made.
 
-Shares are made in 16 bits. With terms up to 2^b, h = ⌊t / 2^(b−16)⌋ and p = k + 7 − b, the share
-times 2^p is t·F / 2^b with F = 2^(k+15) / S. For F there is R = ⌊(2^32 − 1) / (⌊S/2^(k−17)⌋ + 1)⌋,
-too small by less than 2 + 2^-15. So ⌊h·R / 2^16⌋ is too small by less than 1 + 2 + 2^-15 + 1 < 5:
-with a half and 4 added it gives the share, unless the bits after the point have come below 4. Where
-that would leave 16 bits, R and 2^p are halved, which makes the errors no larger. So near to a half
-all shares of the row are made by the reciprocal of `dsp_rows`.
+Shares are made in 16 bits. With terms up to 2^b, h = ⌊t / 2^(b−16)⌋ and p = k + 6 − b, the share
+times 2^p is t·F / 2^b with F = 2^(k+14) / S, which is 2^15 or less. For F there is
+R = ⌊(2^32 − 1) / (⌊S/2^(k−18)⌋ + 1)⌋, too small by less than 5/4 + 2^-16. So ⌊h·R / 2^16⌋ is too
+small by less than 1/2 + 5/4 + 2^-16 + 1 < 3: with a half and 2 added it gives the share, unless the
+bits after the point have come below 2. So near to a half all shares of the row are made by the
+reciprocal of `dsp_rows`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BITS = 33
 _SCRATCH = 1536
 _BYTES = 3
 _UPPER = 17
-_PLACES = 8
+_PLACES = 7
 _LONG = 32
 """Elements of a row from which on it has about as many as distances with a share."""
 

@@ -57,9 +57,9 @@ def attention(s: Sketch, depth: int, columns: int) -> Value:
 def project(seed: int) -> Sketch:
     """Small ones, and some whose columns do not lie in scratch at once."""
     s = Sketch(Random(seed))
-    for _ in range(9):
+    for _ in range(5):
         s.output(matmul(s, s.number(3, 9), s.number(2, 9)))
-    for _ in range(4):
+    for _ in range(3):
         s.output(attention(s, s.pick(s.number(4, 40), 16, 32), s.number(4, 20)))
     s.output(matmul(s, 130, 33))
     s.output(matmul(s, 63, 70))

@@ -2,8 +2,8 @@
 
 Both operands lie in scratch as int16 without their zero points, in words of two steps of the depth:
 columns of the right one, as many at a time as scratch holds, and two rows of the left one. Then two
-rows by four columns take three double loads and eight SMLAD for sixteen products, in assembly. Where
-the requantizer has a proof in the high word (`numeric.highword`), sums are scaled up by 2^7 for it.
+rows by four columns take three double loads and eight SMLAD for sixteen products, in assembly.
+Where the requantizer has a proof in the high word (`numeric.highword`), sums are scaled up by 2^7.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     numbers = (Number("chunk", chunk), Number("half", half))
     arguments = (*step.call.arguments, *numbers)
     call = replace(
-        step.call, arguments=arguments, variant="dsp", scratch=scratch, traits=(("form", "any"),),
-        note="SMLAD on words of two int16", shared=True,
+        step.call, arguments=arguments, variant="dsp", scratch=scratch,
+        traits=(("form", "any"), ("finish", "")), note="SMLAD on words of two int16", shared=True,
     )  # fmt: skip
     (acc,) = graph.results(step.nodes[0])
     found = _proved(call, step, acc.interval, options)

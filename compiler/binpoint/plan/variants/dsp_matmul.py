@@ -29,7 +29,7 @@ _TOGETHER = 4
 def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """The step with DSP instructions, where both operands are bytes."""
     op = step.nodes[0].op
-    if not isinstance(op, IntMatMul):
+    if not isinstance(op, IntMatMul) or options.optimize == "size":
         return None
     a, b = graph.arguments(step.nodes[0])
     depth, columns = a.shape[-1], b.shape[-1]
@@ -47,13 +47,11 @@ def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         traits=(("form", "any"), ("finish", "")), note="SMLAD on words of two int16", shared=True,
     )  # fmt: skip
     (acc,) = graph.results(step.nodes[0])
-    found = _proved(call, step, acc.interval, options)
+    found = _proved(call, step, acc.interval)
     return replace(step, call=found or call)
 
 
-def _proved(
-    call: KernelCall, step: Step, reach: Interval, options: CompileOptions
-) -> KernelCall | None:
+def _proved(call: KernelCall, step: Step, reach: Interval) -> KernelCall | None:
     """With one SMMLA and a saturating shift as epilogue, if that is proved."""
     requantizer = step.nodes[-1].op
     if not isinstance(requantizer, Requantize) or requantizer.channels > 1:
@@ -61,12 +59,10 @@ def _proved(
     form = high_word_of(requantizer, ((reach.lo, reach.hi),), _PRESCALE)
     if form is None or form.windows[0] or form.bases[0]:
         return None
-    literal = options.optimize != "size"
     name, lo, hi = saturation(requantizer.lo, requantizer.hi)
     numbers = (
         Number("multiplier", form.multipliers[0]),
         Number("offset", form.offsets[0]),
-        *(() if literal else (Number("shift", form.shift, "uint32_t"),)),
     )
     traits = (
         ("form", "high"),
@@ -74,8 +70,8 @@ def _proved(
         ("least", str(requantizer.lo)),
         ("most", str(requantizer.hi)),
         ("narrow", "narrow" if lo or hi else ""),
-        ("shift", str(form.shift) if literal else ""),
-        ("finish", "finish" if literal and not (lo or hi) else ""),
+        ("shift", str(form.shift)),
+        ("finish", "" if lo or hi else "finish"),
     )
     note = (
         f"{call.note}; y = (high word of 2^{_PRESCALE} acc m + offset) >> shift, "

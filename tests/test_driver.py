@@ -35,7 +35,7 @@ from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.samples import Samples
 from binpoint.pipelines import PIPELINES
 from binpoint.sim import verify as verification
-from binpoint.sim.convert import stored_inputs
+from binpoint.passes.convert import stored_inputs
 from binpoint.target import load_target
 from tests import models
 

@@ -41,7 +41,7 @@ from binpoint.report.summary import (
     summarize,
 )
 from binpoint.sim.check_graph import write_onnx
-from binpoint.sim.convert import stored_inputs
+from binpoint.passes.convert import stored_inputs
 from binpoint.sim.departures import departures
 from binpoint.sim.emitted import EmittedC, EmittedHls
 from binpoint.sim.folder import read_folder, verify_written

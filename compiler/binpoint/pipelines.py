@@ -23,6 +23,7 @@ from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
+from binpoint.plan.mixed import MixedPatches
 from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
@@ -62,6 +63,7 @@ def mcu() -> Pipeline:
         SimplifyIntegers(),
         ProveRequantizers(),
         PatchStage(),
+        MixedPatches(),
     )
 
 
@@ -70,7 +72,7 @@ def fpga() -> Pipeline:
 
     Its streams never hold a whole map, so it needs no patches.
     """
-    return mcu().without(SlimIntegers.name).without(PatchStage.name)
+    return mcu().without(SlimIntegers.name).without(PatchStage.name).without(MixedPatches.name)
 
 
 PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))

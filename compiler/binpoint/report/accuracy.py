@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from binpoint.ir.graph import Graph, Value
 from binpoint.passes.samples import Samples
-from binpoint.sim.convert import real
+from binpoint.passes.convert import real
 
 Reals = NDArray[np.floating[Any]]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from binpoint import ort
 from binpoint.ir.graph import Graph
 from binpoint.passes.samples import Samples
-from binpoint.sim.convert import stored
+from binpoint.passes.convert import stored
 
 
 @dataclass(frozen=True, slots=True)

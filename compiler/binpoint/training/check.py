@@ -22,7 +22,7 @@ from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
 from binpoint.passes.manager import run
 from binpoint.pipelines import mcu
-from binpoint.sim.convert import real, stored
+from binpoint.passes.convert import real, stored
 from binpoint.target import load_target
 from binpoint.training.quantizers import fixed_points
 

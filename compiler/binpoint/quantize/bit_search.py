@@ -1,0 +1,96 @@
+"""VDQS: value-driven quantization search (QuantMCU, DATE 2024).
+
+For feature map i and b bits of 8, 4 and 2 the score is S(i, b) = −λ·Ω(i, b) + (1 − λ)·Φ(i, b): Ω the
+part of the map's entropy that is lost, Φ the part of the BitOPs of its readers that is saved. Maps
+take the bits of the highest score in the order of execution; where the maps of a layer do not fit the
+memory, the largest of them takes fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from binpoint.numeric.fixed import FixedType
+from binpoint.quantize.coarsen import Occurrences
+
+BITS = (8, 4, 2)
+"""What a map may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A map, or maps of one type.
+
+    Attributes:
+        names: of the maps.
+        seen: how often each code occurs in the patches that are narrowed.
+    """
+
+    names: tuple[str, ...]
+    seen: Occurrences
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The bits of a map, the type with them, and the score."""
+
+    bits: int
+    kind: FixedType
+    score: float
+
+
+def search(
+    candidates: Sequence[Candidate],
+    lam: float,
+    layers: Sequence[Sequence[tuple[str, int]]],
+    memory: int | None,
+) -> Mapping[str, Chosen]:
+    """The bits of every map by name.
+
+    Args:
+        candidates: maps in the order of execution.
+        lam: λ, from 0 (only work counts) to 1 (only entropy does).
+        layers: for each layer the maps that are live with it, and their elements.
+        memory: bytes that these may take, or None.
+    """
+    options = {c.names: _scored(c, lam) for c in candidates}
+    picked: dict[tuple[str, ...], Chosen] = {}
+    of = {name: c.names for c in candidates for name in c.names}
+    for names, scored in options.items():
+        picked[names] = max(scored, key=lambda chosen: chosen.score)
+    for live in layers:
+        while memory is not None and sum(_bytes(n, picked[of[name]].bits) for name, n in live) > memory:
+            lower = _lowered(live, of, options, picked)
+            if lower is None:
+                break
+            picked[lower[0]] = lower[1]
+    return {name: picked[names] for name, names in of.items()}
+
+
+def _scored(candidate: Candidate, lam: float) -> list[Chosen]:
+    """The choices of a map with their scores; at eight bits it stays as it is."""
+    found = [Chosen(BITS[0], candidate.seen.kind, 0.0)]
+    for bits in BITS[1:]:
+        kind = candidate.seen.coarser(bits)
+        saved = 1 - bits / BITS[0]
+        found.append(Chosen(bits, kind, (1 - lam) * saved - lam * candidate.seen.lost(kind)))
+    return found
+
+
+def _lowered(
+    live: Sequence[tuple[str, int]],
+    of: Mapping[str, tuple[str, ...]],
+    options: Mapping[tuple[str, ...], Sequence[Chosen]],
+    picked: Mapping[tuple[str, ...], Chosen],
+) -> tuple[tuple[str, ...], Chosen] | None:
+    """The largest of these maps that can have fewer bits, one step down."""
+    for name, _ in sorted(live, key=lambda m: -_bytes(m[1], picked[of[m[0]]].bits)):
+        fewer = [c for c in options[of[name]] if c.bits < picked[of[name]].bits]
+        if fewer:
+            return of[name], fewer[0]
+    return None
+
+
+def _bytes(size: int, bits: int) -> int:
+    return -(-size * bits // 8)

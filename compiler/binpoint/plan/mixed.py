@@ -13,7 +13,6 @@ from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
-
 from binpoint.lower.simplify import ProveRequantizers
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.conv import IntConv
@@ -66,7 +65,7 @@ class MixedPatches(Pass):
             )
         whole = undivided(graph)
         samples = context.samples.spread(self.samples)
-        seen = [_Seen(op) for _, op in stages]
+        seen = [Seen(op) for _, op in stages]
         for inputs in stored_inputs(whole, samples):
             values = evaluate(whole, inputs)
             for stage in seen:
@@ -91,7 +90,7 @@ class MixedPatches(Pass):
             raise BadPassOption(f"`{self.name}` needs samples", have=str(self.samples), want="1")
 
 
-class _Seen:
+class Seen:
     """The maps of a stage on all samples, but for sums that are rounded as they come."""
 
     def __init__(self, op: Patched) -> None:
@@ -113,7 +112,7 @@ class _Seen:
         body_of = tuple(int(not found) for found in outlying)
         if not any(body_of):
             return op
-        masks = self._masks([p.result for p, b in zip(op.patches, body_of, strict=True) if b])
+        masks = self.masks([p.result for p, b in zip(op.patches, body_of, strict=True) if b])
         candidates = [
             Candidate(group.names, self._occurrences(group.names, masks))
             for group in self.groups
@@ -127,7 +126,7 @@ class _Seen:
         coarse = ProveRequantizers().run(coarse, context)
         return replace(op, bodies=(body, coarse), body_of=body_of)
 
-    def _masks(self, results: Sequence[Region]) -> Masks:
+    def masks(self, results: Sequence[Region]) -> Masks:
         """Which positions of each map patches with these results need."""
         maps = [v for v in self.body.values() if v.constant is None]
         masks = {value.name: np.zeros(spatial(value), bool) for value in maps}

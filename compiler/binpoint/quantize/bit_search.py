@@ -1,9 +1,9 @@
 """VDQS: value-driven quantization search (QuantMCU, DATE 2024).
 
-For feature map i and b bits of 8, 4 and 2 the score is S(i, b) = −λ·Ω(i, b) + (1 − λ)·Φ(i, b): Ω the
-part of the map's entropy that is lost, Φ the part of the BitOPs of its readers that is saved. Maps
-take the bits of the highest score in the order of execution; where the maps of a layer do not fit the
-memory, the largest of them takes fewer.
+For feature map i and b bits of 8, 4 and 2 the score is S(i, b) = −λ·Ω(i, b) + (1 − λ)·Φ(i, b): Ω
+the part of the map's entropy that is lost, Φ the part of the BitOPs of its readers that is saved.
+Maps take the bits of the highest score in the order of execution; where the maps of a layer do not
+fit the memory, the largest of them takes fewer.
 """
 
 from __future__ import annotations
@@ -54,18 +54,22 @@ def search(
         layers: for each layer the maps that are live with it, and their elements.
         memory: bytes that these may take, or None.
     """
+    tied = {name: c.names for c in candidates for name in c.names}
     options = {c.names: _scored(c, lam) for c in candidates}
-    picked: dict[tuple[str, ...], Chosen] = {}
-    of = {name: c.names for c in candidates for name in c.names}
-    for names, scored in options.items():
-        picked[names] = max(scored, key=lambda chosen: chosen.score)
+    picked = {names: max(scored, key=lambda c: c.score) for names, scored in options.items()}
     for live in layers:
-        while memory is not None and sum(_bytes(n, picked[of[name]].bits) for name, n in live) > memory:
-            lower = _lowered(live, of, options, picked)
-            if lower is None:
+        sizes = dict(live)
+        while memory is not None:
+            taken = {n: _bytes(s, picked[tied[n]].bits if n in tied else 8) for n, s in live}
+            fewer = {n: _fewer(options[tied[n]], picked[tied[n]]) for n in sizes if n in tied}
+            largest = [n for n, c in fewer.items() if c is not None]
+            if sum(taken.values()) <= memory or not largest:
                 break
-            picked[lower[0]] = lower[1]
-    return {name: picked[names] for name, names in of.items()}
+            name = max(largest, key=lambda n: taken[n])
+            lower = fewer[name]
+            assert lower is not None
+            picked[tied[name]] = lower
+    return {name: picked[names] for name, names in tied.items()}
 
 
 def _scored(candidate: Candidate, lam: float) -> list[Chosen]:
@@ -78,18 +82,9 @@ def _scored(candidate: Candidate, lam: float) -> list[Chosen]:
     return found
 
 
-def _lowered(
-    live: Sequence[tuple[str, int]],
-    of: Mapping[str, tuple[str, ...]],
-    options: Mapping[tuple[str, ...], Sequence[Chosen]],
-    picked: Mapping[tuple[str, ...], Chosen],
-) -> tuple[tuple[str, ...], Chosen] | None:
-    """The largest of these maps that can have fewer bits, one step down."""
-    for name, _ in sorted(live, key=lambda m: -_bytes(m[1], picked[of[m[0]]].bits)):
-        fewer = [c for c in options[of[name]] if c.bits < picked[of[name]].bits]
-        if fewer:
-            return of[name], fewer[0]
-    return None
+def _fewer(scored: Sequence[Chosen], now: Chosen) -> Chosen | None:
+    """One step down, if there is one."""
+    return next((c for c in scored if c.bits < now.bits), None)
 
 
 def _bytes(size: int, bits: int) -> int:

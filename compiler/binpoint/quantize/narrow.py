@@ -277,9 +277,9 @@ class _Rewriter:
             max(abs(v.interval.lo - z), abs(v.interval.hi - z)) + abs(z)
             for v, z in zip((a, b), zeros, strict=True)
         ]
-        pair, shift = _multipliers(ratios, reach, abs(kind.zero_point))
+        ma, mb, shift = _multipliers(ratios, reach, abs(kind.zero_point))
         lo, hi = self._ends(node, op.lo, op.hi)
-        return IntAdd(op.axes, *pair, shift, *zeros, kind, lo, hi)
+        return IntAdd(op.axes, ma, mb, shift, zeros[0], zeros[1], kind, lo, hi)
 
     def _lookup(self, node: Node, op: IntLookup) -> tuple[IntegerOp, Sequence[Value]]:
         old, table = self.body.arguments(node)
@@ -299,14 +299,14 @@ class _Rewriter:
 
 def _multipliers(
     ratios: Sequence[Fraction], reach: Sequence[int], zero: int
-) -> tuple[list[int], int]:
+) -> tuple[int, int, int]:
     """The nearest multipliers at the largest shift for which sums stay within 32 bits."""
     for shift in range(30, 0, -1):
         pair = [round(r * 2**shift) for r in ratios]
         total = sum(abs(m) * n for m, n in zip(pair, reach, strict=True))
         if total + ((zero + 1) << shift) <= _WORD:
-            return pair, shift
-    return [round(2 * r) for r in ratios], 1
+            return pair[0], pair[1], shift
+    return round(2 * ratios[0]), round(2 * ratios[1]), 1
 
 
 def weight_sums(op: IntConv | IntDense, w: Value) -> IntArray:

@@ -2,8 +2,9 @@
 
 The values of a stage's input are taken for normal. One is an outlier where it is farther from the
 mean than all but a part 1 − φ of normal values: |x − μ| > z·σ, z the inverse normal distribution at
-(1 + φ) / 2. Every image of some size has values beyond any z of practical use; a patch counts as one
-with outliers where it has more of them than normal values would have, a part of more than 1 − φ.
+(1 + φ) / 2. Every image of some size has values beyond any z of practical use; a patch counts as
+one with outliers where it has more of them than normal values would have, a part of more than
+1 − φ.
 """
 
 from __future__ import annotations

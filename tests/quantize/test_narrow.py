@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
@@ -19,7 +20,7 @@ from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.mixed import Seen, corrected
-from binpoint.quantize.coarsen import Occurrences, entropy, recoded
+from binpoint.quantize.coarsen import Occurrences, entropy, recoded, steps_of
 from binpoint.quantize.narrow import maps_of, narrowed
 from tests import laws
 from tests.ops.test_patched import net, patched
@@ -37,9 +38,12 @@ def coarse_types(body: Graph, random: Random) -> dict[str, FixedType]:
     for maps in maps_of(body):
         bits = random.choice((8, 4, 4, 2))
         if maps.free and bits < 8:
-            kind = body.value(maps.names[0]).elem
-            seen = Occurrences.of(kind, np.concatenate([values[n].ravel() for n in maps.names]))
-            types |= dict.fromkeys(maps.names, seen.coarser(bits))
+            first = body.value(maps.names[0])
+            codes = np.concatenate([values[n].reshape(-1, 1) for n in maps.names])
+            seen = Occurrences.of(first.elem, codes)
+            if maps.apart and seen.positive:
+                seen = Occurrences.of(first.elem, values[first.name], apart=True)
+            types |= dict.fromkeys(maps.names, seen.coarser(bits, len(first.shape) - 1))
     return types
 
 
@@ -158,15 +162,17 @@ def test_the_mean_error_of_coarser_maps_is_taken_away() -> None:
     assert tried > 3
 
 
-def _sums(body: Graph, made: Graph) -> Mapping[str, float]:
-    """Of sums whose unit is another: how many of the old one of the new is."""
-    found: dict[str, float] = {}
+def _sums(body: Graph, made: Graph) -> Mapping[str, NDArray[np.float64]]:
+    """Of sums whose unit is another: how many of the old one of the new is, by channel."""
+    found: dict[str, NDArray[np.float64]] = {}
     for node in made.nodes():
         for name in node.outputs:
             if body.has_value(name) and getattr(node.op, "accumulates", False):
-                old, new = (g.value(name).elem.scales[0] for g in (body, made))
-                if old != new:
-                    found[name] = float(new.as_fraction() / old.as_fraction())
+                old, new = (
+                    np.array([float(s) for s in g.value(name).elem.scales]) for g in (body, made)
+                )
+                if not np.array_equal(old, new):
+                    found[name] = new / old
     return found
 
 
@@ -178,7 +184,8 @@ def test_a_coarser_type_has_the_least_error_of_its_bits() -> None:
     errors: list[float] = []
     for bits in (2, 4):
         found = seen.coarser(bits)
-        back = found.dequantize(recoded(codes, kind, found))
+        (step,) = steps_of(kind, found)
+        back = found.dequantize(recoded(codes, kind, found, step))
         errors.append(float(((back - kind.dequantize(codes)) ** 2).mean()))
         assert found.storage.width == bits
         assert found.storage.min <= found.zero_point <= found.storage.max

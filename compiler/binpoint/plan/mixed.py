@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +26,7 @@ from binpoint.passes.convert import stored_inputs
 from binpoint.plan.patches import undivided
 from binpoint.quantize.bit_search import BITS, Candidate, search
 from binpoint.quantize.coarsen import Occurrences
-from binpoint.quantize.narrow import Floats, maps_of, narrowed
+from binpoint.quantize.narrow import Floats, Maps, maps_of, narrowed
 from binpoint.quantize.patch_values import with_outliers
 
 Array = NDArray[Any]
@@ -113,11 +115,7 @@ class Seen:
         if not any(body_of):
             return op
         masks = self.masks([p.result for p, b in zip(op.patches, body_of, strict=True) if b])
-        candidates = [
-            Candidate(group.names, self._occurrences(group.names, masks))
-            for group in self.groups
-            if group.free
-        ]
+        candidates = [self._candidate(maps, masks) for maps in self.groups if maps.free]
         chosen = search(candidates, knobs.lambda_, (), None)
         types = {name: c.kind for name, c in chosen.items() if c.bits < BITS[0]}
         if not types:
@@ -135,13 +133,21 @@ class Seen:
                 masks[name][tuple(slice(a, b + 1) for a, b in region)] = True
         return masks
 
-    def _occurrences(self, names: Sequence[str], masks: Masks) -> Occurrences:
-        kind = self.body.value(names[0]).elem
-        total = Occurrences.of(kind, np.zeros(0, np.int64))
-        for name in names:
-            for array in self.maps[name]:
-                total = total + Occurrences.of(kind, array[0][masks[name]])
-        return total
+    def _candidate(self, maps: Maps, masks: Masks) -> Candidate:
+        """How often the codes of a map occur in the patches, and what reads it."""
+        kind = self.body.value(maps.names[0]).elem
+        chosen = [a[0][masks[name]] for name in maps.names for a in self.maps[name]]
+        seen = reduce(add, (Occurrences.of(kind, codes) for codes in chosen))
+        if maps.apart and seen.positive:
+            seen = reduce(add, (Occurrences.of(kind, codes, apart=True) for codes in chosen))
+        read = {n.name: n for name in maps.names for n in self.body.consumers(name)}
+        total = sum(self._macs(n) for n in self.body.nodes())
+        work = sum(self._macs(n) for n in read.values()) / max(total, 1)
+        return Candidate(maps.names, seen, work, len(self.body.value(maps.names[0]).shape) - 1)
+
+    def _macs(self, node: Node) -> int:
+        assert isinstance(node.op, IntegerOp)
+        return node.op.work(self.body.arguments(node), self.body.results(node)).macs
 
 
 def corrected(
@@ -165,8 +171,8 @@ def corrected(
         (name,) = node.outputs
         results = _results(coarse, node, arrays)
         if isinstance(node.op, IntConv | IntDense):
-            units = [g.value(name).elem.scales[0].as_fraction() for g in (coarse, body)]
-            step = float(units[0] / units[1])
+            units = [[float(s) for s in g.value(name).elem.scales] for g in (coarse, body)]
+            step = np.array(units[0]) / np.array(units[1])
             exact = _results(body, body.node(node.name), maps)
             error = _mean(results, masks[name]) * step - _mean(exact, masks[name])
             shifts[node.name] = -error

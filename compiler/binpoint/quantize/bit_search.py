@@ -1,7 +1,7 @@
 """VDQS: value-driven quantization search (QuantMCU, DATE 2024).
 
 For feature map i and b bits of 8, 4 and 2 the score is S(i, b) = −λ·Ω(i, b) + (1 − λ)·Φ(i, b): Ω
-the part of the map's entropy that is lost, Φ the part of the BitOPs of its readers that is saved.
+the part of the map's entropy that is lost, Φ the part of the stage's BitOPs that is saved by it.
 Maps take the bits of the highest score in the order of execution; where the maps of a layer do not
 fit the memory, the largest of them takes fewer.
 """
@@ -25,10 +25,14 @@ class Candidate:
     Attributes:
         names: of the maps.
         seen: how often each code occurs in the patches that are narrowed.
+        work: the part of the stage's multiply-accumulates that reads it.
+        axis: of channels, where `seen` has them apart.
     """
 
     names: tuple[str, ...]
     seen: Occurrences
+    work: float
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ def _scored(candidate: Candidate, lam: float) -> list[Chosen]:
     """The choices of a map with their scores; at eight bits it stays as it is."""
     found = [Chosen(BITS[0], candidate.seen.kind, 0.0)]
     for bits in BITS[1:]:
-        kind = candidate.seen.coarser(bits)
-        saved = 1 - bits / BITS[0]
+        kind = candidate.seen.coarser(bits, candidate.axis)
+        saved = candidate.work * (1 - bits / BITS[0])
         found.append(Chosen(bits, kind, (1 - lam) * saved - lam * candidate.seen.lost(kind)))
     return found
 

@@ -22,18 +22,23 @@ _GRID = 32
 
 @dataclass(frozen=True, slots=True)
 class Occurrences:
-    """How often codes occur: of a type of at most 8 bits, ``[codes]`` from its smallest on."""
+    """How often codes occur: of a type of at most 8 bits, ``[channels, codes]`` from its smallest.
+
+    One row for all channels, or one for each where coarser types have a scale for each.
+    """
 
     kind: FixedType
     counts: IntArray
 
     @classmethod
-    def of(cls, kind: FixedType, codes: NDArray[Any]) -> Occurrences:
-        """Those of an array of codes."""
+    def of(cls, kind: FixedType, codes: NDArray[Any], *, apart: bool = False) -> Occurrences:
+        """Those of an array of codes ``[..., C]``, of its channels `apart` or together."""
         storage = kind.storage
         size = storage.max - storage.min + 1
-        flat = codes.reshape(-1).astype(np.int64) - storage.min
-        return cls(kind, np.bincount(flat, minlength=size))
+        rows = codes.reshape(-1, codes.shape[-1] if apart else 1).astype(np.int64) - storage.min
+        count = rows.shape[1]
+        places = rows + size * np.arange(count)
+        return cls(kind, np.bincount(places.reshape(-1), minlength=size * count).reshape(-1, size))
 
     def __add__(self, other: Occurrences) -> Occurrences:
         """Those of both."""
@@ -42,40 +47,57 @@ class Occurrences:
     @property
     def codes(self) -> IntArray:
         """All codes."""
-        return np.arange(len(self.counts), dtype=np.int64) + self.kind.storage.min
+        return np.arange(self.counts.shape[1], dtype=np.int64) + self.kind.storage.min
+
+    @property
+    def positive(self) -> bool:
+        """Whether nothing below zero occurs."""
+        return not self.counts[:, self.codes < self.kind.zero_point].any()
 
     def entropy(self) -> float:
-        """Bits of information in a value, Σ −p·log2 p."""
-        return entropy(self.counts)
+        """Bits of information in a value, Σ −p·log2 p, in the mean of the rows."""
+        return float(np.mean([entropy(row) for row in self.counts]))
 
-    def coarser(self, bits: int) -> FixedType:
-        """The type of `bits` with the least squared error; zero stays a code."""
-        seen = np.flatnonzero(self.counts)
-        centred = self.codes - self.kind.zero_point
-        weights = self.counts[seen].astype(np.float64)
-        real = centred[seen].astype(np.float64)
+    def coarser(self, bits: int, axis: int = 0) -> FixedType:
+        """The type of `bits` with the least squared error; zero stays a code.
+
+        `axis` is that of channels, where they are apart; nothing below zero occurs then.
+        """
+        found = [self._best(row, bits) for row in self.counts]
         storage = IntType(bits, signed=self.kind.storage.signed)
-        if not seen.size or not real.any():
-            return FixedType.per_tensor(storage, self.kind.scale, storage.min)
+        scales = tuple(Dyadic.from_float(np.float32(scale)) for scale, _ in found)
+        if len(found) == 1:
+            return FixedType(storage, scales, (found[0][1],))
+        assert self.positive, "channels with scales of their own need one zero point"
+        return FixedType(storage, scales, (storage.min,), axis)
+
+    def _best(self, counts: IntArray, bits: int) -> tuple[float, int]:
+        """Scale and zero point for one row."""
+        seen = np.flatnonzero(counts)
+        real = (self.codes - self.kind.zero_point)[seen].astype(np.float64)
+        smallest = IntType(bits, signed=self.kind.storage.signed).min
+        if not real.any():
+            return float(self.kind.scale), smallest
         low, high = min(real.min(), 0.0), max(real.max(), 0.0)
         parts = np.arange(_GRID, 0, -1) / _GRID
         lows, highs = (low * parts if low else np.zeros(1)), (high * parts if high else np.zeros(1))
-        steps = (highs[None, :] - lows[:, None]) / (2**bits - 1)
-        zeros = np.rint(-lows[:, None] / steps)
-        steps, zeros = steps.reshape(-1, 1), zeros.reshape(-1, 1)
-        levels = np.clip(np.rint(real / steps) + zeros, 0, 2**bits - 1)
-        error = (((levels - zeros) * steps - real) ** 2) @ weights
+        top = 2**bits - 1
+        steps = ((highs[None, :] - lows[:, None]) / top).reshape(-1, 1)
+        zeros = np.rint(-np.repeat(lows, len(highs))[:, None] / steps)
+        levels = np.clip(np.rint(real / steps) + zeros, 0, top)
+        error = (((levels - zeros) * steps - real) ** 2) @ counts[seen].astype(np.float64)
         best = int(np.argmin(error))
-        scale = np.float32(float(self.kind.scale) * steps[best, 0])
-        zero = int(zeros[best, 0]) + storage.min
-        return FixedType.per_tensor(storage, Dyadic.from_float(scale), zero)
+        return float(self.kind.scale) * float(steps[best, 0]), int(zeros[best, 0]) + smallest
 
     def lost(self, kind: FixedType) -> float:
         """The part of the entropy that goes with a coarser type: |H(f) − H(Q(f))| / H(f)."""
         whole = self.entropy()
-        levels = recoded(self.codes, self.kind, kind) - kind.storage.min
-        rest = entropy(np.bincount(levels, self.counts, 2**kind.storage.width))
-        return abs(whole - rest) / whole if whole else 0.0
+        size = 2**kind.storage.width
+        rest: list[float] = []
+        for step, row in zip(steps_of(self.kind, kind), self.counts, strict=True):
+            levels = recoded(self.codes, self.kind, kind, step) - kind.storage.min
+            rest.append(entropy(np.bincount(levels, row, size)))
+        return abs(whole - float(np.mean(rest))) / whole if whole else 0.0
 
 
 def entropy(counts: NDArray[Any]) -> float:
@@ -87,13 +109,13 @@ def entropy(counts: NDArray[Any]) -> float:
     return float(-(p * np.log2(p)).sum())
 
 
-def step_of(old: FixedType, new: FixedType) -> Fraction:
-    """How many steps of the old type one of the new is."""
-    return new.scale.as_fraction() / old.scale.as_fraction()
+def steps_of(old: FixedType, new: FixedType) -> tuple[Fraction, ...]:
+    """How many steps of the old type one of the new is: for all, or for each channel."""
+    return tuple(scale.as_fraction() / old.scale.as_fraction() for scale in new.scales)
 
 
-def recoded(codes: NDArray[Any], old: FixedType, new: FixedType) -> IntArray:
-    """The nearest codes of the new type, ties to even, clamped."""
-    real = (np.asarray(codes, np.int64) - old.zero_point) / float(step_of(old, new))
-    levels = np.rint(real).astype(np.int64) + new.zero_point
+def recoded(codes: NDArray[Any], old: FixedType, new: FixedType, step: Fraction) -> IntArray:
+    """The nearest codes of the new type, ties to even, clamped; of a channel with this step."""
+    real = (np.asarray(codes, np.int64) - old.zero_points[0]) / float(step)
+    levels = np.rint(real).astype(np.int64) + new.zero_points[0]
     return np.clip(levels, new.storage.min, new.storage.max)

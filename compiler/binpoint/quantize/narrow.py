@@ -11,26 +11,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 
 from binpoint.errors import AccumulatorOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node, Value
-from binpoint.ir.op import IntArray, IntegerOp
+from binpoint.ir.op import IntegerOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.concat import IntConcat
-from binpoint.ops.conv import IntConv
+from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
 from binpoint.ops.lookup import IntLookup, lookup
 from binpoint.ops.pairwise import IntAdd
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
-from binpoint.ops.rescale import dyadic
+from binpoint.ops.rescale import accumulator, dyadic
 from binpoint.ops.runtime_pair import OnnxruntimeAdd
-from binpoint.quantize.coarsen import recoded, step_of
+from binpoint.quantize.coarsen import recoded, steps_of
 
 _LINEAR = (IntConv, IntDense)
 _ROUNDING = (DyadicRequantize, OnnxruntimeRequantize)
@@ -39,15 +40,22 @@ _MOVES = (IntMaxPool, IntConcat)
 _SUMS = (IntAdd, OnnxruntimeAdd)
 _WORD = 2**31 - 1
 _BITS = 31
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Maps of a stage that have one type, by name in order; `free` ones may have any."""
+    """Maps of a stage that have one type, by name in order.
+
+    `free` ones may have any type, `apart` ones a scale for each channel, as only depthwise
+    convolutions read them.
+    """
 
     names: tuple[str, ...]
     free: bool
+    apart: bool
 
 
 def maps_of(body: Graph) -> tuple[Maps, ...]:
@@ -61,7 +69,17 @@ def maps_of(body: Graph) -> tuple[Maps, ...]:
             group = {n: node.outputs[0] if g in tied else g for n, g in group.items()}
     roots = dict.fromkeys(group.values())
     members = {root: tuple(n for n in group if group[n] == root) for root in roots}
-    return tuple(Maps(names, all(_is_free(body, n) for n in names)) for names in members.values())
+    return tuple(
+        Maps(names, all(_is_free(body, n) for n in names), _is_apart(body, names))
+        for names in members.values()
+    )
+
+
+def _is_apart(body: Graph, names: Sequence[str]) -> bool:
+    maker = body.producer(names[0])
+    if len(names) > 1 or maker is None or not isinstance(maker.op, _ROUNDING):
+        return False
+    return all(isinstance(node.op, IntDepthwise) for node in body.consumers(names[0]))
 
 
 def _is_sum(body: Graph, name: str) -> bool:
@@ -135,7 +153,7 @@ class _Rewriter:
         storage = value.elem.storage
         codes = np.arange(storage.min, storage.max + 1)
         build = GraphBuilder(self.made, f"{name}_coarser")
-        entries = recoded(codes, value.elem, kind)
+        entries = recoded(codes, value.elem, kind, self._step(name))
         self.names[name] = lookup(build, value, entries, kind).name
 
     def _add(self, node: Node, change: tuple[IntegerOp, Sequence[Value]]) -> None:
@@ -160,10 +178,15 @@ class _Rewriter:
         """The type of a map that is still to be computed."""
         return self.types.get(name, self.body.value(name).elem)
 
-    def _step(self, name: str) -> Fraction:
-        """How many of its old steps a step of the map is."""
+    def _steps(self, name: str) -> tuple[Fraction, ...]:
+        """How many of its old steps a step of the map is, for all or for each channel."""
         old = self.body.value(name).elem
-        return Fraction(1) if self._kind(name) == old else step_of(old, self._kind(name))
+        return (Fraction(1),) if self._kind(name) == old else steps_of(old, self._kind(name))
+
+    def _step(self, name: str) -> Fraction:
+        """The same where it is one."""
+        (step,) = self._steps(name)
+        return step
 
     def _op(self, node: Node) -> tuple[IntegerOp, Sequence[Value]]:
         """The op between maps of the new types, and constants that replace the last operands."""
@@ -205,58 +228,66 @@ class _Rewriter:
     def _linear(self, node: Node, op: IntConv | IntDense) -> tuple[IntegerOp, Sequence[Value]]:
         old, w, bias = self.body.arguments(node)
         new = self._new(old.name)
-        step = self._step(old.name)
-        sums = weight_sums(op, w)
+        steps = self._units(node)
+        sums = op.rows(w).sum(axis=1)
         assert bias.constant is not None
         was = op.zero if isinstance(op, IntConv) else 0
         padded = isinstance(op, IntConv) and op.window.padded
-        now = new.elem.zero_point if padded else 0
+        now = new.elem.zero_points[0] if padded else 0
         whole = bias.constant.array + (old.elem.zero_point - was) * sums
         whole = whole + self.shifts.get(node.name, 0.0)
-        codes = np.rint(whole / float(step)).astype(np.int64)
-        codes -= (new.elem.zero_point - now) * sums
+        codes = np.rint(whole / np.array([float(s) for s in steps])).astype(np.int64)
+        codes -= (new.elem.zero_points[0] - now) * sums
         reach = Interval.of(codes)
         if not Interval.of_type(I32).contains(reach):
             raise AccumulatorOverflow("a bias leaves 32 bits", at=node.name, have=str(reach))
         build = GraphBuilder(self.made, f"{node.name}_coarser")
         constant = build.constant(codes, bias.elem, hint=f"{node.name}_bias")
-        result = replace(op.result, scales=tuple(_times(s, step) for s in op.result.scales))
+        kinds = zip(*_wide(op.result.scales, steps), strict=True)
+        units = [_times(scale, step) for scale, step in kinds]
+        result = accumulator(units, len(old.shape))
         changed = replace(op, result=result, **({"zero": now} if isinstance(op, IntConv) else {}))
         return changed, (w, constant)
+
+    def _units(self, linear: Node) -> tuple[Fraction, ...]:
+        """How many of its old units a unit of the sums is: for all, or for each channel."""
+        steps = self._steps(linear.inputs[0])
+        if len(steps) == 1:
+            return steps
+        (acc,) = self.body.results(linear)
+        repeat = acc.shape[-1] // len(steps)
+        return tuple(step for step in steps for _ in range(repeat))
 
     def _requantize(self, node: Node, op: DyadicRequantize | OnnxruntimeRequantize) -> Requantize:
         (acc,) = node.inputs
         maker = self.made.producer(acc)
         assert maker is not None
-        unit = self._step(self._origin(acc))
-        ratio = unit / self._step(node.outputs[0])
+        origin = self.body.producer(acc)
+        assert origin is not None
+        units, steps = _wide(self._units(origin), self._steps(node.outputs[0]))
+        ratios = [unit / step for unit, step in zip(units, steps, strict=True)]
         kind = self._kind(node.outputs[0])
         lo, hi = self._ends(node, op.lo, op.hi)
         if isinstance(op, DyadicRequantize):
-            pairs = zip(op.multipliers, op.shifts, strict=True)
-            return dyadic([Fraction(m, 1 << s) * ratio for m, s in pairs], kind, _BITS).clamped(
-                lo, hi
-            )
+            was = [Fraction(m, 1 << s) for m, s in zip(op.multipliers, op.shifts, strict=True)]
+            pairs = zip(*_wide(was, ratios), strict=True)
+            return dyadic([a * b for a, b in pairs], kind, _BITS).clamped(lo, hi)
         linear = maker.op
         assert isinstance(linear, _LINEAR)
         reach = linear.reach(*self.made.arguments(maker))
-        if op.channels == 1:
+        pairs = zip(*_wide([Fraction(s) for s in op.scales], ratios), strict=True)
+        scales = tuple(float(np.float32(float(a * b))) for a, b in pairs)
+        if len(scales) == 1:
             reach = ((min(a for a, _ in reach), max(b for _, b in reach)),)
-        scales = tuple(float(np.float32(float(Fraction(s) * ratio))) for s in op.scales)
         return OnnxruntimeRequantize(scales, reach, kind, lo, hi)
-
-    def _origin(self, acc: str) -> str:
-        """The map whose sums these are, by its name in the stage as it was."""
-        maker = self.body.producer(acc)
-        assert maker is not None
-        return maker.inputs[0]
 
     def _ends(self, node: Node, lo: int, hi: int) -> tuple[int, int]:
         """The clamp of a result, in its new codes."""
         old, new = self.body.value(node.outputs[0]).elem, self._kind(node.outputs[0])
         if old == new:
             return lo, hi
-        low, high = recoded(np.array([lo, hi]), old, new).tolist()
+        ends = [recoded(np.array([lo, hi]), old, new, step) for step in steps_of(old, new)]
+        low, high = min(int(e[0]) for e in ends), max(int(e[1]) for e in ends)
         first, last = old.storage.min, old.storage.max
         return (
             new.storage.min if lo == first else low,
@@ -288,10 +319,10 @@ class _Rewriter:
         codes = np.arange(storage.min, storage.max + 1)
         assert table.constant is not None
         if new.elem != old.elem:
-            codes = recoded(codes, new.elem, old.elem)
+            codes = recoded(codes, new.elem, old.elem, 1 / self._step(old.name))
         entries = table.constant.array.astype(np.int64)[codes - op.low]
         if kind != result.elem:
-            entries = recoded(entries, result.elem, kind)
+            entries = recoded(entries, result.elem, kind, self._step(result.name))
         build = GraphBuilder(self.made, f"{node.name}_coarser")
         constant = build.constant(entries, kind, hint=f"{node.name}_table")
         return IntLookup(kind, storage.min), (constant,)
@@ -309,9 +340,10 @@ def _multipliers(
     return round(2 * ratios[0]), round(2 * ratios[1]), 1
 
 
-def weight_sums(op: IntConv | IntDense, w: Value) -> IntArray:
-    """``[O]``: the weights of each output channel together."""
-    return op.rows(w).sum(axis=1)
+def _wide(first: Sequence[_A], second: Sequence[_B]) -> tuple[list[_A], list[_B]]:
+    """Both for as many channels; what there is one of is that of all."""
+    count = max(len(first), len(second))
+    return [*first] * (count // len(first)), [*second] * (count // len(second))
 
 
 def _times(scale: Dyadic, ratio: Fraction) -> Dyadic:

@@ -37,7 +37,7 @@ from binpoint.target import McuTarget, microcontroller
 
 OPTIONS = CompileOptions(optimize="ram", patches="mixed")
 _HEAD = (
-    "net", "phi", "lambda", "mixed patches", "stages' BitOPs", "factor", "net's factor",
+    "net", "phi", "lambda", "bits", "mixed patches", "stages' BitOPs", "factor", "net's factor",
     "top-1 uniform", "top-1 mixed", "arena uniform", "arena mixed", "seconds",
 )  # fmt: skip
 _CALIBRATED = {"person_mobilenetv2_050_128_qdq": 12, "ic_resnet8_qdq": 100}
@@ -82,7 +82,7 @@ def row(uniform: Figures, mixed: Figures) -> tuple[str, ...]:
     )
 
 
-def report(model: Path, target: McuTarget, pairs: Sequence[tuple[float, float]]) -> None:
+def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> None:
     """Print the rows of a net."""
     graph = load(model)
     source = model.with_suffix(".npz")
@@ -94,13 +94,20 @@ def report(model: Path, target: McuTarget, pairs: Sequence[tuple[float, float]])
     if uniform is None:
         print(model.stem, "is not computed in patches", flush=True)
         return
-    for phi, la in pairs:
+    for knob in knobs:
         began = time.process_time()
-        made = MixedPatches(phi, la).run(graph.copy(), context)
+        made = knob.run(graph.copy(), context)
         seconds = time.process_time() - began
         mixed = figures(made, model, sets, target)
         assert mixed is not None
-        cells = (model.stem, f"{phi:g}", f"{la:g}", *row(uniform, mixed), f"{seconds:.1f}")
+        cells = (
+            model.stem,
+            f"{knob.phi:g}",
+            f"{knob.lambda_:g}",
+            "-".join(map(str, knob.bits)),
+            *row(uniform, mixed),
+            f"{seconds:.1f}",
+        )
         print(" | ".join(cells), flush=True)
 
 
@@ -109,17 +116,29 @@ def report(model: Path, target: McuTarget, pairs: Sequence[tuple[float, float]])
 @click.option("--net", "chosen", multiple=True, help="Only these nets.")
 @click.option("--phi", "phis", multiple=True, type=float, help="Values of phi.")
 @click.option("--lambda", "lambdas", multiple=True, type=float, help="Values of lambda.")
-def main(core: str, chosen: Sequence[str], phis: Sequence[float], lambdas: Sequence[float]) -> None:
+@click.option("--bits", "widths", default="8,4,2", show_default=True, help="What maps may have.")
+def main(
+    core: str,
+    chosen: Sequence[str],
+    phis: Sequence[float],
+    lambdas: Sequence[float],
+    widths: str,
+) -> None:
     """Print a table of all nets with the defaults, or for all pairs of knobs."""
     target = microcontroller(load_target(core))
     plain = MixedPatches()
-    pairs = [(p, la) for p in phis or (plain.phi,) for la in lambdas or (plain.lambda_,)]
+    bits = tuple(int(b) for b in widths.split(","))
+    knobs = [
+        MixedPatches(phi, la, bits)
+        for phi in phis or (plain.phi,)
+        for la in lambdas or (plain.lambda_,)
+    ]
     print(" | ".join(_HEAD))
     with tempfile.TemporaryDirectory() as folder:
         for model in nets(Path(folder)):
             if chosen and model.stem not in chosen:
                 continue
-            report(model, target, pairs)
+            report(model, target, knobs)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _candidates() -> list[Candidate]:
 
 
 def test_entropy_is_weighed_against_work() -> None:
-    found = [search(_candidates(), lam, (), None) for lam in (0.01, 0.55, 0.99)]
+    found = [search(_candidates(), lam, (4, 2)) for lam in (0.01, 0.55, 0.99)]
     assert [(f["wide"].bits, f["few"].bits) for f in found] == [(2, 2), (4, 2), (8, 2)]
     assert found[0]["same"] == found[0]["few"]
 
@@ -94,13 +94,13 @@ def test_entropy_is_weighed_against_work() -> None:
 def test_the_largest_maps_have_fewer_bits_where_memory_is_short() -> None:
     layers = [[("wide", 1000), ("other", 100)]]
     for memory, wanted in ((1100, 8), (1000, 4), (400, 2), (10, 2)):
-        assert search(_candidates(), 0.99, layers, memory)["wide"].bits == wanted
+        assert search(_candidates(), 0.99, (4, 2), layers, memory)["wide"].bits == wanted
 
 
 def test_less_weight_of_entropy_is_less_work(uniform: Graph, context: Context) -> None:
     means: list[float] = []
     for lam in (0.01, 0.1, 0.99):
-        made = MixedPatches(0.5, lam, 2).run(uniform.copy(), context)
+        made = MixedPatches(0.5, lam, samples=2).run(uniform.copy(), context)
         assert any(any(op.body_of) for op in stages(made)) == (lam < 0.9)
         means.append(float(np.mean([b for op in stages(made) for b in bits(op)])))
     assert means == sorted(means)
@@ -108,7 +108,7 @@ def test_less_weight_of_entropy_is_less_work(uniform: Graph, context: Context) -
 
 
 def test_the_first_body_is_the_uniform_one(uniform: Graph, context: Context) -> None:
-    made = MixedPatches(0.5, 0.01, 2).run(uniform.copy(), context)
+    made = MixedPatches(0.5, 0.01, samples=2).run(uniform.copy(), context)
     assert [op.bodies[0] for op in stages(made)] == [op.bodies[0] for op in stages(uniform)]
     kinds = [sorted(type(n.op).__name__ for n in undivided(g).nodes()) for g in (made, uniform)]
     assert kinds[0] == kinds[1]
@@ -117,21 +117,26 @@ def test_the_first_body_is_the_uniform_one(uniform: Graph, context: Context) -> 
 def test_samples_are_needed_and_knobs_have_ranges(uniform: Graph) -> None:
     with pytest.raises(MissingSamples):
         MixedPatches().run(uniform.copy(), Context(HOST, MIXED, None))
-    for wrong in (MixedPatches(phi=1.0), MixedPatches(lambda_=0.0), MixedPatches(samples=0)):
+    for wrong in (
+        MixedPatches(phi=1.0),
+        MixedPatches(lambda_=0.0),
+        MixedPatches(samples=0),
+        MixedPatches(bits=(16,)),
+    ):
         with pytest.raises(BadPassOption):
             wrong.run(uniform.copy(), Context(HOST, MIXED, None))
 
 
 def test_the_knobs_have_the_paper_s_names() -> None:
-    pipeline = parse("mixed-patches{phi=0.9 lambda=0.3}", PASSES)
-    assert pipeline.passes == (MixedPatches(phi=0.9, lambda_=0.3),)
-    assert str(pipeline) == "mixed-patches{phi=0.9 lambda=0.3}"
+    pipeline = parse("mixed-patches{phi=0.9 lambda=0.2 bits=8,4}", PASSES)
+    assert pipeline.passes == (MixedPatches(phi=0.9, lambda_=0.2, bits=(8, 4)),)
+    assert str(pipeline) == "mixed-patches{phi=0.9 lambda=0.2 bits=8,4}"
 
 
 def test_what_only_depthwise_convolutions_read_has_a_scale_for_each_channel(
     uniform: Graph, context: Context
 ) -> None:
-    made = MixedPatches(0.5, 0.01, 2).run(uniform.copy(), context)
+    made = MixedPatches(0.5, 0.01, samples=2).run(uniform.copy(), context)
     bodies = [op.bodies[1] for op in stages(made) if len(op.bodies) > 1]
     apart = [(b, v) for b in bodies for v in b.values() if v.elem.storage.width < 8 and v.elem.axis]
     assert apart

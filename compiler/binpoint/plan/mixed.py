@@ -24,7 +24,7 @@ from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.convert import stored_inputs
 from binpoint.plan.patches import undivided
-from binpoint.quantize.bit_search import BITS, Candidate, search
+from binpoint.quantize.bit_search import WHOLE, Candidate, search
 from binpoint.quantize.coarsen import Occurrences
 from binpoint.quantize.narrow import Floats, Maps, maps_of, narrowed
 from binpoint.quantize.patch_values import with_outliers
@@ -39,7 +39,7 @@ class MixedPatches(Pass):
 
     1. VDPC: a patch of a stage has outliers if more than a part 1 − `phi` of what it reads is
        farther from the mean than that part of normal values would be. It keeps 8 bits.
-    2. VDQS: the maps of the others have the bits of 8, 4 and 2 with the highest score
+    2. VDQS: the maps of the others have those of `bits` with the highest score
        (1 − λ)·(BitOPs saved) − λ·(entropy lost); λ is `lambda`. Scales are those of the least
        squared error, and biases take the mean error of the coarser maps away.
     """
@@ -50,7 +50,8 @@ class MixedPatches(Pass):
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     phi: float = 0.96
-    lambda_: float = 0.4
+    lambda_: float = 0.3
+    bits: tuple[int, ...] = (8, 4, 2)
     samples: int = 8
 
     def run(self, graph: Graph, context: Context) -> Graph:
@@ -88,6 +89,10 @@ class MixedPatches(Pass):
                     have=str(value),
                     want=f"{low} < {name} < {high}",
                 )
+        if not all(1 <= b <= WHOLE for b in self.bits):
+            raise BadPassOption(
+                f"`{self.name}` does not take these `bits`", have=str(self.bits), want="1 to 8"
+            )
         if self.samples < 1:
             raise BadPassOption(f"`{self.name}` needs samples", have=str(self.samples), want="1")
 
@@ -116,8 +121,9 @@ class Seen:
             return op
         masks = self.masks([p.result for p, b in zip(op.patches, body_of, strict=True) if b])
         candidates = [self._candidate(maps, masks) for maps in self.groups if maps.free]
-        chosen = search(candidates, knobs.lambda_, (), None)
-        types = {name: c.kind for name, c in chosen.items() if c.bits < BITS[0]}
+        fewer = sorted((b for b in knobs.bits if b < WHOLE), reverse=True)
+        chosen = search(candidates, knobs.lambda_, fewer)
+        types = {name: c.kind for name, c in chosen.items() if c.bits < WHOLE}
         if not types:
             return op
         coarse = corrected(body, types, self.maps, masks)

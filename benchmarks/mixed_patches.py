@@ -116,7 +116,7 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
 @click.option("--net", "chosen", multiple=True, help="Only these nets.")
 @click.option("--phi", "phis", multiple=True, type=float, help="Values of phi.")
 @click.option("--lambda", "lambdas", multiple=True, type=float, help="Values of lambda.")
-@click.option("--bits", "widths", default="8,4,2", show_default=True, help="What maps may have.")
+@click.option("--bits", "widths", default="8,4", show_default=True, help="What maps may have.")
 def main(
     core: str,
     chosen: Sequence[str],

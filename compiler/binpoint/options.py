@@ -50,7 +50,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         name: prefix of every external C symbol; by default derived from the model's file name.
         optimize: ``speed`` inlines kernels per node, ``size`` shares them, ``ram`` is ``speed``
             with layers computed patch by patch where that saves memory.
-        patches: ``mixed`` gives layers computed patch by patch maps of four and two bits where the
+        patches: ``mixed`` gives layers computed patch by patch maps of fewer bits where the
             samples' patches have no outliers; ``uniform`` keeps what whole maps compute.
         observer: how ranges are found in the samples of a float model.
         percentile: part of the values that the ``percentile`` observer keeps, in percent.

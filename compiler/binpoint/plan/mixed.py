@@ -50,8 +50,8 @@ class MixedPatches(Pass):
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     phi: float = 0.96
-    lambda_: float = 0.3
-    bits: tuple[int, ...] = (8, 4, 2)
+    lambda_: float = 0.25
+    bits: tuple[int, ...] = (8, 4)
     samples: int = 8
 
     def run(self, graph: Graph, context: Context) -> Graph:

@@ -53,7 +53,7 @@ class Fit:
         progress: whether to show a bar.
     """
 
-    steps: int = 600
+    steps: int = 300
     batch: int = 32
     rate: float = 2e-2
     shift_rate: float = 1e-3
@@ -64,7 +64,10 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A layer, its result's relative squared error before and after, weights rounded away."""
+    """A layer, its result's relative squared error before and after, and how many weights moved.
+
+    Moved are those that went to the farther of their two neighbours.
+    """
 
     layer: str
     before: float
@@ -75,7 +78,8 @@ class Fitted:
 def tune(module: fx.GraphModule, x: Any, fit: Fit | None = None) -> list[Fitted]:
     """Fit a prepared and calibrated module to its own real values, in place.
 
-    Afterwards all weights lie on the grids of their quantizers.
+    Afterwards all weights lie on the grids of their quantizers. A layer that learning would make
+    worse keeps its weights rounded to nearest.
 
     Args:
         module: what `prepare` made, its activations calibrated.
@@ -175,11 +179,15 @@ class _Walk:
         quantizer = layer.quantizer
         before = layer.error()
         layer.choose_points()
-        start = quantizer.codes(layer.module.weight)
+        nearest, least = layer.state(), layer.error()
         with _opened(quantizer):
             layer.learn()
-        moved = int((quantizer.codes(layer.module.weight) != start).sum())
-        return Fitted(str(node.target), before, layer.error(), moved)
+        after = layer.error()
+        if after > least:
+            layer.restore(nearest)
+            after = least
+        moved = int((layer.module.weight != nearest[0]).sum())
+        return Fitted(str(node.target), before, after, moved)
 
 
 class _Layer:
@@ -231,6 +239,17 @@ class _Layer:
                 wrong = wrong.transpose(0, 1).reshape(point.numel(), -1).sum(1)
             total = total + (wrong if point.numel() > 1 else wrong.sum())
         return total.reshape(point.shape)
+
+    @torch.no_grad()
+    def state(self) -> list[Any]:
+        """Weights rounded to nearest, and what else is learned."""
+        return [self.quantizer(self.module.weight)[0], *(p.clone() for p in self._shifts())]
+
+    @torch.no_grad()
+    def restore(self, state: list[Any]) -> None:
+        """Take weights and the rest as they were."""
+        for parameter, kept in zip((self.module.weight, *self._shifts()), state, strict=True):
+            parameter.copy_(kept)
 
     def _cast(self) -> FixedPoint | None:
         """The cast at the end, if no other node uses it."""

@@ -50,7 +50,7 @@ def place_points(module: fx.GraphModule, x: Any, *, joint: bool = True) -> None:
     for _, part in fixed_points(twin):
         part.open = True
     graph, seen = _real(twin, x[:1]), _seen(twin, x[:1])
-    layers = [m for m in module.modules() if _weights(m) is not None]
+    layers = {m: part for m in module.modules() if (part := _weights(m)) is not None}
     parts = dict(activations(module))
     border = {p.bits for n, p in parts.items() if torch.equal(seen[n], x[:1])}
     inner = {p.bits for n, p in parts.items() if not torch.equal(seen[n], x[:1])}
@@ -58,27 +58,16 @@ def place_points(module: fx.GraphModule, x: Any, *, joint: bool = True) -> None:
         scales="power-of-two",
         binary_points="joint" if joint else "mse",
         activation_bits=_only(inner, "activations"),
-        weight_bits=_only({_weights(m).bits for m in layers}, "weights"),
+        weight_bits=_only({p.bits for p in layers.values()}, "weights"),
         equalize=False,
     )
     samples = Samples({graph.inputs[0]: x.numpy()})
     context = Context(load_target("host"), options, samples)
     typed = BinaryPoints(border_bits=_only(border, "inputs")).run(graph.copy(), context)
     (inputs,) = samples.part(0, 1).inputs()
-    values = Simulation(graph, rounded=False).run(inputs)
-    kinds = {n: typed.value(n).fixed for n in values if typed.has_value(n)}
-    for name, part in parts.items():
-        same = (k for n, k in kinds.items() if k is not None and _same(values[n], seen[name]))
-        kind = next(same, None)
-        if kind is None or kind.storage.width != part.bits:
-            raise NotTrainable(
-                "a cast of the module has no counterpart among the pass's values", at=name,
-                hint="fold normalisations first, by binpoint.training.fold_norms",
-            )  # fmt: skip
-        wider = part.signed and kind.zero_point != 0
-        part.set_points(torch.tensor(float(-kind.scale.exponent - wider)))
-    for layer in layers:
-        _place_layer(layer, graph, typed)
+    _place_activations(parts, seen, typed, Simulation(graph, rounded=False).run(inputs))
+    for layer, part in layers.items():
+        _place_layer(layer, part, graph, typed)
 
 
 def _only(found: set[int], what: str) -> int:
@@ -94,7 +83,7 @@ def _seen(twin: Any, x: Any) -> dict[str, Any]:
     for part in parts.values():
         part.seen = []
     twin(x)
-    return {name: part.seen[0] for name, part in parts.items()}
+    return {name: (part.seen or [x])[0] for name, part in parts.items()}
 
 
 def _same(array: Any, tensor: Any) -> bool:
@@ -124,19 +113,34 @@ def _real(twin: Any, example: Any) -> Graph:
     return run(mcu().until("equalize"), graph, context)
 
 
-def _place_layer(layer: Any, graph: Graph, typed: Graph) -> None:
+def _place_activations(
+    parts: dict[str, FixedPoint], seen: dict[str, Any], typed: Graph, values: dict[str, Any]
+) -> None:
+    """Points of casts, from the values that hold what reaches them."""
+    kinds = {n: typed.value(n).fixed for n in values if typed.has_value(n)}
+    for name, part in parts.items():
+        same = (k for n, k in kinds.items() if k is not None and _same(values[n], seen[name]))
+        kind = next(same, None)
+        if kind is None or kind.storage.width != part.bits:
+            raise NotTrainable(
+                "a cast of the module has no counterpart among the pass's values", at=name,
+                hint="fold normalisations first, by binpoint.training.fold_norms",
+            )  # fmt: skip
+        wider = part.signed and kind.zero_point != 0
+        part.set_points(torch.tensor(float(-kind.scale.exponent - wider)))
+
+
+def _place_layer(layer: Any, part: FixedPoint, graph: Graph, typed: Graph) -> None:
     """Points and the corrected bias of a layer, from the node with the same weights."""
     weights = layer.weight.detach().movedim(layer.output_channel_dim, 0)
     rows = np.sort(weights.reshape(len(weights), -1).numpy(), axis=1)
     close = _CLOSE * float(np.abs(rows).max())
     for node in graph.nodes():
-        if len(node.inputs) < 2 or graph.value(node.inputs[1]).constant is None:
-            continue
-        array = graph.value(node.inputs[1]).constant.array
-        if array.size != rows.size or len(array) != len(rows):
+        array = _constant(graph, node.inputs[1]) if len(node.inputs) > 1 else None
+        if array is None or array.size != rows.size or len(array) != len(rows):
             continue
         if np.allclose(np.sort(array.reshape(rows.shape), axis=1), rows, rtol=0, atol=close):
-            _take(layer, typed, typed.node(node.name).inputs)
+            _take(layer, part, typed, typed.node(node.name).inputs)
             return
     raise NotTrainable(
         "a layer of the module has no counterpart in the pass's graph", have=str(layer),
@@ -144,13 +148,20 @@ def _place_layer(layer: Any, graph: Graph, typed: Graph) -> None:
     )  # fmt: skip
 
 
+def _constant(graph: Graph, name: str) -> Any:
+    constant = graph.value(name).constant
+    return None if constant is None else constant.array
+
+
 @torch.no_grad()
-def _take(layer: Any, typed: Graph, inputs: tuple[str, ...]) -> None:
-    part, kind = _weights(layer), typed.value(inputs[1]).fixed
+def _take(layer: Any, part: FixedPoint, typed: Graph, inputs: tuple[str, ...]) -> None:
+    kind = typed.value(inputs[1]).fixed
+    assert kind is not None
     points = torch.tensor([float(-s.exponent) for s in kind.scales])
     if points.numel() != part.point.numel():
         raise NotTrainable("weights without a binary point per channel", have=str(layer))
     part.set_points(points.reshape(part.point.shape))
-    if layer.bias is not None and len(inputs) > 2:
-        layer.bias.copy_(torch.from_numpy(typed.value(inputs[2]).constant.array.copy()))
+    bias = _constant(typed, inputs[2]) if len(inputs) > 2 else None
+    if layer.bias is not None and bias is not None:
+        layer.bias.copy_(torch.from_numpy(bias.copy()))
         layer.bias_quant.tensor_quant.fit(layer.bias)

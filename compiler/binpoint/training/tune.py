@@ -232,12 +232,11 @@ class _Layer:
 
     def _channel_errors(self, point: Any) -> Any:
         """In the shape of the points: one, or one per output channel, axis 1 of results."""
-        total = 0.0
+        total = torch.zeros(point.numel(), dtype=torch.float64, device=point.device)
         for index, target in enumerate(self.targets):
             wrong = (self.output(index) - target).double().square()
-            if point.numel() > 1:
-                wrong = wrong.transpose(0, 1).reshape(point.numel(), -1).sum(1)
-            total = total + (wrong if point.numel() > 1 else wrong.sum())
+            channels = wrong.transpose(0, 1) if point.numel() > 1 else wrong
+            total += channels.reshape(point.numel(), -1).sum(1)
         return total.reshape(point.shape)
 
     @torch.no_grad()

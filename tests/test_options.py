@@ -16,7 +16,9 @@ options = st.builds(
     observer=st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
     percentile=st.floats(min_value=0.1, max_value=100),
     scales=st.sampled_from(["free", "power-of-two"]),
+    binary_points=st.sampled_from(["range", "mse", "joint"]),
     equalize=st.booleans(),
+    activation_bits=st.integers(2, 8),
     weight_bits=st.integers(2, 8),
     layer_bits=st.dictionaries(
         st.from_regex("[a-z/]{1,5}", fullmatch=True), st.integers(2, 8), max_size=2

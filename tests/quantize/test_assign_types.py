@@ -18,6 +18,7 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, TensorType
 from binpoint.ops.dense import Dense
 from binpoint.ops.shape import Reshape, Transpose
+from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Clip, Unary
 from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
@@ -75,6 +76,43 @@ def test_weights_have_as_many_bits_as_asked_for(rng: np.random.Generator, bits: 
         assert value.constant is not None
         assert value.fixed.storage.width == bits
         assert np.abs(value.constant.array.astype(int)).max() == most
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("observer", ["minmax", "mse", "entropy"])
+def test_activations_have_as_many_bits_as_asked_for(
+    rng: np.random.Generator, bits: int, observer: str
+) -> None:
+    graph = cnn(rng)
+    typed = assigned(graph, normal(graph, rng), activation_bits=bits, observer=observer)
+    found = [v.fixed for v in typed.values() if v.constant is None]
+    assert {str(kind.storage) for kind in found if kind is not None} == {f"i{bits}"}
+    integer = run(Pipeline(ToIntegers()), typed, context(normal(graph, rng)))
+    x = typed.value("x").fixed
+    assert x is not None
+    for inputs in normal(graph, rng, 4).inputs():
+        codes = evaluate(integer, {"x": x.quantize(inputs["x"])})[integer.outputs[0]]
+        assert len(np.unique(codes)) <= 2**bits
+
+
+@pytest.mark.parametrize("activations", ["asymmetric", "symmetric"])
+def test_shares_of_fewer_bits_have_larger_steps(rng: np.random.Generator, activations: str) -> None:
+    graph = mlp(rng)
+    build = GraphBuilder(graph)
+    share = build.one(Softmax(1), graph.value(graph.outputs[0]))
+    graph.outputs = (share.name,)
+    given = normal(graph, rng)
+    typed = assigned(graph, given, activation_bits=6, activations=activations)
+    kind = typed.value(share.name).fixed
+    assert str(kind) == "u6@2^-6"
+    integer = run(Pipeline(ToIntegers()), typed, context(given))
+    for inputs in normal(graph, rng, 20).inputs():
+        wanted = Simulation(typed, rounded=True).run(inputs)[share.name]
+        x = typed.value("x").fixed
+        assert x is not None
+        assert kind is not None
+        codes = evaluate(integer, {"x": x.quantize(inputs["x"])})[integer.outputs[0]]
+        assert np.abs(kind.dequantize(codes) - wanted).max() < 0.1
 
 
 def test_narrow_scales_have_no_more_error_than_those_of_the_largest_weight() -> None:

@@ -19,8 +19,10 @@ from binpoint.ir.graph import Graph, Value
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, FixedType, FloatType, TensorType
 from binpoint.ops.elementwise import Binary, Kind, Scalar
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.reduce import Reduce
+from binpoint.ops.shape import Reshape
 from binpoint.ops.unary import Unary
 
 Apply = Callable[..., Graph]
@@ -40,13 +42,14 @@ class Written:
         inverse: str = "",
         swapped: bool = False,
         over: int | None = None,
+        centred: bool = True,
     ) -> None:
         """Write the quotient."""
         self.build = GraphBuilder(Graph("g"))
         self.x = self.build.input("x", TensorType(SHAPE, FloatType()))
         one = self.build.one
         self.mean = one(Reduce((axis,), mean=True), self.x)
-        self.apart = one(Binary(Kind.SUB), self.x, self.mean)
+        self.apart = one(Binary(Kind.SUB), self.x, self.mean) if centred else self.x
         square = (
             one(Scalar(Kind.POW, 2.0), self.apart)
             if power
@@ -97,6 +100,54 @@ def test_all_spellings_become_one_op(
     assert ops(done) == [LayerNorm(2, 1e-3)]
     for found, wanted in zip(parameters(done), (GAMMA, BETA), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_channels_one_by_one_between_reshapes_are_groups(
+    apply: Apply, rng: np.random.Generator, affine: bool
+) -> None:
+    """What torch's exporter writes for GroupNorm."""
+    graph = Graph("g")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((2, 6, 4, 3), FloatType()))
+    own = [build.constant(rng.normal(1, 1, 3).astype(np.float32)) for _ in range(2)]
+    middle = build.one(Reshape((2, 3, 24)), x)
+    y = build.one(Reshape((2, 6, 4, 3)), build.one(GroupNorm(3, 1e-5), middle, *own))
+    for kind in (Kind.MUL, Kind.ADD) if affine else ():
+        more = build.constant(rng.normal(1, 1, (6, 1, 1)).astype(np.float32))
+        y = build.one(Binary(kind), y, more)
+    graph.outputs = graph.output_names = (y.name,)
+    done = apply(graph, RecogniseLayerNorm())
+    assert ops(done) == [GroupNorm(3, 1e-5)]
+
+
+def test_reshapes_that_mix_channels_stay(apply: Apply) -> None:
+    graph = Graph("g")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((2, 6, 4, 3), FloatType()))
+    own = [build.constant(np.ones(6, np.float32)) for _ in range(2)]
+    middle = build.one(Reshape((4, 6, 6)), x)
+    y = build.one(Reshape((2, 6, 4, 3)), build.one(GroupNorm(6, 1e-5), middle, *own))
+    graph.outputs = graph.output_names = (y.name,)
+    assert len(ops(apply(graph, RecogniseLayerNorm()))) == 3
+
+
+@pytest.mark.parametrize("inverse", ["", "Reciprocal", "Div"])
+def test_without_a_mean_it_is_the_root_mean_square(apply: Apply, inverse: str) -> None:
+    written = Written(power=not inverse, inverse=inverse, centred=False)
+    written.then(Kind.MUL, GAMMA)
+    written.build.graph.remove(written.build.graph.nodes()[0].name)
+    written.build.graph.drop_value(written.mean.name)
+    done = apply(written.graph(), RecogniseLayerNorm())
+    assert ops(done) == [LayerNorm(2, 1e-3, centred=False)]
+    np.testing.assert_array_equal(parameters(done), [GAMMA, np.zeros(8)])
+
+
+def test_a_mean_over_another_axis_is_not_that_of_the_norm(apply: Apply) -> None:
+    """The root mean square of the difference is one all the same."""
+    done = apply(Written(over=1).graph(), RecogniseLayerNorm())
+    assert LayerNorm(1, 1e-3, centred=False) in ops(done)
+    assert Binary(Kind.SUB) in ops(done)
 
 
 def test_gamma_and_beta_may_be_missing_or_one_number(apply: Apply) -> None:

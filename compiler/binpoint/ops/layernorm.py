@@ -39,9 +39,9 @@ _PLAIN = FixedType.per_tensor(I32, Dyadic.one())
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm(FloatOp):
-    """y = (x − mean) / √(variance + epsilon)·gamma + beta over `axis`; parameters are constants.
+    """y = d / √(mean of d² + epsilon)·gamma + beta over `axis`, d from the mean, or from zero.
 
-    Not `centred`: y = x / √(mean of x² + epsilon)·gamma + beta, always exact.
+    Parameters are constants. From zero, not `centred`, it has no method but the exact one.
     """
 
     onnx: ClassVar[tuple[str, ...]] = (

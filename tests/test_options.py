@@ -16,6 +16,7 @@ options = st.builds(
     observer=st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
     percentile=st.floats(min_value=0.1, max_value=100),
     scales=st.sampled_from(["free", "power-of-two"]),
+    binary_points=st.sampled_from(["range", "mse", "joint"]),
     equalize=st.booleans(),
     activation_bits=st.integers(2, 8),
     weight_bits=st.integers(2, 8),

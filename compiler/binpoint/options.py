@@ -54,6 +54,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         percentile: part of the values that the ``percentile`` observer keeps, in percent.
         activations: whether activations of a float model may have a zero point.
         scales: any scale, or powers of two only, which rescale by a shift.
+        binary_points: where `scales` is ``power-of-two``: the finest that hold the whole ``range``,
+            those of least squared error (``mse``), or those moved afterwards, one by one, to where
+            the model's outputs are least wrong (``joint``).
         bias_correction: take the mean error of the quantized weights out of the biases.
         equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
         activation_bits: of activations of a float model.
@@ -83,6 +86,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
     activations: Literal["asymmetric", "symmetric"] = "asymmetric"
     scales: Literal["free", "power-of-two"] = "free"
+    binary_points: Literal["range", "mse", "joint"] = "range"
     bias_correction: bool = True
     equalize: bool = True
     activation_bits: Bits = 8

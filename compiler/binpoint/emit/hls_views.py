@@ -13,21 +13,25 @@ from binpoint.emit.hls_arrays import (
     Parts,
     array_view,
     by_kind,
+    folded_weights,
     initialiser,
     int_name,
     literal,
+    product,
     store_view,
     totals,
     wide,
 )
 from binpoint.emit.hls_rows import Whole, rows_view
+from binpoint.emit.hls_steps import recurrent_view
 from binpoint.numeric.fixed import IntType
 from binpoint.plan import units
 from binpoint.plan.design import Design, Layer
 
 Computing = (
-    units.Dense | units.Depthwise | units.Reduce | units.Arg | units.Window | units.Map | units.Pair
-)
+    units.Dense | units.Depthwise | units.Recurrent | units.Reduce | units.Arg | units.Window
+    | units.Map | units.Pair
+)  # fmt: skip
 Moving = units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
 
 
@@ -97,6 +101,8 @@ def _parts(layer: Layer) -> Parts:
     match unit:
         case units.Dense() | units.Depthwise():
             return _products(name, unit)
+        case units.Recurrent():
+            return recurrent_view(name, unit)
         case units.Reduce():
             return _reduce(name, unit)
         case units.Arg():
@@ -159,8 +165,7 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
     weights = unit.weights.array
     if isinstance(unit, units.Dense):
         groups, folds, lanes = unit.groups, unit.groups * unit.folds, unit.pe * unit.simd
-        shape = (folds, unit.pe, unit.steps, unit.simd)
-        laid_out = weights.reshape(shape).transpose(0, 2, 1, 3).reshape(-1, lanes)
+        laid_out = folded_weights(weights, folds, (unit.pe, unit.simd))
         constants |= {"groups": groups, "steps": unit.steps, "simd": unit.simd}
         kernel = "dense"
     else:
@@ -170,18 +175,7 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         constants |= {"steps": unit.steps, "simd": unit.simd}
         kernel = "depthwise"
     constants["words"] = laid_out.shape[0]
-    weight, product = unit.weight, "bp_mul<product_t>(a, w)"
-    if unit.arithmetic in ("signs", "count"):
-        laid_out, weight = (laid_out > 0).astype(np.int64), IntType(1, signed=False)
-        counted = unit.arithmetic == "count"
-        product = "bp_equal<product_t>(a, w)" if counted else "bp_signed<product_t>(a, w)"
-    elif unit.arithmetic == "planes":
-        first, second = (
-            (-1, 0)
-            if (weight.width, weight.signed) == (1, True)
-            else (1, -2 if weight.signed else 2)
-        )
-        product = f"bp_planes<product_t, {first}, {second}>(a, w)"
+    laid_out, weight, multiplied = product(unit.arithmetic, unit.weight, laid_out)
     bias = unit.bias.array.reshape(folds, unit.pe)
     arrays, store = store_view(name, unit.store, folds, unit.pe)
     types = (
@@ -194,7 +188,8 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         array_view(f"{name}_weights", laid_out, reshape=(2,)),
         array_view(f"{name}_bias", bias, reshape=(2,)),
     )
-    functions = (("product_t product", f"const {int_name(unit.x)} &a, const weight_t &w", product),)
+    head = f"const {int_name(unit.x)} &a, const weight_t &w"
+    functions = (("product_t product", head, multiplied),)
     return Parts(kernel, constants, types, own, arrays, store, "acc_t", functions)
 
 

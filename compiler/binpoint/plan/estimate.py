@@ -13,6 +13,7 @@ from typing import assert_never
 from binpoint.plan import fabric, units
 from binpoint.plan.design import Design
 from binpoint.plan.estimate_rows import Whole, whole
+from binpoint.plan.estimate_sums import held, sums
 from binpoint.plan.fabric import HANDSHAKE, Resources
 from binpoint.plan.store import Store
 from binpoint.plan.units import Unit
@@ -236,8 +237,8 @@ def _dense(unit: units.Dense) -> Resources:
     rows, words = unit.groups * unit.folds, unit.groups * unit.folds * unit.steps
     parts = [
         HANDSHAKE,
-        _sums(unit, unit.pe, simd, shared=True),
-        fabric.rom(words, unit.pe * simd * _held(unit)),
+        sums(unit, unit.pe, simd, shared=True),
+        fabric.rom(words, unit.pe * simd * held(unit)),
         fabric.rom(rows, unit.pe * unit.acc.width),
         stores(unit.store, unit.acc.width, rows, unit.pe),
         Resources(ff=simd * x),
@@ -258,8 +259,8 @@ def _dense(unit: units.Dense) -> Resources:
 def _depthwise(unit: units.Depthwise) -> Resources:
     parts = [
         HANDSHAKE,
-        _sums(unit, unit.pe, unit.simd, shared=False),
-        fabric.rom(unit.folds * unit.steps, unit.pe * unit.simd * _held(unit)),
+        sums(unit, unit.pe, unit.simd, shared=False),
+        fabric.rom(unit.folds * unit.steps, unit.pe * unit.simd * held(unit)),
         fabric.rom(unit.folds, unit.pe * unit.acc.width),
         stores(unit.store, unit.acc.width, unit.folds, unit.pe),
         Resources(ff=unit.pe * unit.simd * unit.x.width),
@@ -269,24 +270,6 @@ def _depthwise(unit: units.Depthwise) -> Resources:
         _delays(latency(unit), fabric.bits(unit.folds) if unit.folds > 1 else 0),
     ]
     return fabric.total(parts)
-
-
-def _held(unit: units.Dense | units.Depthwise) -> int:
-    """Bits of a weight in memory."""
-    return 1 if unit.arithmetic in {"signs", "count"} else unit.weight.width
-
-
-def _sums(
-    unit: units.Dense | units.Depthwise, lanes: int, terms: int, *, shared: bool
-) -> Resources:
-    x = unit.x.width + (not unit.x.signed)
-    w = unit.weight.width + (not unit.weight.signed)
-    width = min(unit.product.width + (not unit.product.signed), x + w)
-    if unit.arithmetic == "count":
-        width = 1
-    acc = unit.acc.width + (not unit.acc.signed)
-    one = fabric.product(x, w, unit.arithmetic, lanes if shared else 1)
-    return fabric.mac(lanes, terms, one, width, acc)
 
 
 def _delays(stages: int, index: int) -> Resources:

@@ -1,4 +1,4 @@
-"""What the units of ``plan/rows.py`` and ``plan/weighing.py`` take; see ``plan/estimate.py``."""
+"""What units take that need whole rows, weigh, or go step by step; see ``plan/estimate.py``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import assert_never
 
 from binpoint.numeric.interval import Interval
 from binpoint.plan import fabric, units
+from binpoint.plan.estimate_sums import recurrent
 from binpoint.plan.fabric import HANDSHAKE, Resources
 
 Whole = (
     units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
-    | units.Blend | units.FloatSum
+    | units.Blend | units.FloatSum | units.Recurrent
 )  # fmt: skip
 _SMALL_TABLE = 256
 _FLOAT = 32
@@ -41,6 +42,8 @@ def whole(unit: Whole) -> Resources:
             return _blend(unit)
         case units.FloatSum():
             return _float_sum(unit)
+        case units.Recurrent():
+            return recurrent(unit)
         case _:
             assert_never(unit)
 

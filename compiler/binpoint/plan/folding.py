@@ -284,6 +284,8 @@ def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
             return 1 if turned else unit.count, 1
         case units.Depthwise():
             return unit.channels, 1
+        case units.Recurrent():
+            return unit.hidden, unit.hidden
         case units.Reduce() | units.Arg() | units.Blend() | units.FloatSum():
             return unit.folds * unit.pe, 1
         case units.Map() | units.Pair():
@@ -347,7 +349,7 @@ def folded(unit: Unit, way: Folding) -> Unit:
     """A unit folded otherwise; `way` must divide it."""
     pe = way.pe
     match unit:
-        case units.Dense() | units.Product() | units.Depthwise():
+        case units.Dense() | units.Product() | units.Depthwise() | units.Recurrent():
             return replace(unit, pe=pe, simd=way.simd)
         case units.LayerNorm():
             return replace(unit, pe=pe)

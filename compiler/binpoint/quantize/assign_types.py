@@ -66,8 +66,7 @@ class AssignTypes(Pass):
         real = graph.copy()
         graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
         bits = context.options.activation_bits
-        stated = pass_types(graph, bits)
-        _plain_codes(graph, bits)
+        stated = plain_types(graph, bits)
         grouped = self._activations(graph, context)
         if graph.quantized and not graph.rational:
             graph.filled = tuple(sorted(stated | grouped))
@@ -105,7 +104,7 @@ class AssignTypes(Pass):
                     error.message, at=group.members[0], have=error.have, want=error.want
                 ) from error
             for name in group.members:
-                _set(graph, graph.value(name), kind)
+                set_type(graph, graph.value(name), kind)
         return {n for g in groups for n in g.observed}
 
     def _ranges(self, graph: Graph, names: frozenset[str], context: Context) -> Mapping[str, Range]:
@@ -123,12 +122,21 @@ class AssignTypes(Pass):
         return {n: h.choose(policy) for n, h in found.items()}
 
 
-def _plain_codes(graph: Graph, bits: int) -> None:
-    """Integers that the model takes, and whose meaning it nowhere states, stand for themselves."""
+def plain_types(graph: Graph, bits: int) -> set[str]:
+    """Set all types that follow without ranges; returns the results whose op prescribes one.
+
+    Integers that the model takes, and whose meaning it nowhere states, stand for themselves.
+
+    Args:
+        graph: changed in place.
+        bits: that a prescribed type has at most.
+    """
+    stated = pass_types(graph, bits)
     for name, storage in graph.coded.items():
         if graph.value(name).fixed is None:
-            _set(graph, graph.value(name), FixedType.per_tensor(storage, Dyadic.one()))
+            set_type(graph, graph.value(name), FixedType.per_tensor(storage, Dyadic.one()))
     pass_types(graph, bits)
+    return stated
 
 
 def _refuse_real_operands(graph: Graph) -> None:
@@ -226,7 +234,7 @@ def _prescribe(graph: Graph, node: Node, index: int, kind: FixedType) -> None:
     value = graph.value(node.inputs[index])
     if value.constant is not None:
         codes = kind.quantize(value.constant.array).astype(kind.storage.dtype)
-        _replace_input(graph, node, index, codes, kind)
+        replace_operand(graph, node, index, codes, kind)
     elif graph.sole_consumer(value.name) is not None:
         graph.set_value(replace(value, fixed=kind))
 
@@ -237,7 +245,8 @@ def _range_of(value: Value) -> Range:
     return Range(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
 
 
-def _set(graph: Graph, value: Value, kind: FixedType) -> None:
+def set_type(graph: Graph, value: Value, kind: FixedType) -> None:
+    """Give a value a type; a constant becomes codes of it."""
     constant = value.constant
     if constant is not None:
         constant = Constant(kind.quantize(constant.array).astype(kind.storage.dtype))
@@ -260,10 +269,10 @@ def _free_bias(real: Graph, graph: Graph, node: Node) -> None:
             and assigned
         ):
             array = real_bias(value).astype(np.float32)
-            _replace_input(graph, node, index, array, None)
+            replace_operand(graph, node, index, array, None)
 
 
-def _replace_input(
+def replace_operand(
     graph: Graph, node: Node, index: int, array: NDArray[Any], kind: FixedType | None
 ) -> None:
     """Let a node read a new constant, real or, with `kind`, of codes."""
@@ -285,9 +294,9 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         if r is Role.BIAS and v.constant is not None
     ]
     data = [v for v, r in zip(arguments, roles, strict=True) if r is Role.ACTIVATION]
-    for index, (value, role) in enumerate(zip(arguments, roles, strict=True)):
-        if role is not Role.WEIGHT or value.fixed is not None or value.constant is None:
-            continue
+    for index in open_weights(graph, node):
+        value = arguments[index]
+        assert value.constant is not None
         assert data[0].fixed is not None
         array = value.constant.array
         bias = real_bias(biases[0]) if biases else None
@@ -303,18 +312,22 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
         most = kind.storage.max
         codes = np.clip(kind.quantize(array), -most, most).astype(kind.storage.dtype)
-        _replace_input(graph, node, index, codes, kind)
+        replace_operand(graph, node, index, codes, kind)
 
 
 def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
     """Refuse bits for a layer that has no weights without a type.
 
+    Where `binary-points` has chosen types it has asked before.
+
     Raises:
         BadOption: naming the layer.
     """
-    if not options.layer_bits:
+    if not options.layer_bits or options.binary_points != "range":
         return
-    known = {name for node in graph.nodes() if _open(graph, node) for name in node.origin.names}
+    known = {
+        name for node in graph.nodes() if open_weights(graph, node) for name in node.origin.names
+    }
     for name in sorted(options.layer_bits):
         if name not in known:
             raise BadOption(
@@ -324,12 +337,15 @@ def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
             )
 
 
-def _open(graph: Graph, node: Node) -> bool:
-    """Whether a node has weights that are to be quantized."""
+def open_weights(graph: Graph, node: Node) -> tuple[int, ...]:
+    """Which operands of a node are weights that are to be quantized."""
     assert isinstance(node.op, FloatOp)
-    roles = node.op.roles(len(node.inputs))
-    pairs = zip(graph.arguments(node), roles, strict=True)
-    return any(r is Role.WEIGHT and v.fixed is None and v.constant is not None for v, r in pairs)
+    pairs = zip(graph.arguments(node), node.op.roles(len(node.inputs)), strict=True)
+    return tuple(
+        index
+        for index, (value, role) in enumerate(pairs)
+        if role is Role.WEIGHT and value.fixed is None and value.constant is not None
+    )
 
 
 def real_bias(value: Value) -> NDArray[np.float64]:

@@ -109,17 +109,26 @@ def weight_type(
     steps = np.abs(rows).max(axis=1, initial=0.0) / storage.max
     if bits < I8.width:
         steps = _least_error(rows, steps, storage.max)
-    room = I32.max - rows.shape[1] * storage.max * (I8.max - I8.min + 1)
-    if room <= 0:
-        raise RangeOverflow("a sum of products may leave 32 bits", have=f"{rows.shape[1]} products")
-    if bias is not None:
-        steps = np.maximum(
-            steps, np.abs(bias.reshape(-1).astype(np.float64)) / x_scale / room * (1 + 2.0**-20)
-        )
+    reach = bias if bias is not None else np.zeros(1)
+    steps = np.maximum(steps, least_step(reach, x_scale, rows.shape[1], storage))
     used = steps[steps > 0]
     steps[steps == 0] = used.max() if used.size else _NOTHING
     scales = tuple(Dyadic.from_float(scale_of(float(s), power_of_two=power_of_two)) for s in steps)
     return FixedType(storage, scales, (0,), 0)
+
+
+def least_step(
+    bias: NDArray[Any], x_scale: float, products: int, storage: IntType
+) -> NDArray[np.float64]:
+    """The least scale of each channel's weights with which a bias and all products fit 32 bits.
+
+    Raises:
+        RangeOverflow: there are more products than 32 bits can sum.
+    """
+    room = I32.max - products * storage.max * (I8.max - I8.min + 1)
+    if room <= 0:
+        raise RangeOverflow("a sum of products may leave 32 bits", have=f"{products} products")
+    return np.abs(bias.reshape(-1).astype(np.float64)) / x_scale / room * (1 + 2.0**-20)
 
 
 def _least_error(

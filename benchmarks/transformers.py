@@ -22,7 +22,7 @@ from binpoint import CompileOptions, load_target
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
 from binpoint.ir.graph import Graph
-from binpoint.ir.op import IntArray
+from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.ops.dense import Dense
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.methods import Method
@@ -96,12 +96,13 @@ class Case:
 def _evaluated(graph: Graph, samples: Samples) -> Iterator[IntArray]:
     """The first output's codes of an integer graph, whose nodes are put in order once."""
     nodes = graph.nodes()
-    constants = {
+    constants: dict[str, IntArray] = {
         v.name: v.constant.array.astype(np.int64) for v in graph.values() if v.constant is not None
     }
     for codes in stored_inputs(graph, samples):
         arrays = constants | {name: array.astype(np.int64) for name, array in codes.items()}
         for node in nodes:
+            assert isinstance(node.op, IntegerOp)
             results = node.op.reference(*(arrays[name] for name in node.inputs))
             arrays.update(zip(node.outputs, results, strict=True))
         yield arrays[graph.outputs[0]]

@@ -20,10 +20,6 @@ _HINTS: Mapping[str, str] = MappingProxyType(
         "GlobalLpPool": "write it with Mul, GlobalAveragePool and Sqrt",
         "MaxUnpool": "use Resize or ConvTranspose",
         "MaxRoiPool": "cut the model before this node",
-        "InstanceNormalization": "use BatchNormalization, or LayerNormalization of the flattened "
-        "spatial axes, then Mul and Add",
-        "GroupNormalization": "reshape each group into one axis, use LayerNormalization, then Mul "
-        "and Add",
         "com.microsoft.SkipLayerNormalization": "write it with Add and LayerNormalization: switch "
         "off the transformer optimizations of the exporter",
         "com.microsoft.EmbedLayerNormalization": "write it with Gather, Add and LayerNormalization",

@@ -14,7 +14,7 @@ from binpoint import ort
 from binpoint.frontend.load import load
 from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.evaluate import constant_array
+from binpoint.ir.evaluate import constant_array, evaluate
 from binpoint.ir.graph import Graph, Value
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, FixedType, FloatType, TensorType
@@ -23,7 +23,7 @@ from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.shape import Reshape
-from binpoint.ops.unary import Unary
+from binpoint.ops.unary import Clip, Unary
 
 Apply = Callable[..., Graph]
 SHAPE = (2, 5, 8)
@@ -100,6 +100,47 @@ def test_all_spellings_become_one_op(
     assert ops(done) == [LayerNorm(2, 1e-3)]
     for found, wanted in zip(parameters(done), (GAMMA, BETA), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def euclidean(tmp_path: Path, *, least: float = 1e-12, axis: int = -1) -> Path:
+    """What torch writes for `normalize`."""
+    make = helper.make_node
+    nodes = [
+        make("ReduceL2", ["x"], ["n"], axes=[axis], keepdims=1),
+        make("Clip", ["n", "least"], ["m"]),
+        make("Expand", ["m", "shape"], ["e"]),
+        make("Div", ["x", "e"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, SHAPE) for n in ("x", "y")]
+    constants = [
+        numpy_helper.from_array(np.float32(least), "least"),
+        numpy_helper.from_array(np.array(SHAPE, np.int64), "shape"),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    opsets = [helper.make_opsetid("", 17)]
+    path = tmp_path / "g.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    )
+    return path
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_over_its_euclidean_norm_is_one_op(
+    apply: Apply, tmp_path: Path, axis: int, rng: np.random.Generator
+) -> None:
+    path = euclidean(tmp_path, axis=axis)
+    done = apply(load(path), RecogniseLayerNorm())
+    assert ops(done) == [LayerNorm(axis % 3, 0.0, centred=False)]
+    x = rng.normal(size=SHAPE).astype(np.float32)
+    (wanted,) = ort.reference(str(path)).run({"x": x}).values()
+    found = evaluate(done, {done.inputs[0]: x})[done.outputs[0]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_that_is_kept_far_off_zero_stays(apply: Apply, tmp_path: Path) -> None:
+    done = apply(load(euclidean(tmp_path, least=0.5)), RecogniseLayerNorm())
+    assert Clip(0.5, None) in ops(done)
 
 
 @pytest.mark.parametrize("affine", [True, False])

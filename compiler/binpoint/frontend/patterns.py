@@ -20,9 +20,11 @@ from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.shape import Reshape
-from binpoint.ops.unary import Unary
+from binpoint.ops.slices import Take
+from binpoint.ops.unary import Clip, Unary
 from binpoint.passes.base import Context, Effect, Pass, Stage
 
+_TINY = 1e-6
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +38,9 @@ class RecogniseLayerNorm(Pass):
        the axis.
     2. Channels normalized one by one as ``[N, G, …]`` that was ``[N, C, …]``, and is again, are a
        GroupNorm of G groups; then Mul and Add by a constant for each of the C channels.
-    3. One axis. No value in between has a type, is an output or is read elsewhere; otherwise the
+    3. d / √ReduceSum(d²) is d over its Euclidean norm, also where a Clip keeps the norm off zero by
+       at most 10^-6, and where the norm is repeated along the axis.
+    4. One axis. No value in between has a type, is an output or is read elsewhere; otherwise the
        operators stay as they are.
     """
 
@@ -51,7 +55,9 @@ class RecogniseLayerNorm(Pass):
             if not graph.has_node(node.name):
                 continue
             current = graph.node(node.name)
-            found = _grouped(graph, current) or _quotient(graph, current)
+            found = (
+                _grouped(graph, current) or _quotient(graph, current) or _euclidean(graph, current)
+            )
             if found is not None:
                 _put(graph, found)
         return graph
@@ -106,6 +112,42 @@ def _quotient(graph: Graph, node: Node) -> _Norm | None:
             return None
         case _:
             return None
+
+
+def _euclidean(graph: Graph, node: Node) -> _Norm | None:
+    """Rule 3, `node` the quotient."""
+    if node.op != Binary(Kind.DIV):
+        return None
+    x, name = node.inputs
+    between: list[Node] = []
+    while (maker := graph.producer(name)) is not None and _passes(graph, maker):
+        between.append(maker)
+        name = maker.inputs[0]
+    above = _above(graph, name, 3)
+    if len(above) < 3 or not _squares(above[0], x):
+        return None
+    match [n.op for n in above[1:]]:
+        case [Reduce((axis,), False), Unary("Sqrt")]:
+            count = graph.value(x).shape[axis]
+            gamma = np.full(count, 1 / np.sqrt(count), np.float32)
+            op = LayerNorm(axis, 0.0, centred=False)
+            nodes = (*above, *between, node)
+            return _Norm(x, axis, op, nodes, gamma, np.zeros_like(gamma))
+        case _:
+            return None
+
+
+def _passes(graph: Graph, node: Node) -> bool:
+    """Whether a node hands norms on: keeps them off zero, or repeats them."""
+    match node.op:
+        case Clip(low, None):
+            return low is not None and low <= _TINY
+        case Take():
+            (source,) = graph.arguments(node)
+            pairs = zip(node.op.maps, source.shape, strict=True)
+            return all(n == 1 or tuple(taken) == tuple(range(n)) for taken, n in pairs)
+        case _:
+            return False
 
 
 def _inverts(node: Node) -> bool:

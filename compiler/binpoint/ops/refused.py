@@ -11,7 +11,6 @@ _HINTS: Mapping[str, str] = MappingProxyType(
         "LogSoftmax": "use Softmax; its largest element is the same, so ArgMax stays as it is",
         "Hardmax": "use ArgMax",
         "ReduceL1": "write it with Abs and ReduceSum",
-        "ReduceL2": "write it with Mul, ReduceSum and Sqrt",
         "ReduceSumSquare": "write it with Mul and ReduceSum",
         "ReduceProd": "write it with Mul",
         "ReduceLogSum": "write it with ReduceSum and Log",

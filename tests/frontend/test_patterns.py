@@ -113,7 +113,7 @@ def euclidean(tmp_path: Path, *, least: float = 1e-12, axis: int = -1) -> Path:
     ]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, SHAPE) for n in ("x", "y")]
     constants = [
-        numpy_helper.from_array(np.float32(least), "least"),
+        numpy_helper.from_array(np.array(least, np.float32), "least"),
         numpy_helper.from_array(np.array(SHAPE, np.int64), "shape"),
     ]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)

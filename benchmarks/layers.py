@@ -18,7 +18,9 @@ def build(bits: int = 8) -> onnx.ModelProto:
     Weights use `bits` of their eight.
     """
     net = Builder(np.random.default_rng(7), bits)
-    for result in (*_depthwise(net), *_pointwise(net), *_spatial(net), *_others(net)):
+    for result in (
+        *_depthwise(net), *_pointwise(net), *_spatial(net), *_grouped(net), *_others(net),
+    ):  # fmt: skip
         net.output(result)
     return net.model()
 
@@ -71,6 +73,18 @@ def _spatial(net: Builder) -> list[Tensor]:
             (c, n, n), o, (3, 3), stride,
         )
         for c, o, n, stride in maps
+    ]  # fmt: skip
+
+
+def _grouped(net: Builder) -> list[Tensor]:
+    maps = ((3, 64, 16, 4), (3, 128, 8, 16), (1, 120, 16, 3))
+    return [
+        _conv(
+            net,
+            f"{k}x{k}, {c} to {c} channels in {groups} groups, {n}x{n}",
+            (c, n, n), c, (k, k), groups=groups,
+        )
+        for k, c, n, groups in maps
     ]  # fmt: skip
 
 

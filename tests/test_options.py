@@ -16,8 +16,12 @@ options = st.builds(
     observer=st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
     percentile=st.floats(min_value=0.1, max_value=100),
     scales=st.sampled_from(["free", "power-of-two"]),
+    binary_points=st.sampled_from(["range", "mse", "joint"]),
     equalize=st.booleans(),
+    activation_bits=st.integers(2, 8),
     weight_bits=st.integers(2, 8),
+    weight_terms=st.none() | st.integers(1, 4),
+    multipliers=st.sampled_from(["auto", "none"]),
     layer_bits=st.dictionaries(
         st.from_regex("[a-z/]{1,5}", fullmatch=True), st.integers(2, 8), max_size=2
     ),
@@ -46,6 +50,8 @@ def test_no_words_and_no_file_give_the_defaults() -> None:
     ("word", "says"),
     [
         ("optimise=size", "`optimize`"),
+        ("weight_terms=0", "int"),
+        ("multipliers=some", "some"),
         ("zzz=1", "the keys are"),
         ("optimize=fast", "fast"),
         ("percentile=0", "float"),

@@ -54,8 +54,12 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         percentile: part of the values that the ``percentile`` observer keeps, in percent.
         activations: whether activations of a float model may have a zero point.
         scales: any scale, or powers of two only, which rescale by a shift.
+        binary_points: where `scales` is ``power-of-two``: the finest that hold the whole ``range``,
+            those of least squared error (``mse``), or those moved afterwards, one by one, to where
+            the model's outputs are least wrong (``joint``).
         bias_correction: take the mean error of the quantized weights out of the biases.
-        equalize: even out the ranges of neighbouring layers' channels first.
+        equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
+        activation_bits: of activations of a float model.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         layer_bits: `weight_bits` of single layers, by the name of their node in the model.
@@ -74,9 +78,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         top: of an FPGA design: layers joined by ``stream``s, or all computed at once in
             ``parallel``; ``auto`` takes the second where only it reaches the asked pace.
         folding: of FPGA layers by name; the others are folded to keep the pace.
-        multipliers: of an FPGA: how products with constants are made. ``auto`` writes them as products
-            and leaves them to the synthesis tool; ``none`` writes shifts and additions, and layers
-            that are computed at once as graphs of adders.
+        multipliers: of an FPGA design: ``auto`` writes products as such; ``none`` writes those with
+            constants as shifts and additions, and layers computed at once as graphs of adders.
         seed: of everything random.
         check: evaluate the graph before and after each pass that promises to keep its values.
     """
@@ -87,8 +90,10 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
     activations: Literal["asymmetric", "symmetric"] = "asymmetric"
     scales: Literal["free", "power-of-two"] = "free"
+    binary_points: Literal["range", "mse", "joint"] = "range"
     bias_correction: bool = True
     equalize: bool = True
+    activation_bits: Bits = 8
     weight_bits: Bits = 8
     layer_bits: dict[str, Bits] = {}
     weight_terms: Annotated[int, msgspec.Meta(ge=1, le=4)] | None = None

@@ -26,7 +26,9 @@ from binpoint.passes.spec import parse
 from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
+from binpoint.quantize.binary_points import BinaryPoints
 from binpoint.quantize.equalize import Equalize
+from binpoint.quantize.reparameterize import ReparameterizeNorms
 from binpoint.target import McuTarget, Target
 
 
@@ -54,6 +56,8 @@ def mcu() -> Pipeline:
         ChooseMethods(),
         TypeAccumulators(),
         Equalize(),
+        ReparameterizeNorms(),
+        BinaryPoints(),
         AssignTypes(),
         RemoveTypedChannels(),
         ToIntegers(),

@@ -59,6 +59,7 @@ def random_options(random: Random, name: str) -> CompileOptions:
         activations=random.choice(("asymmetric", "asymmetric", "symmetric")),
         scales=random.choice(("free", "free", "power-of-two")),
         observer="minmax",
+        activation_bits=random.choice((8, 8, 8, 7, 5, 2)),
         arena=random.choice(("static", "caller")),
         io=random.choice(("caller", "arena")),
         planner="greedy",

@@ -7,8 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from binpoint.errors import BinpointError, NoIntegerForm
-from binpoint.ops.recurrent import Recurrent
+from binpoint.errors import NoIntegerForm
 from binpoint.options import CompileOptions
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Folding
@@ -80,21 +79,11 @@ def test_folded_kernels_equal_their_reference(seed: int) -> None:
     plan = design(sketch.graph, fpga(), options, folding)
     stems = {layer.unit.stem for layer in plain.layers if layer.nodes}
     wide = {layer.stem for layer in estimate(plan).layers if layer.pe * layer.simd > 1}
-    assert wide >= {"product", "float_sum", "dense", "map", "pair"}
+    assert wide >= {"product", "float_sum", "dense", "map", "pair", "recurrent"}
     assert len(wide) > len(stems) // 2
     laws.law_5_hardware(sketch.graph, inputs, laws.evaluated(sketch.graph, inputs), plan)
 
 
 def test_every_op_has_a_unit() -> None:
     never = set[int].intersection(*(_together(seed)[1] for seed in range(1, 9)))
-    known = {case.add for case in FLOAT_CASES if case.kind is Recurrent}
-    assert [_EVERYTHING[n] for n in sorted(never) if _EVERYTHING[n] not in known] == []
-
-
-def test_a_recurrent_layer_is_refused_by_name() -> None:
-    (case,) = (case for case in FLOAT_CASES if case.kind is Recurrent)
-    sketch = Sketch(Random(1))
-    _add(sketch, case.add, 1)
-    sketch.prove()
-    with pytest.raises(BinpointError, match="recurrent"):
-        design(sketch.graph, fpga(), CompileOptions(name="laws"))
+    assert [_EVERYTHING[n] for n in sorted(never)] == []

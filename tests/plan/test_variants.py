@@ -80,16 +80,17 @@ def window(s: Sketch, spatial: tuple[int, ...]) -> Window:
 
 
 def conv(s: Sketch, turn: int) -> Value:
-    """Each depth in its turn."""
+    """Each depth in its turn, now and then in groups."""
     plane = (s.number(3, 9), s.number(1, 9))
     spatial = s.pick(plane, plane, plane, (s.number(1, 12),), (s.number(100, 140),))
     depth = (1, 2, 3, 4, s.number(5, 9), 8, 16)[turn % 7]
-    x = operand(s, (s.pick(1, 1, 2), *spatial, depth))
+    groups = s.pick(1, 1, 1, 2, 3) if depth > 1 else 1
+    x = operand(s, (s.pick(1, 1, 2), *spatial, groups * depth))
     slid = window(s, spatial)
     zero = x.elem.zero_point if slid.padded else 0
-    count = channels(s)
+    count = channels(s) if groups == 1 else groups * s.pick(4, 4, 8, 12, 16, 5)
     w = weights(s, count, *slid.kernel, depth)
-    return s.add(IntConv(slid, 1, zero, SUM), x, w, bias(s, count))
+    return s.add(IntConv(slid, groups, zero, SUM), x, w, bias(s, count))
 
 
 def requantizer(s: Sketch, count: int, reach: Interval) -> Requantize:
@@ -147,7 +148,7 @@ def test_the_layers_reach_every_form_of_kernel() -> None:
     words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
     assert words >= {
         "wide", "tall", "rows", "columns", "pieces", "fixed", "sums", "clamp", "tail", "even",
-        "tie", "mulhi", "thresholds", "moved", "across", "bytes", "n4", "n2",
+        "tie", "mulhi", "thresholds", "moved", "across", "bytes", "n4", "n2", "grouped",
         "d1", "d2", "d3", "d4",
     }  # fmt: skip
 

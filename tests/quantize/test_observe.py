@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binpoint.errors import RangeOverflow
-from binpoint.quantize.observe import BINS, Histogram, Method, Range, observe
+from binpoint.quantize.observe import BINS, Histogram, Method, Policy, Range, observe
 from tests.quantize.nets import mlp, normal
 
 
@@ -20,7 +20,7 @@ def seen(*parts: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> Histogra
 
 
 def choose(histogram: Histogram, method: Method, percent: float = 99.0) -> Range:
-    return histogram.choose(method, percent, symmetric=False)
+    return histogram.choose(Policy(method, percent))
 
 
 @given(
@@ -75,7 +75,7 @@ def test_percentile_keeps_the_stated_part(
 ) -> None:
     values = rng.normal(size=100_000).astype(np.float32)
     histogram = seen(values)
-    range_ = histogram.choose(Method.PERCENTILE, percent, symmetric=symmetric)
+    range_ = histogram.choose(Policy(Method.PERCENTILE, percent, symmetric))
     kept = np.mean((values >= range_.lo) & (values <= range_.hi)) * 100
     assert percent - 0.01 <= kept <= percent + 0.5
 
@@ -115,7 +115,7 @@ def test_nothing_is_cut_where_levels_hold_all() -> None:
 def test_symmetric_ranges_reach_equally_far(rng: np.random.Generator) -> None:
     histogram = seen(rng.exponential(size=10_000).astype(np.float32))
     for method in Method:
-        range_ = histogram.choose(method, 99.0, symmetric=True)
+        range_ = histogram.choose(Policy(method, 99.0, symmetric=True))
         assert range_.lo == -range_.hi
         assert range_.hi > 0
 

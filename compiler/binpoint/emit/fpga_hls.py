@@ -179,13 +179,24 @@ def _files(design: Design) -> dict[str, str]:
 
 
 def _kernels(design: Design, layers: Sequence[LayerView]) -> list[str]:
-    """The text of every kernel in use; concat and fork are written for each number of streams."""
+    """The text of every kernel in use.
+
+    Concat and fork are written for each number of streams, a recurrent layer for each of its forms.
+    """
     folder = "parallel" if design.style is Style.PARALLEL else "ops"
-    stems = {view.parts.kernel.rstrip("0123456789") for view in layers}
-    stems = {_TOGETHER.get(stem, stem) for stem in stems}
+    names: dict[str, set[str]] = {}
+    for view in layers:
+        name = view.parts.kernel.rstrip("0123456789")
+        stem = "recurrent" if name.startswith("recurrent_") else _TOGETHER.get(name, name)
+        names.setdefault(stem, set()).add(name)
     return [
-        render_template(_FOLDER, f"{folder}/{stem}.hpp.j2", counts=_counts(design, stem))
-        for stem in sorted(stems)
+        render_template(
+            _FOLDER,
+            f"{folder}/{stem}.hpp.j2",
+            counts=_counts(design, stem),
+            names=sorted(names[stem]),
+        )
+        for stem in sorted(names)
     ]
 
 

@@ -136,6 +136,39 @@ def literal(value: int) -> str:
     return f"INT64_C({value})"
 
 
+def each_lane(view: ArrayView, ports: int = 1) -> ArrayView:
+    """An array whose rows are memories of their own, with one or two ports to read."""
+    pragmas = (
+        f"ARRAY_PARTITION variable={view.name} complete dim=1",
+        f"BIND_STORAGE variable={view.name} type=rom_{ports}p impl=bram",
+    )
+    return ArrayView(view.name, view.elem, view.dims, view.text, pragmas)
+
+
+def product(
+    arithmetic: str, weight: IntType, codes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], IntType, str]:
+    """Weights as they are held, their type, and the product of ``a`` and ``w`` as an expression."""
+    if arithmetic in ("signs", "count"):
+        kind = "equal" if arithmetic == "count" else "signed"
+        bits = (codes > 0).astype(np.int64)
+        return bits, IntType(1, signed=False), f"bp_{kind}<product_t>(a, w)"
+    if arithmetic == "planes":
+        one = (weight.width, weight.signed) == (1, True)
+        first, second = (-1, 0) if one else (1, -2 if weight.signed else 2)
+        return codes, weight, f"bp_planes<product_t, {first}, {second}>(a, w)"
+    return codes, weight, "bp_mul<product_t>(a, w)"
+
+
+def folded_weights(
+    weights: NDArray[np.int64], folds: int, lanes: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Weights ``[folds·PE, depth]`` as words of PE by SIMD, in the order fold, step."""
+    pe, simd = lanes
+    split = weights.reshape(folds, pe, -1, simd)
+    return split.transpose(0, 2, 1, 3).reshape(-1, pe * simd)
+
+
 def by_kind(store: Store, lanes: int) -> Store:
     """A store with constants by kind of row as one with a constant for each of a row's lanes."""
 
@@ -235,9 +268,7 @@ def _times(store: Store, multiplier: str) -> str:
     return f"bp_mul<total_t>(x, {multiplier})"
 
 
-def by_bits(
-    result: str, elem: IntType, operand: str, number: str, numbers: Interval
-) -> str:
+def by_bits(result: str, elem: IntType, operand: str, number: str, numbers: Interval) -> str:
     """The product with a number of some range by its bits, as `result`, an alias of `elem`.
 
     A number that may be negative counts by its size, so that no sum on the way exceeds the product.

@@ -10,6 +10,7 @@ from binpoint.emit.hls_arrays import (
     ArrayView,
     Parts,
     array_view,
+    each_lane,
     int_name,
     store_view,
     totals,
@@ -183,9 +184,9 @@ def _float_sum(name: str, unit: units.FloatSum) -> Parts:
         "lo": unit.lo,
     }
     own = (
-        _each_lane(_bits(f"{name}_terms", np.tile(unit.table.array, (unit.pe, 1)))),
+        each_lane(_bits(f"{name}_terms", np.tile(unit.table.array, (unit.pe, 1)))),
         _bits(f"{name}_weights", weights),
-        _each_lane(
+        each_lane(
             array_view(
                 f"{name}_steps", np.tile(unit.steps.array.reshape(-1), (unit.pe, 1)), signed=True
             )
@@ -193,12 +194,3 @@ def _float_sum(name: str, unit: units.FloatSum) -> Parts:
         array_view(f"{name}_kinds", unit.kinds.array),
     )
     return Parts("float_sum", constants, own=own)
-
-
-def _each_lane(view: ArrayView) -> ArrayView:
-    """An array whose rows are memories of their own."""
-    pragmas = (
-        f"ARRAY_PARTITION variable={view.name} complete dim=1",
-        f"BIND_STORAGE variable={view.name} type=rom_1p impl=bram",
-    )
-    return ArrayView(view.name, view.elem, view.dims, view.text, pragmas)

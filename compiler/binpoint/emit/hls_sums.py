@@ -9,8 +9,10 @@ from binpoint.emit.hls_arrays import (
     Parts,
     SumsView,
     array_view,
+    folded_weights,
     int_name,
     literal,
+    product,
     store_view,
     totals,
     wide,
@@ -35,8 +37,7 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
     weights = unit.weights.array
     if isinstance(unit, units.Dense):
         groups, folds, lanes = unit.groups, unit.groups * unit.folds, unit.pe * unit.simd
-        shape = (folds, unit.pe, unit.steps, unit.simd)
-        laid_out = weights.reshape(shape).transpose(0, 2, 1, 3).reshape(-1, lanes)
+        laid_out = folded_weights(weights, folds, (unit.pe, unit.simd))
         constants |= {"groups": groups, "steps": unit.steps, "simd": unit.simd}
         kernel = "dense"
     else:
@@ -46,7 +47,7 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         constants |= {"steps": unit.steps, "simd": unit.simd}
         kernel = "depthwise"
     constants["words"] = laid_out.shape[0]
-    laid_out, weight, product = _weights(unit, laid_out)
+    laid_out, weight, multiplied = _weights(unit, laid_out)
     bias = unit.bias.array.reshape(folds, unit.pe)
     arrays, store = store_view(name, unit.store, folds, unit.pe)
     types: Names = (
@@ -59,39 +60,29 @@ def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
         array_view(f"{name}_weights", laid_out, reshape=(2,)),
         array_view(f"{name}_bias", bias, reshape=(2,)),
     )
-    functions = (("product_t product", f"const {int_name(unit.x)} &a, const weight_t &w", product),)
+    head = f"const {int_name(unit.x)} &a, const weight_t &w"
+    functions = (("product_t product", head, multiplied),)
     return Parts(kernel, constants, types, own, arrays, store, "acc_t", functions)
 
 
-def _weights(
-    unit: units.Dense | units.Depthwise, codes: IntArray
-) -> tuple[IntArray, IntType, str]:
+def _weights(unit: units.Dense | units.Depthwise, codes: IntArray) -> tuple[IntArray, IntType, str]:
     """Weights as the memory holds them, their type, and the text of a product."""
     weight = unit.weight
     term = int_name(term_type(unit))
     match unit.arithmetic:
-        case "signs" | "count" as kind:
-            function = "bp_equal" if kind == "count" else "bp_signed"
-            bit = IntType(1, signed=False)
-            return (codes > 0).astype(np.int64), bit, f"{function}<product_t>(a, w)"
-        case "planes":
-            first, second = (
-                (-1, 0)
-                if (weight.width, weight.signed) == (1, True)
-                else (1, -2 if weight.signed else 2)
-            )
-            return codes, weight, f"bp_planes<product_t, {first}, {second}>(a, w)"
         case "shifts":
             bits = shift_bits(unit.weights)
             starts = np.cumsum([0, *(b + 2 for b in bits)]).tolist()
-            parts = [f"bp_term<{term}, {b}>(a, w >> {s})" for s, b in zip(starts, bits, strict=False)]
+            parts = [
+                f"bp_term<{term}, {b}>(a, w >> {s})" for s, b in zip(starts, bits, strict=False)
+            ]
             elem = IntType(starts[-1], signed=False)
             return fields(codes, bits), elem, f"product_t({' + '.join(parts)})"
         case "rows":
             function = "bp_signed_rows" if weight.signed else "bp_rows"
             return codes, weight, f"product_t({function}<{term}, {weight.width}>(a, w))"
-        case _:
-            return codes, weight, "bp_mul<product_t>(a, w)"
+        case other:
+            return product(other, weight, codes)
 
 
 # ---- graphs of adders

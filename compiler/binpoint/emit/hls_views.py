@@ -22,13 +22,16 @@ from binpoint.emit.hls_arrays import (
     wide,
 )
 from binpoint.emit.hls_rows import Whole, rows_view
+from binpoint.emit.hls_steps import recurrent_view
 from binpoint.emit.hls_sums import Products, products_view
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan import units
 from binpoint.plan.design import Design, Layer
 
-Computing = units.Reduce | units.Arg | units.Window | units.Map | units.Pair
+Computing = (
+    units.Recurrent | units.Reduce | units.Arg | units.Window | units.Map | units.Pair
+)  # fmt: skip
 Moving = units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
 
 
@@ -98,6 +101,8 @@ def _parts(layer: Layer) -> Parts:
         return products_view(name, unit)
     assert isinstance(unit, Computing | Moving)
     match unit:
+        case units.Recurrent():
+            return recurrent_view(name, unit)
         case units.Reduce():
             return _reduce(name, unit)
         case units.Arg():
@@ -211,7 +216,8 @@ def _pair(name: str, unit: units.Pair) -> Parts:
     n = {key: literal(value) for key, value in numbers.items()}
     match unit.form:
         case "linear":
-            body = f"with_t({_times(unit, 'a', numbers['ma'])} + {_times(unit, 'b', numbers['mb'])})"
+            left, right = (_times(unit, k, numbers[f"m{k}"]) for k in ("a", "b"))
+            body = f"with_t({left} + {right})"
         case "product":
             body = _centred(unit, numbers["zero_a"], numbers["zero_b"])
         case "table":

@@ -37,7 +37,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Origin, Value
 from binpoint.ir.names import identifier
-from binpoint.ir.op import FloatOp
+from binpoint.ir.op import FloatOp, Reader
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops import OPS
@@ -108,7 +108,7 @@ class Importer:
         self.graph.rational = is_rational(self.proto)
         self.values: dict[str, Value] = {}
         self.codes: set[str] = set()
-        self.ops: Mapping[str, type[FloatOp]] = {name: op for op in OPS for name in op.onnx}
+        self.ops: Mapping[str, type[Reader]] = {name: op for op in OPS for name in op.onnx}
         self.readers = Counter(name for node in self.proto.node for name in node.input)
         self.readers.update(o.name for o in self.proto.output)
         self.stored = Stored(self.graph, self.readers, self.ops)

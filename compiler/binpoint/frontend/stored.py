@@ -16,7 +16,7 @@ from binpoint.frontend.tensors import REAL
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Value
-from binpoint.ir.op import FloatOp
+from binpoint.ir.op import Reader
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, IntType
 from binpoint.ops.refused import hint_for
@@ -30,7 +30,7 @@ class Stored:
     """
 
     def __init__(
-        self, graph: Graph, readers: Mapping[str, int], ops: Mapping[str, type[FloatOp]]
+        self, graph: Graph, readers: Mapping[str, int], ops: Mapping[str, type[Reader]]
     ) -> None:
         """For one import: its graph, how often each ONNX tensor is read, ops by operator."""
         self.graph = graph

@@ -100,14 +100,23 @@ class Permuted:
     order: tuple[int, ...]
 
 
-class FloatOp(Op):
-    """An op on real numbers, as imported; channel-last where it has a layout."""
+class Reader:
+    """What reads operators of ONNX: a float op, or a description of it in several others."""
 
     onnx: ClassVar[tuple[str, ...]] = ()
-    """The operators it is imported from, with their domain if it is not the default one."""
+    """The operators, with their domain if it is not the default one."""
 
     keeps_type: ClassVar[bool] = False
     """Whether results are elements of the operands, unchanged or clamped: one type serves both."""
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
+        """Add the meaning of an ONNX node to the graph, or refuse by name."""
+        raise NotImplementedError(cls.__name__)
+
+
+class FloatOp(Op, Reader):
+    """An op on real numbers, as imported; channel-last where it has a layout."""
 
     elementwise: ClassVar[bool] = False
     """Whether it is one function applied to every element of its one operand."""
@@ -135,11 +144,6 @@ class FloatOp(Op):
         biases and parameters stay.
         """
         return Permuted(self, order) if self.elementwise else None
-
-    @classmethod
-    def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """Add the meaning of an ONNX node to the graph, or refuse by name."""
-        raise NotImplementedError(cls.__name__)
 
     @abstractmethod
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:

@@ -63,7 +63,7 @@ def grid(count: int, most: int) -> NDArray[np.int64]:
 
 
 def nearest(numbers: ArrayLike, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each real number the nearest of some ascending codes; of two as near, that nearer to 0."""
+    """For each real number the nearest of ascending codes; of two as near, the one nearer to 0."""
     array = np.asarray(numbers, np.float64)
     above = np.clip(np.searchsorted(codes, array), 1, len(codes) - 1)
     low, high = codes[above - 1], codes[above]

@@ -1,8 +1,8 @@
-"""All float ops, in the order in which they are listed; nothing registers itself."""
+"""What reads ONNX, in the order in which it is listed; nothing registers itself."""
 
 from __future__ import annotations
 
-from binpoint.ir.op import FloatOp
+from binpoint.ir.op import Reader
 from binpoint.ops.affine import Affine
 from binpoint.ops.attention import Attention
 from binpoint.ops.concat import Concat
@@ -25,7 +25,7 @@ from binpoint.ops.slices import Take
 from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Clip, Unary
 
-OPS: tuple[type[FloatOp], ...] = (
+OPS: tuple[type[Reader], ...] = (
     Conv,
     ConvTranspose,
     Dense,

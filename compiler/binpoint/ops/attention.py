@@ -19,8 +19,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
-from binpoint.ir.op import FloatArray, FloatOp, Site
-from binpoint.numeric.fixed import TensorType
+from binpoint.ir.op import FloatArray, Reader
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, Kind, Scalar
 from binpoint.ops.mask import LOWEST, mask_value
@@ -54,8 +53,7 @@ class _Heads:
     """1 where a key is seen, 0 where not; broadcasts to the scores."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attention(FloatOp):
+class Attention(Reader):
     """y = softmax(scale·Q·Kᵀ + bias)·V for each head; read as the ops that this is made of."""
 
     onnx: ClassVar[tuple[str, ...]] = (
@@ -76,18 +74,6 @@ class Attention(FloatOp):
                 return _packed(node, build)
             case _:
                 return _multi_head(node, build)
-
-    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
-        """Never asked: `from_onnx` adds other ops."""
-        raise NotImplementedError
-
-    def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
-        """Never asked: `from_onnx` adds other ops."""
-        raise NotImplementedError
-
-    def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
-        """Never asked: `from_onnx` adds other ops."""
-        raise NotImplementedError
 
 
 # ---- the three operators

@@ -39,8 +39,9 @@ UNIT = 1 << 15
 REACH = 8
 """Where tables end, on either side."""
 SEGMENTS = 512
+SEGMENT_BITS = 5
+"""A segment is 2^-5 wide."""
 _BITS = 15
-_SEGMENT_BITS = 5  # a segment is 2^-5 wide
 
 
 class Cell(StrEnum):
@@ -105,7 +106,7 @@ class IntRecurrent(IntegerOp):
         most = np.abs(r.array.astype(np.int64)).sum(axis=1) * -self.state.storage.min
         most += np.abs(bias.array.astype(np.int64))
         assert int(most.max()) < 2**31, "a sum leaves 32 bits"
-        assert _SEGMENT_BITS <= self.fraction <= 12, "no table for these steps"
+        assert SEGMENT_BITS <= self.fraction <= 12, "no table for these steps"
         storages = (self.state.storage, self.memory.storage)
         return tuple(Interval.of_type(s) for s in storages[: 1 + self.keeps])
 
@@ -285,7 +286,7 @@ def rounded(x: IntArray, bits: int) -> IntArray:
 
 def gate(u: IntArray, table: IntArray, fraction: int) -> IntArray:
     """A function of u, in steps of 2^-fraction, by straight segments."""
-    reach, bits = REACH << fraction, fraction - _SEGMENT_BITS
+    reach, bits = REACH << fraction, fraction - SEGMENT_BITS
     v = np.clip(u, -reach, reach - 1) + reach
     index = v >> bits
     part = v - (index << bits)
@@ -298,7 +299,7 @@ def _onnx_rounded(w: OnnxWriter, x: Tensor, bits: int) -> Tensor:
 
 
 def _onnx_gate(w: OnnxWriter, u: Tensor, table: Tensor, fraction: int) -> Tensor:
-    reach, bits = REACH << fraction, fraction - _SEGMENT_BITS
+    reach, bits = REACH << fraction, fraction - SEGMENT_BITS
     v = w.add(w.clamp(u, -reach, reach - 1), w.const(reach))
     index = w.floor_shift(v, bits)
     part = w.sub(v, w.mul(index, w.const(1 << bits)))

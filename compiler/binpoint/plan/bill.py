@@ -99,6 +99,7 @@ def _pairs(call: KernelCall, n: Mapping[str, int]) -> tuple[str, Terms]:
     traits = dict(call.traits)
     shape, layout = traits["shape"], traits.get("layout", "")
     groups = _up(n["channels"], _PAIRED_ROWS[shape])
+    parts = n.get("groups", 1)
     out_h, out_w = n.get("out_h", 1), n.get("out_w", n.get("rows", 1))
     if traits.get("pairs") == "across":
         out_h, out_w = out_w, out_h
@@ -109,7 +110,7 @@ def _pairs(call: KernelCall, n: Mapping[str, int]) -> tuple[str, Terms]:
     terms = {step: runs * n["run"] // 2, "run": runs, "block": groups * pairs, "row": rows}
     terms["widened"] = _widened(n, layout, int(traits.get("depth", "d1")[1:]))
     terms["sum"] = n["channels"] * rows * out_w if traits["store"] == "sums" else 0
-    return layout or shape, terms
+    return layout or shape, {term: parts * count for term, count in terms.items()}
 
 
 def _widened(n: Mapping[str, int], layout: str, depth: int) -> int:

@@ -13,9 +13,9 @@ from typing import assert_never
 from binpoint.numeric.digits import terms
 from binpoint.plan import fabric, units
 from binpoint.plan.design import Design
-from binpoint.plan.estimate_rows import Whole, sums_depth, whole
+from binpoint.plan.estimate_rows import Whole, whole
+from binpoint.plan.estimate_sums import adders_depth, held, sums
 from binpoint.plan.fabric import HANDSHAKE, Resources
-from binpoint.plan.shifts import shift_bits
 from binpoint.plan.store import Store
 from binpoint.plan.units import Unit
 
@@ -104,7 +104,7 @@ def latency(unit: Unit) -> int:
         case units.Blend():
             return 3 + _store_stages(unit.store)
         case units.Sums():
-            return 2 + sums_depth(unit) + _store_stages(unit.store)
+            return 2 + adders_depth(unit) + _store_stages(unit.store)
         case units.Reduce():
             return 2 + _store_stages(unit.store)
         case units.Map():
@@ -242,8 +242,8 @@ def _dense(unit: units.Dense) -> Resources:
     rows, words = unit.groups * unit.folds, unit.groups * unit.folds * unit.steps
     parts = [
         HANDSHAKE,
-        _sums(unit, unit.pe, simd, shared=True),
-        fabric.rom(words, unit.pe * simd * _held(unit)),
+        sums(unit, unit.pe, simd, shared=True),
+        fabric.rom(words, unit.pe * simd * held(unit)),
         fabric.rom(rows, unit.pe * unit.acc.width),
         stores(unit.store, unit.acc.width, rows, unit.pe),
         Resources(ff=simd * x),
@@ -264,8 +264,8 @@ def _dense(unit: units.Dense) -> Resources:
 def _depthwise(unit: units.Depthwise) -> Resources:
     parts = [
         HANDSHAKE,
-        _sums(unit, unit.pe, unit.simd, shared=False),
-        fabric.rom(unit.folds * unit.steps, unit.pe * unit.simd * _held(unit)),
+        sums(unit, unit.pe, unit.simd, shared=False),
+        fabric.rom(unit.folds * unit.steps, unit.pe * unit.simd * held(unit)),
         fabric.rom(unit.folds, unit.pe * unit.acc.width),
         stores(unit.store, unit.acc.width, unit.folds, unit.pe),
         Resources(ff=unit.pe * unit.simd * unit.x.width),
@@ -275,33 +275,6 @@ def _depthwise(unit: units.Depthwise) -> Resources:
         _delays(latency(unit), fabric.bits(unit.folds) if unit.folds > 1 else 0),
     ]
     return fabric.total(parts)
-
-
-def _held(unit: units.Dense | units.Depthwise) -> int:
-    """Bits of a weight in memory."""
-    if unit.arithmetic == "shifts":
-        bits = shift_bits(unit.weights)
-        return sum(bits) + 2 * len(bits)
-    return 1 if unit.arithmetic in {"signs", "count"} else unit.weight.width
-
-
-def _sums(
-    unit: units.Dense | units.Depthwise, lanes: int, terms: int, *, shared: bool
-) -> Resources:
-    x = unit.x.width + (not unit.x.signed)
-    w = unit.weight.width + (not unit.weight.signed)
-    width = min(unit.product.width + (not unit.product.signed), x + w)
-    if unit.arithmetic == "count":
-        width = 1
-    acc = unit.acc.width + (not unit.acc.signed)
-    match unit.arithmetic:
-        case "shifts":
-            one = fabric.shifts(x, shift_bits(unit.weights))
-        case "rows":
-            one = fabric.rows(x, w)
-        case _:
-            one = fabric.product(x, w, unit.arithmetic, lanes if shared else 1)
-    return fabric.mac(lanes, terms, one, width, acc)
 
 
 def _delays(stages: int, index: int) -> Resources:

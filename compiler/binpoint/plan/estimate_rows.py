@@ -1,18 +1,17 @@
-"""What the units of ``plan/rows.py`` and ``plan/weighing.py`` take; see ``plan/estimate.py``."""
+"""What units take that need whole rows, weigh, or go step by step; see ``plan/estimate.py``."""
 
 from __future__ import annotations
 
 from typing import assert_never
 
-from binpoint.numeric.adders import AdderGraph
 from binpoint.numeric.interval import Interval
 from binpoint.plan import fabric, units
+from binpoint.plan.estimate_sums import adders, recurrent
 from binpoint.plan.fabric import HANDSHAKE, Resources
-from binpoint.plan.shifts import graph_of, ranges
 
 Whole = (
     units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
-    | units.Blend | units.FloatSum | units.Sums
+    | units.Blend | units.FloatSum | units.Recurrent | units.Sums
 )  # fmt: skip
 _SMALL_TABLE = 256
 _FLOAT = 32
@@ -42,41 +41,13 @@ def whole(unit: Whole) -> Resources:
         case units.Blend():
             return _blend(unit)
         case units.Sums():
-            return HANDSHAKE + _sums(unit)
+            return HANDSHAKE + adders(unit)
         case units.FloatSum():
             return _float_sum(unit)
+        case units.Recurrent():
+            return recurrent(unit)
         case _:
             assert_never(unit)
-
-
-def sums_depth(unit: units.Sums) -> int:
-    """Additions that follow one another, the bias not counted."""
-    return max(graph_of(unit.weights).levels())
-
-
-def _sums(unit: units.Sums) -> Resources:
-    """Every number of the graph in its time, waiting until the last that adds it is made."""
-    graph, sizes = graph_of(unit.weights), [r.int_type().width for r in ranges(unit)]
-    levels, end = graph.levels(), sums_depth(unit)
-    last = list(levels)
-    parts = [Resources(ff=sum(sizes[: graph.operands]))]
-    for index, adder in enumerate(graph.adders, graph.operands):
-        free = adder.down or (0 if adder.minus else adder.up)
-        parts.append(fabric.adder(sizes[index], min(free, sizes[index])))
-        for number in (adder.left, adder.right):
-            last[number] = max(last[number], levels[index] - 1)
-    for row in graph.rows:
-        if row is not None:
-            last[row.number] = end
-    parts += [fabric.wait(s, b - a) for s, a, b in zip(sizes, levels, last, strict=True)]
-    return fabric.total(parts) + _finished(unit, graph)
-
-
-def _finished(unit: units.Sums, graph: AdderGraph) -> Resources:
-    """Adders for biases that are not zero, and for rows that are less than zero times a number."""
-    pairs = zip(graph.rows, unit.bias.array.tolist(), strict=True)
-    added = sum(bool(bias) or (row is not None and row.negative) for row, bias in pairs)
-    return Resources(lut=unit.acc.width, ff=unit.acc.width) * added
 
 
 def _softmax(unit: units.Softmax) -> Resources:

@@ -272,8 +272,6 @@ def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
     """What PE and SIMD must divide."""
     unit = layer.unit
     match unit:
-        case units.Sums():
-            return unit.pe, unit.simd
         case units.Dense():
             if window is None:
                 return unit.channels, unit.depth
@@ -287,6 +285,8 @@ def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
             return 1 if turned else unit.count, 1
         case units.Depthwise():
             return unit.channels, 1
+        case units.Recurrent():
+            return unit.hidden, unit.hidden
         case units.Reduce() | units.Arg() | units.Blend() | units.FloatSum():
             return unit.folds * unit.pe, 1
         case units.Map() | units.Pair():
@@ -352,7 +352,7 @@ def folded(unit: Unit, way: Folding) -> Unit:
     match unit:
         case units.Dense():
             return at_once(replace(unit, pe=pe, simd=way.simd))
-        case units.Product() | units.Depthwise():
+        case units.Product() | units.Depthwise() | units.Recurrent():
             return replace(unit, pe=pe, simd=way.simd)
         case units.LayerNorm():
             return replace(unit, pe=pe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from binpoint.plan import blocks, elements, moves, resizing, slides, sums
+from binpoint.plan import blocks, elements, moves, recurrent, resizing, slides, sums
 from binpoint.plan.place import Draft, Place
 
 _UNITS: Mapping[str, Callable[[Place], list[Draft]]] = MappingProxyType(
@@ -40,6 +40,7 @@ _UNITS: Mapping[str, Callable[[Place], list[Draft]]] = MappingProxyType(
         "copy": moves.copy,
         "gather": moves.gather,
         "pad": moves.pad,
+        "recurrent": recurrent.recurrent,
     }
 )
 

@@ -16,7 +16,7 @@ import numpy as np
 from binpoint.ir.constant import Constant
 from binpoint.ir.op import IntArray
 from binpoint.numeric.adders import AdderGraph, adder_graph
-from binpoint.numeric.digits import digits, terms
+from binpoint.numeric.digits import digits
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan import fabric, units
@@ -28,7 +28,7 @@ MOST_PRODUCTS = 4096
 _WIDEST = 62
 Stored = (
     units.Dense | units.Depthwise | units.Reduce | units.Map | units.Pair | units.Sums
-    | units.Product | units.Blend | units.FloatSum
+    | units.Product | units.Blend
 )  # fmt: skip
 """Units that store what they compute."""
 

@@ -48,7 +48,7 @@ class ProductFields(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class _Products:
+class Products:
     """Weights ``[O, K]`` and bias ``[O]`` of sums over operands in `x`, with all types proven."""
 
     weights: IntArray
@@ -61,13 +61,7 @@ class _Products:
         if self.bits:
             return self._counted()
         codes = Interval.of(self.weights)
-        lo, hi = min(self.x.lo, 0), max(self.x.hi, 0)
-        positive = np.maximum(self.weights, 0).sum(axis=1)
-        negative = np.minimum(self.weights, 0).sum(axis=1)
-        low, high = (
-            self.bias + positive * lo + negative * hi,
-            self.bias + positive * hi + negative * lo,
-        )
+        low, high = self.ends()
         return {
             "weights": Constant(self.weights),
             "bias": Constant(self.bias),
@@ -77,6 +71,16 @@ class _Products:
             "product": narrowest(self.x * codes),
             "arithmetic": _arithmetic(self.weights),
         }
+
+    def ends(self) -> tuple[IntArray, IntArray]:
+        """The least and the largest sum of each channel, partial ones included."""
+        lo, hi = min(self.x.lo, 0), max(self.x.hi, 0)
+        positive = np.maximum(self.weights, 0).sum(axis=1)
+        negative = np.minimum(self.weights, 0).sum(axis=1)
+        return (
+            self.bias + positive * lo + negative * hi,
+            self.bias + positive * hi + negative * lo,
+        )
 
     def _counted(self) -> ProductFields:
         """Of bits that stand for -1 and 1: twice the number of equal ones, less the depth."""
@@ -109,7 +113,7 @@ def dense(place: Place) -> list[Draft]:
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     rows = math.prod(x.shape[:-1])
     fold = place.fold(pe=w.shape[0], simd=w.shape[1])
-    products = _Products(array_of(w), array_of(bias), x.interval, x.name in place.bipolar)
+    products = Products(array_of(w), array_of(bias), x.interval, x.name in place.bipolar)
     unit = units.Dense(
         rows=rows,
         groups=1,
@@ -193,7 +197,7 @@ def conv(place: Place) -> list[Draft]:
     positions = math.prod(place.result.shape[:-1])
     carried = x.name in place.bipolar
     if alone:
-        fields = _Products(rows, start, bounds, carried).fields()
+        fields = Products(rows, start, bounds, carried).fields()
         unit: Unit = units.Depthwise(
             rows=positions, store=store, pe=fold.pe, simd=fold.simd, **fields
         )
@@ -205,7 +209,7 @@ def conv(place: Place) -> list[Draft]:
             store=store,
             pe=fold.pe,
             simd=fold.simd,
-            **_Products(ordered, start, bounds, carried).fields(),
+            **Products(ordered, start, bounds, carried).fields(),
         )
     return [*before, Draft(place.name, unit, (operand,), (place.end(place.result, fold.pe),))]
 
@@ -244,7 +248,7 @@ def conv_transpose(place: Place) -> list[Draft]:
     sent = Words(op.groups, words, side, op.zero, tall)
     slide = slide_over(place, window, (x.shape[0], *wide), spread.writes[0], sent)
     ordered = _columns_first(rows, tall, height, words, side)
-    products = _Products(ordered, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
+    products = Products(ordered, array_of(bias) - op.zero * rows.sum(axis=1), bounds)
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     unit = units.Dense(
         rows=math.prod(place.result.shape[:-1]),

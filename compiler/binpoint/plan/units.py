@@ -1,7 +1,7 @@
 """Units that compute: what a dataflow design is made of.
 
 Those that only move words are in `plan/movers.py`, those that need whole rows in `plan/rows.py`,
-and those with other sums of products in `plan/weighing.py`.
+those with other sums of products in `plan/weighing.py`, and recurrent layers in `plan/steps.py`.
 
 Constants are kept as the graph has them; folding is a field, and emission lays the constants out
 for it.
@@ -20,6 +20,7 @@ from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan.movers import AHEAD, Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
 from binpoint.plan.rows import LayerNorm, Reciprocal, Softmax
+from binpoint.plan.steps import Recurrent
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit, last_steps
 from binpoint.plan.weighing import Blend, FloatSum, Product, Source, Sums
@@ -43,6 +44,7 @@ __all__ = (
     "Pair",
     "Product",
     "Reciprocal",
+    "Recurrent",
     "Reduce",
     "Softmax",
     "Source",

@@ -22,20 +22,21 @@ from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
 from binpoint.quantize.bias_correction import correct_biases
-from binpoint.quantize.choose_type import activation_type, weight_type
+from binpoint.quantize.choose_type import activation_type, narrowed, weight_bits, weight_type
 from binpoint.quantize.groups import activations, find_groups
-from binpoint.quantize.observe import Method, Range, observe
+from binpoint.quantize.observe import Method, Policy, Range, observe
 
 _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class AssignTypes(Pass):
-    """Give every value an 8-bit type.
+    """Give every value a type of 8 bits, or of as many as the option `activation_bits` gives.
 
-    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it; where
-       elements are merely moved or clamped, a type passes on to the result, and to an operand that
-       nobody else reads.
+    1. Types that are there stay; an op that prescribes its result's type (softmax) gives it, in
+       larger steps where that has too many bits; where elements are merely moved or clamped, a type
+       passes on to the result, and to an operand that nobody else reads. States of recurrent layers
+       keep their 8 bits.
     2. What remains is grouped: operands and results of ops that move or clamp elements share one
        type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range.
@@ -66,8 +67,8 @@ class AssignTypes(Pass):
         """See the class."""
         real = graph.copy()
         graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
-        stated = pass_types(graph)
-        _plain_codes(graph)
+        bits = context.options.activation_bits
+        stated = plain_types(graph, bits)
         grouped = self._activations(graph, context)
         if graph.quantized and not graph.rational:
             graph.filled = tuple(sorted(stated | grouped))
@@ -98,13 +99,14 @@ class AssignTypes(Pass):
                     range_,
                     symmetric=options.activations == "symmetric",
                     power_of_two=options.scales == "power-of-two",
+                    bits=options.activation_bits,
                 )
             except RangeOverflow as error:
                 raise RangeOverflow(
                     error.message, at=group.members[0], have=error.have, want=error.want
                 ) from error
             for name in group.members:
-                _set(graph, graph.value(name), kind)
+                set_type(graph, graph.value(name), kind)
         return {n for g in groups for n in g.observed}
 
     def _ranges(self, graph: Graph, names: frozenset[str], context: Context) -> Mapping[str, Range]:
@@ -116,18 +118,27 @@ class AssignTypes(Pass):
         method = Method(options.observer)
         samples = context.samples.spread(self.samples)
         found = observe(graph, names, samples, bins=method is not Method.MINMAX)
-        symmetric = options.activations == "symmetric"
-        return {
-            n: h.choose(method, options.percentile, symmetric=symmetric) for n, h in found.items()
-        }
+        policy = Policy(
+            method, options.percentile, options.activations == "symmetric", options.activation_bits
+        )
+        return {n: h.choose(policy) for n, h in found.items()}
 
 
-def _plain_codes(graph: Graph) -> None:
-    """Integers that the model takes, and whose meaning it nowhere states, stand for themselves."""
+def plain_types(graph: Graph, bits: int) -> set[str]:
+    """Set all types that follow without ranges; returns the results whose op prescribes one.
+
+    Integers that the model takes, and whose meaning it nowhere states, stand for themselves.
+
+    Args:
+        graph: changed in place.
+        bits: that a prescribed type has at most.
+    """
+    stated = pass_types(graph, bits)
     for name, storage in graph.coded.items():
         if graph.value(name).fixed is None:
-            _set(graph, graph.value(name), FixedType.per_tensor(storage, Dyadic.one()))
-    pass_types(graph)
+            set_type(graph, graph.value(name), FixedType.per_tensor(storage, Dyadic.one()))
+    pass_types(graph, bits)
+    return stated
 
 
 def _refuse_real_operands(graph: Graph) -> None:
@@ -164,15 +175,20 @@ def _missing(graph: Graph, names: frozenset[str]) -> MissingSamples:
     )
 
 
-def pass_types(graph: Graph) -> set[str]:
-    """Spread types through ops that keep them; set those that ops prescribe, and return whose."""
-    stated = {name for node in graph.nodes() for name in _pass_down(graph, node)}
+def pass_types(graph: Graph, bits: int) -> set[str]:
+    """Spread types through ops that keep them; set those that ops prescribe, and return whose.
+
+    Args:
+        graph: changed in place.
+        bits: that a prescribed type has at most.
+    """
+    stated = {name for node in graph.nodes() for name in _pass_down(graph, node, bits)}
     for node in reversed(graph.nodes()):
         _pass_up(graph, node)
-    return stated | {name for node in graph.nodes() for name in _pass_down(graph, node)}
+    return stated | {name for node in graph.nodes() for name in _pass_down(graph, node, bits)}
 
 
-def _pass_down(graph: Graph, node: Node) -> set[str]:
+def _pass_down(graph: Graph, node: Node, bits: int) -> set[str]:
     """To results: the types their op prescribes, or the one type of all operands if it keeps it.
 
     Returns the results that got a type that their op prescribes; whole numbers are not meant.
@@ -182,6 +198,8 @@ def _pass_down(graph: Graph, node: Node) -> set[str]:
     kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
     stated = node.op.result_type(*operands)
     prescribed = stated is not None and stated.scales != (Dyadic.one(),)
+    if stated is not None and prescribed and not graph.rational:
+        stated = narrowed(stated, bits)
     if stated is None and node.op.keeps_type and len(kinds) == 1:
         (stated,) = kinds
     each = node.op.result_types(*operands)
@@ -218,7 +236,7 @@ def _prescribe(graph: Graph, node: Node, index: int, kind: FixedType) -> None:
     value = graph.value(node.inputs[index])
     if value.constant is not None:
         codes = kind.quantize(value.constant.array).astype(kind.storage.dtype)
-        _replace_input(graph, node, index, codes, kind)
+        replace_operand(graph, node, index, codes, kind)
     elif graph.sole_consumer(value.name) is not None:
         graph.set_value(replace(value, fixed=kind))
 
@@ -229,7 +247,8 @@ def _range_of(value: Value) -> Range:
     return Range(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
 
 
-def _set(graph: Graph, value: Value, kind: FixedType) -> None:
+def set_type(graph: Graph, value: Value, kind: FixedType) -> None:
+    """Give a value a type; a constant becomes codes of it."""
     constant = value.constant
     if constant is not None:
         constant = Constant(kind.quantize(constant.array).astype(kind.storage.dtype))
@@ -252,10 +271,10 @@ def _free_bias(real: Graph, graph: Graph, node: Node) -> None:
             and assigned
         ):
             array = real_bias(value).astype(np.float32)
-            _replace_input(graph, node, index, array, None)
+            replace_operand(graph, node, index, array, None)
 
 
-def _replace_input(
+def replace_operand(
     graph: Graph, node: Node, index: int, array: NDArray[Any], kind: FixedType | None
 ) -> None:
     """Let a node read a new constant, real or, with `kind`, of codes."""
@@ -277,13 +296,13 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         if r is Role.BIAS and v.constant is not None
     ]
     data = [v for v, r in zip(arguments, roles, strict=True) if r is Role.ACTIVATION]
-    for index, (value, role) in enumerate(zip(arguments, roles, strict=True)):
-        if role is not Role.WEIGHT or value.fixed is not None or value.constant is None:
-            continue
+    for index in open_weights(graph, node):
+        value = arguments[index]
+        assert value.constant is not None
         assert data[0].fixed is not None
         array = value.constant.array
         bias = real_bias(biases[0]) if biases else None
-        bits = _bits(node, options)
+        bits = weight_bits(node, options)
         few = None if options.weight_terms is None else grid(options.weight_terms, _most(bits))
         try:
             kind = weight_type(
@@ -297,7 +316,7 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
         codes = _codes(array, kind, few).astype(kind.storage.dtype)
-        _replace_input(graph, node, index, codes, kind)
+        replace_operand(graph, node, index, codes, kind)
 
 
 def _most(bits: int) -> int:
@@ -316,21 +335,19 @@ def _codes(
     return nearest(array / scales, few)
 
 
-def _bits(node: Node, options: CompileOptions) -> int:
-    """Of the weights of a node."""
-    own = (options.layer_bits[n] for n in node.origin.names if n in options.layer_bits)
-    return next(own, options.weight_bits)
-
-
 def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
     """Refuse bits for a layer that has no weights without a type.
+
+    Where `binary-points` has chosen types it has asked before.
 
     Raises:
         BadOption: naming the layer.
     """
-    if not options.layer_bits:
+    if not options.layer_bits or options.binary_points != "range":
         return
-    known = {name for node in graph.nodes() if _open(graph, node) for name in node.origin.names}
+    known = {
+        name for node in graph.nodes() if open_weights(graph, node) for name in node.origin.names
+    }
     for name in sorted(options.layer_bits):
         if name not in known:
             raise BadOption(
@@ -340,12 +357,15 @@ def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
             )
 
 
-def _open(graph: Graph, node: Node) -> bool:
-    """Whether a node has weights that are to be quantized."""
+def open_weights(graph: Graph, node: Node) -> tuple[int, ...]:
+    """Which operands of a node are weights that are to be quantized."""
     assert isinstance(node.op, FloatOp)
-    roles = node.op.roles(len(node.inputs))
-    pairs = zip(graph.arguments(node), roles, strict=True)
-    return any(r is Role.WEIGHT and v.fixed is None and v.constant is not None for v, r in pairs)
+    pairs = zip(graph.arguments(node), node.op.roles(len(node.inputs)), strict=True)
+    return tuple(
+        index
+        for index, (value, role) in enumerate(pairs)
+        if role is Role.WEIGHT and value.fixed is None and value.constant is not None
+    )
 
 
 def real_bias(value: Value) -> NDArray[np.float64]:

@@ -18,7 +18,6 @@ from binpoint.quantize.simulate import Simulation
 BINS = 2048
 """Bins on each side of zero."""
 
-_LEVELS = 256
 _GRID = 64
 _CLIPPED = 1e-3
 _SMALLEST = -149
@@ -32,9 +31,24 @@ class Method(StrEnum):
     PERCENTILE = "percentile"
     """The stated part of the values, an equal part cut off at either end."""
     MSE = "mse"
-    """Least mean squared error of rounding and clipping to 256 levels."""
+    """Least mean squared error of rounding and clipping to the type's levels."""
     ENTROPY = "entropy"
-    """Least divergence (Kullback-Leibler) of the distribution clipped and rounded to 256 levels."""
+    """Least divergence (Kullback-Leibler) of the distribution clipped and rounded to the levels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A method, the percent that `PERCENTILE` keeps, and the type: its symmetry and its bits."""
+
+    method: Method
+    percentile: float = 99.99
+    symmetric: bool = False
+    bits: int = 8
+
+    @property
+    def levels(self) -> int:
+        """How many codes the type has."""
+        return 1 << self.bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +118,31 @@ class Histogram:
         """The middle of each bin."""
         return np.ldexp(np.arange(-BINS, BINS) + 0.5, self.exponent)
 
-    def choose(self, method: Method, percentile: float, *, symmetric: bool) -> Range:
-        """The range by a method, not wider than what was seen; if symmetric, −hi to hi."""
+    def choose(self, policy: Policy) -> Range:
+        """The range by a policy, not wider than what was seen; if symmetric, −hi to hi."""
         seen = self.range
-        if symmetric:
+        if policy.symmetric:
             reach = max(-seen.lo, seen.hi)
             seen = Range(-reach, reach)
         if not self.counts.any():
             return seen
-        match method:
+        match policy.method:
             case Method.MINMAX:
                 return seen
             case Method.PERCENTILE:
-                return _percentile(self, seen, percentile, symmetric=symmetric)
+                return _percentile(self, seen, policy)
             case Method.MSE:
-                return _least_error(self, seen, symmetric=symmetric)
+                return _least_error(self, seen, policy)
             case Method.ENTROPY:
-                return _least_divergence(self, seen)
+                return _least_divergence(self, seen, policy.levels)
 
 
-def _percentile(seen: Histogram, limits: Range, percent: float, *, symmetric: bool) -> Range:
+def _percentile(seen: Histogram, limits: Range, policy: Policy) -> Range:
+    percent = policy.percentile
     counts = seen.counts.copy()
     counts[BINS] += seen.zeros
     edges = np.ldexp(np.arange(-BINS, BINS + 1, dtype=np.float64), seen.exponent)
-    if symmetric:
+    if policy.symmetric:
         folded = counts[BINS:] + counts[BINS - 1 :: -1]
         kept = np.cumsum(folded) >= folded.sum() * percent / 100.0
         reach = min(limits.hi, float(edges[BINS + 1 :][np.argmax(kept)]))
@@ -139,7 +154,7 @@ def _percentile(seen: Histogram, limits: Range, percent: float, *, symmetric: bo
     return Range(max(limits.lo, min(lo, 0.0)), min(limits.hi, max(hi, 0.0)))
 
 
-def _least_error(seen: Histogram, limits: Range, *, symmetric: bool) -> Range:
+def _least_error(seen: Histogram, limits: Range, policy: Policy) -> Range:
     """Search ends at parts of the limits; of equal ones the widest.
 
     The error is the squared distance outside, the squares themselves in the level of zero, and
@@ -150,12 +165,12 @@ def _least_error(seen: Histogram, limits: Range, *, symmetric: bool) -> Range:
     below, clipped_below = _tail(-seen.centers[::-1], seen.counts[::-1], -low)
     above, clipped_above = _tail(seen.centers, seen.counts, high)
     total = int(seen.counts.sum())
-    if symmetric:
-        step = 2 * high / (_LEVELS - 2)
+    if policy.symmetric:
+        step = 2 * high / (policy.levels - 2)
         inside = total - clipped_below - clipped_above
         best = int(np.argmin(below + above + _rounding(seen, step, inside)))
         return Range(float(low[best]), float(high[best]))
-    step = (high[None, :] - low[:, None]) / (_LEVELS - 1)
+    step = (high[None, :] - low[:, None]) / (policy.levels - 1)
     inside = total - clipped_below[:, None] - clipped_above[None, :]
     error = below[:, None] + above[None, :] + _rounding(seen, step, inside)
     row, column = np.unravel_index(int(np.argmin(error)), error.shape)
@@ -186,8 +201,8 @@ def _tail(
     return np.maximum(s2 - 2 * ends * s1 + ends**2 * s0, 0.0), s0.astype(np.int64)
 
 
-def _least_divergence(seen: Histogram, limits: Range) -> Range:
-    """Both ends shrink together; the clipped distribution is compared with its 256-level form.
+def _least_divergence(seen: Histogram, limits: Range, levels: int) -> Range:
+    """Both ends shrink together; the clipped distribution is compared with its levelled form.
 
     Ranges that clip more than one value in a thousand do not compete: where values gather at few
     places, the divergence tells of these places and not of what is lost.
@@ -199,29 +214,29 @@ def _least_divergence(seen: Histogram, limits: Range) -> Range:
         outside = (seen.centers < range_.lo - half) | (seen.centers > range_.hi + half)
         if seen.counts[outside].sum() > _CLIPPED * (seen.counts.sum() + seen.zeros):
             break
-        divergence = _divergence(seen, range_)
+        divergence = _divergence(seen, range_, levels)
         if divergence < least:
             best, least = range_, divergence
     return best
 
 
-def _divergence(seen: Histogram, range_: Range) -> float:
+def _divergence(seen: Histogram, range_: Range, levels: int) -> float:
     """Σ p·log(p / q): p with the clipped values in its outermost bins, q levelled without."""
     half = np.ldexp(0.5, seen.exponent)
     inside = np.flatnonzero((seen.centers + half > range_.lo) & (seen.centers - half <= range_.hi))
-    if inside.size < _LEVELS:
+    if inside.size < levels:
         return np.inf
     start, stop = int(inside[0]), int(inside[-1]) + 1
     kept = seen.counts[start:stop].astype(np.float64)
     clipped = kept.copy()
     clipped[0] += seen.counts[:start].sum()
     clipped[-1] += seen.counts[stop:].sum()
-    step = (range_.hi - range_.lo) / (_LEVELS - 1)
+    step = (range_.hi - range_.lo) / (levels - 1)
     level = np.rint((seen.centers[start:stop] - range_.lo) / step).astype(np.int64)
-    level = np.clip(level, 0, _LEVELS - 1)
+    level = np.clip(level, 0, levels - 1)
     occupied = kept > 0
-    sums = np.bincount(level, kept, _LEVELS)
-    bins = np.bincount(level, occupied, _LEVELS)
+    sums = np.bincount(level, kept, levels)
+    bins = np.bincount(level, occupied, levels)
     levelled = np.where(occupied, sums[level] / np.maximum(bins[level], 1), 0.0)
     p, q = clipped / clipped.sum(), levelled / levelled.sum() if levelled.any() else levelled
     present = p > 0

@@ -12,12 +12,13 @@ _PIECE = 512
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """A window on an input of `size` and `depth`; `columns` are those that windows read."""
+    """A window on `depth` of all `channels` of an input; `columns` are those that windows read."""
 
     window: Window
     size: tuple[int, ...]
     columns: int
     depth: int
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +78,26 @@ def _runs(plane: Plane, row: int) -> dict[str, int]:
 
 
 def by_rows(plane: Plane) -> Layout:
-    """The rows that windows of one row read; columns between windows are left out."""
+    """The rows that windows of one row read; columns between windows are left out.
+
+    A row comes in parts, which are its columns where windows have but some of the channels.
+    """
     window, columns, depth = plane.window, plane.columns, plane.depth
     out, stride, reach = window.outputs(plane.size), window.strides[1], window.reach[0]
     parts, part, skipped = 1, min(plane.size[1], columns - window.before[1]), 0
-    if window.reach[1] < stride and not window.padded:
+    some = depth < plane.channels
+    if window.reach[1] < stride and not window.padded and (not some or window.reach[1] == 1):
         parts, part, skipped = out[1], window.reach[1], stride
         columns, stride = out[1] * part, part
+    elif some:
+        parts, part, skipped = part, 1, 1
     row = columns * depth + columns * depth % 2
     numbers = {
-        "in_h": plane.size[0], "line": plane.size[1] * depth, "out_h": out[0], "out_w": out[1],
-        "reach": reach, "stride_h": window.strides[0], "pad_h": window.before[0],
+        "in_h": plane.size[0], "line": plane.size[1] * plane.channels,
+        "out_h": out[0], "out_w": out[1], "reach": reach,
+        "stride_h": window.strides[0], "pad_h": window.before[0],
         "lead": window.before[1] * depth, "parts": parts, "part": part * depth,
-        "part_step": skipped * depth, "row": row, "step": stride * depth,
+        "part_step": skipped * plane.channels, "row": row, "step": stride * depth,
         **_runs(plane, row),
     }  # fmt: skip
     return Layout((("layout", "rows"),), numbers, row * reach)

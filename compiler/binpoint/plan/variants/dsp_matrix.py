@@ -59,7 +59,10 @@ class Product:
 
 
 def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """A convolution without groups and dilation, or a product with a constant matrix."""
+    """A convolution, or a product with a constant matrix.
+
+    Not in two directions dilated ones, nor groups that do not fill blocks of channels.
+    """
     node = step.nodes[0]
     inputs = graph.arguments(node)
     if step.call.variant or len(inputs) != 3 or inputs[0].elem.storage.dtype.itemsize != 1:
@@ -69,7 +72,7 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
             call = _dense(step, graph, _number(step, "rows"), options)
         case IntConv(groups=1) if node.op.stem == "conv" and _whole(node.op, inputs[0]):
             call = _dense(step, graph, inputs[0].shape[0], options)
-        case IntConv(groups=1) if node.op.stem == "conv":
+        case IntConv() if node.op.stem == "conv":
             call = _conv(step, inputs, node.op, options)
         case _:
             return None
@@ -97,7 +100,7 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
         return None
     run = product.weights.shape[2]
     if small:
-        plane = Plane(_ONE, (1, rows), rows, depth)
+        plane = Plane(_ONE, (1, rows), rows, depth, depth)
         layout = by_rows(plane) if rows == 1 and _tall_windows(graph) else by_pieces(plane)
         numbers = {"batches": 1, "run": run, "zero_x": 0} | layout.numbers
         scratch = 2 * layout.elements + 4
@@ -122,20 +125,22 @@ def _tall_windows(graph: Graph) -> bool:
 def _conv(
     step: Step, inputs: tuple[Value, ...], op: IntConv, options: CompileOptions
 ) -> KernelCall | None:
-    """Two windows at a time, from a few rows or a piece of one row in scratch."""
+    """Two windows at a time, from a few rows or a piece of one row in scratch, group by group."""
     x, w, _ = inputs
     window, size = op.window.planar(x.shape[1:-1])
-    (height, width), depth = window.kernel, x.shape[-1]
+    (height, width), depth = window.kernel, x.shape[-1] // op.groups
+    if op.groups > 1 and w.shape[0] // op.groups % _ROWS["wide"]:
+        return None
     columns = (window.outputs(size)[1] - 1) * window.strides[1] + window.reach[1]
     if (window.dilations[1] > 1 and height > 1) or columns <= window.before[1]:
         return None
     codes = _codes(w).reshape(w.shape[0], height, width, depth)
     few = depth <= _FEW_INPUTS and height > 1 and max(window.dilations) == 1
-    plane = Plane(window, size, columns, depth)
-    if few and options.optimize != "size":
+    plane = Plane(window, size, columns, depth, x.shape[-1])
+    if few and op.groups == 1 and options.optimize != "size":
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
         layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
-    elif _flat(window):
+    elif _flat(window) and op.groups == 1:
         layout = by_pieces(plane)
     else:
         layout = by_rows(plane)
@@ -148,7 +153,10 @@ def _conv(
         return None
     numbers = {"batches": x.shape[0] * layout.lines, "run": product.weights.shape[2]}
     numbers |= {"zero_x": op.zero} | layout.numbers
-    return _call("conv", step, product, numbers, layout.traits, 2 * layout.elements + 4, options)
+    traits, scratch = layout.traits, 2 * layout.elements + 4
+    if op.groups > 1:
+        numbers |= {"groups": op.groups, "depth": depth}
+    return _call("conv", step, product, numbers, traits, scratch, options)
 
 
 def _flat(window: Window) -> bool:
@@ -203,13 +211,14 @@ def _call(
     options: CompileOptions,
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
+    parts = numbers.get("groups", 1)
     op = step.nodes[1].op if len(step.nodes) > 1 else None
     product, found, words = _packed(product, op)
     if words is None:
         return None
     y = next(a for a in step.call.arguments if isinstance(a, Buffer) and a.written)
     x = next(a for a in step.call.arguments if isinstance(a, Buffer) and not a.written)
-    channels = product.bias.size
+    channels = product.bias.size // parts
     epilogue, stored = _stored(step.call.epilogue, op, found)
     unroll = "u4" if options.optimize == "size" else "u12"
     common = (("shape", product.shape), ("unroll", unroll), ("pack", product.packing.name))
@@ -218,7 +227,8 @@ def _call(
     widen = Block("widen", (("elem", str(x.elem)), order))
     one = stem == "conv" and options.optimize == "size"
     rest = one or channels % _ROWS[product.shape] != 0
-    tail = ("tail", "tail" if found is not None and rest else "")
+    tail = ("tail", "tail" if found is not None and rest and parts == 1 else "")
+    groups = ("groups", "grouped" if parts > 1 else "")
     arguments: tuple[Argument, ...] = (
         x,
         Table("w", Constant(words), U32),
@@ -235,7 +245,7 @@ def _call(
     return KernelCall(
         stem,
         arguments,
-        (*common, *traits, order, *stored, tail, moved),
+        (*common, *traits, order, *stored, tail, moved, groups),
         epilogue,
         step.call.formula,
         scratch,

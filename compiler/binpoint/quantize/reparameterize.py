@@ -1,0 +1,259 @@
+"""reparameterize-norms: the channels of a layer norm's result brought to one range."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binpoint.frontend.edit import drop_unread
+from binpoint.frontend.linear import Linear, linear_of, set_real
+from binpoint.ir.build import GraphBuilder
+from binpoint.ir.evaluate import constant_array
+from binpoint.ir.graph import Graph, Node
+from binpoint.ops.conv import Conv
+from binpoint.ops.dense import Dense
+from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.shape import Reshape, Transpose
+from binpoint.ops.slices import Take
+from binpoint.options import CompileOptions
+from binpoint.passes.base import Context, Effect, Pass, Stage
+from binpoint.passes.samples import Samples
+from binpoint.quantize.choose_type import activation_type, weight_bits, weight_type
+from binpoint.quantize.observe import Range
+from binpoint.quantize.simulate import Simulation
+
+_log = logging.getLogger(__name__)
+_Floats = NDArray[np.float64]
+_POWERS = (0.25, 0.5, 0.75, 1.0)
+_WORTHWHILE = 0.98
+_LEAST = 2.0**-8
+"""Of the mean range: a channel that hardly moves is not blown up further."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReparameterizeNorms(Pass):
+    """Move scales and offsets of channels from a layer norm into the products behind it.
+
+    1. A layer norm over the last axis whose result only matrix products with real weights read,
+       perhaps through ops that move whole rows (Reshape, Transpose, Take).
+    2. The result's channel c becomes (y − b)/r: gamma/r and (beta − b)/r before, W·diag(r) and
+       bias + W·b behind, so that the products are the same numbers. r is the range of the channel
+       over the mean range, to a power of at most 1, and b its centre, or zero. With the power 1
+       and centres it is RepQ-ViT's (Li et al. 2023, equations 8 to 11): one scale and zero point
+       for all channels without loss.
+    3. The products are computed on rows of the samples, with operand and weights rounded as
+       `assign-types` will round them. Of these moves the one with the least error is made, if that
+       is less by a fiftieth at least than without: weights have one step per output channel, and
+       lose what the operand gains where the ranges of channels are far apart.
+
+    Does nothing where the option `equalize` is off or there are no samples. `samples` and `rows`
+    are how many of them are used at most.
+    """
+
+    name: ClassVar[str] = "reparameterize-norms"
+    before: ClassVar[Stage] = Stage.FLOAT
+    after: ClassVar[Stage] = Stage.FLOAT
+    effect: ClassVar[Effect] = Effect.KEEPS_VALUES
+
+    samples: int = 32
+    rows: int = 4096
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """See the class."""
+        found = {n.name: readers for n in graph.nodes() if (readers := _products(graph, n))}
+        options, samples = context.options, context.samples
+        if not (found and options.equalize and samples is not None and samples.count):
+            return graph
+        seen = self._observed(graph, tuple(found), samples.spread(self.samples))
+        for name, readers in found.items():
+            _fold(graph, graph.node(name), readers, seen[name], options)
+        return graph
+
+    def _observed(
+        self, graph: Graph, norms: Sequence[str], samples: Samples
+    ) -> Mapping[str, _Rows]:
+        """What each norm gives for the samples."""
+        results = {graph.node(n).outputs[0]: n for n in norms}
+        found: dict[str, list[_Floats]] = {n: [] for n in norms}
+        simulation = Simulation(graph, rounded=False)
+        for inputs in samples.inputs():
+            for name, array in simulation.outputs(inputs, frozenset(results)).items():
+                rows: _Floats = array.reshape(-1, array.shape[-1]).astype(np.float64)
+                found[results[name]].append(rows)
+        return {n: _Rows.of(np.concatenate(parts), self.rows) for n, parts in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows ``[N, C]`` of a value, and the ends of each channel over all rows that were seen."""
+
+    rows: _Floats
+    lo: _Floats
+    hi: _Floats
+
+    @classmethod
+    def of(cls, rows: _Floats, most: int) -> _Rows:
+        """At most so many rows, evenly spread."""
+        chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64)
+        return cls(rows[chosen], rows.min(axis=0), rows.max(axis=0))
+
+    def moved(self, move: _Move) -> _Rows:
+        """The channels as (y − b)/r."""
+        return _Rows(
+            *((part - move.offsets) / move.factors for part in (self.rows, self.lo, self.hi))
+        )
+
+    @property
+    def range(self) -> Range:
+        """Of all channels, zero among it."""
+        return Range(min(0.0, float(self.lo.min())), max(0.0, float(self.hi.max())))
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Factor r and offset b of each channel."""
+
+    factors: _Floats
+    offsets: _Floats
+
+
+def _products(graph: Graph, node: Node) -> tuple[str, ...]:
+    """The products that are the only readers of a layer norm, if rule 1 holds."""
+    if not isinstance(node.op, LayerNorm):
+        return ()
+    (result,) = graph.results(node)
+    if node.op.axis != len(result.shape) - 1 or any(
+        v.constant is None for v in graph.arguments(node)[1:]
+    ):
+        return ()
+    found: dict[str, None] = {}
+    todo = [result.name]
+    while todo:
+        name = todo.pop()
+        readers = graph.consumers(name)
+        if graph.value(name).fixed is not None or name in graph.outputs or not readers:
+            return ()
+        for reader in readers:
+            if _moves_rows(graph, reader):
+                todo.extend(reader.outputs)
+            elif _is_product(graph, reader, name):
+                found[reader.name] = None
+            else:
+                _log.debug("%s not reparameterized: `%s` reads it", node.name, reader.name)
+                return ()
+    return tuple(sorted(found))
+
+
+def _moves_rows(graph: Graph, node: Node) -> bool:
+    """Whether rows, along the last axis, stay as they are."""
+    shape = graph.value(node.inputs[0]).shape
+    match node.op:
+        case Reshape(target):
+            return target[-1:] == shape[-1:]
+        case Transpose(order):
+            return order[-1] == len(shape) - 1
+        case Take(maps):
+            return tuple(maps[-1]) == tuple(range(shape[-1]))
+        case _:
+            return False
+
+
+def _is_product(graph: Graph, node: Node, name: str) -> bool:
+    """Whether a node multiplies each row with one real matrix."""
+    linear = linear_of(graph, node)
+    if linear is None or not linear.real or linear.x.name != name:
+        return False
+    match linear.op:
+        case Dense():
+            return True
+        case Conv(groups=groups):
+            one = linear.weights.type.size == linear.channels * linear.x.shape[-1]
+            return groups == 1 and one and not linear.padded
+        case _:
+            return False
+
+
+def _fold(
+    graph: Graph, norm: Node, readers: Sequence[str], seen: _Rows, options: CompileOptions
+) -> None:
+    """Rules 2 and 3."""
+    products = [p for name in readers if (p := linear_of(graph, graph.node(name)))]
+    nothing = _Move(np.ones_like(seen.lo), np.zeros_like(seen.lo))
+    error = _error(products, seen, nothing, options)
+    best, chosen = error * _WORTHWHILE, None
+    for move in _candidates(seen):
+        found = _error(products, seen, move, options)
+        if found < best:
+            best, chosen = found, move
+    if chosen is None:
+        return
+    _log.debug("reparameterized: `%s`, error %.3g to %.3g", norm.name, error, best)
+    gamma, beta = (constant_array(v).astype(np.float64) for v in graph.arguments(norm)[1:])
+    build = GraphBuilder(graph, norm.name, norm.origin)
+    new = [
+        build.constant(array.astype(np.float32), hint=name).name
+        for array, name in (
+            (gamma / chosen.factors, norm.inputs[1]),
+            ((beta - chosen.offsets) / chosen.factors, norm.inputs[2]),
+        )
+    ]
+    graph.replace(replace(norm, inputs=(norm.inputs[0], *new)))
+    drop_unread(graph, *norm.inputs[1:])
+    for product in products:
+        moved = product.matrix * chosen.factors
+        added = _matrix(product) @ chosen.offsets * _scale(product)
+        set_real(graph, product, product.x, moved, product.offsets + added)
+
+
+def _candidates(seen: _Rows) -> Iterator[_Move]:
+    """Centred ones first: of two with equal errors they change more."""
+    middle = (seen.lo + seen.hi) / 2
+    for offsets in (middle, np.zeros_like(middle)):
+        reach = np.maximum(seen.hi - offsets, offsets - seen.lo)
+        if not reach.any():
+            return
+        share = np.maximum(reach / reach.mean(), _LEAST)
+        for power in (0.0, *_POWERS):
+            yield _Move(share**power, offsets)
+
+
+def _error(products: Sequence[Linear], seen: _Rows, move: _Move, options: CompileOptions) -> float:
+    """Of the products, their channels' mean left out: power of the error over that of the result.
+
+    The mean goes into biases, where it costs nothing.
+    """
+    x = seen.moved(move)
+    power_of_two = options.scales == "power-of-two"
+    kind = activation_type(
+        x.range,
+        symmetric=options.activations == "symmetric",
+        power_of_two=power_of_two,
+        bits=options.activation_bits,
+    )
+    coded, total = kind.dequantize(kind.quantize(x.rows)), 0.0
+    for product in products:
+        matrix = _matrix(product) * move.factors
+        bits = weight_bits(product.node, options)
+        form = weight_type(matrix, None, 1.0, power_of_two=power_of_two, bits=bits)
+        most = form.storage.max
+        codes = np.clip(form.quantize(matrix), -most, most)
+        wanted = x.rows @ matrix.T
+        error = coded @ form.dequantize(codes).T - wanted
+        power = float(wanted.var(axis=0).mean())
+        total += float(error.var(axis=0).mean()) / power if power > 0 else 0.0
+    return total
+
+
+def _matrix(product: Linear) -> _Floats:
+    """The weights ``[O, C]``."""
+    return product.matrix.reshape(product.channels, -1)
+
+
+def _scale(product: Linear) -> float:
+    """What a product is multiplied by before its bias."""
+    return product.op.alpha if isinstance(product.op, Dense) else 1.0

@@ -20,7 +20,7 @@ module product #(parameter XW = 8, WW = 8, PW = 16, KIND = 0, TERMS = 1, SB = 1)
         end else if (KIND == 4) begin : shifts
             for (t = 0; t < TERMS; t = t + 1) begin : term
                 wire signed [PW-1:0] moved = w[t*(SB+2)] ? $signed(x) <<< w[t*(SB+2)+2 +: SB] : 0;
-                (* keep *) wire signed [PW-1:0] sum;
+                wire signed [PW-1:0] sum;
                 if (t == 0) begin : first
                     assign sum = w[1] ? -moved : moved;
                 end else begin : next
@@ -31,7 +31,7 @@ module product #(parameter XW = 8, WW = 8, PW = 16, KIND = 0, TERMS = 1, SB = 1)
         end else if (KIND == 5) begin : rows
             for (t = 0; t < WW; t = t + 1) begin : bits
                 wire signed [PW-1:0] moved = w[t] ? $signed(x) <<< t : 0;
-                (* keep *) wire signed [PW-1:0] sum;
+                wire signed [PW-1:0] sum;
                 if (t == 0) begin : first
                     assign sum = moved;
                 end else if (t == WW - 1) begin : last

@@ -17,8 +17,8 @@ _PRODUCT_IN_SLICE = 9
 _SHORT_WAIT = 3
 # Look-up tables of a product by a weight of so many bits, for each bit of the operand (`PRODUCTS`).
 _PRODUCT = {2: 2.0, 3: 3.0, 4: 6.0}
-# A product of several shifted operands takes more than its parts (`shifts`).
-_TERMS = 1.25
+# A product of several shifted operands, and one by bits, takes more than its parts.
+_TERMS, _ROWS = 1.25, 1.75
 _CLAMP_BIT = 0.6
 _JOIN, _OFFSET = 0.35, 0.3
 _COMPARE_BIT = 0.72
@@ -115,7 +115,7 @@ def shifts(x: int, bits: tuple[int, ...]) -> Resources:
 
 def rows(x: int, w: int) -> Resources:
     """A product by `w` bits, each of which adds a shifted operand."""
-    return Resources(lut=(w - 1) * (x + 1))
+    return Resources(lut=_ROWS * (w - 1) * (x + 1))
 
 
 def adder(width: int, free: int) -> Resources:

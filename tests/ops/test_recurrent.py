@@ -129,32 +129,36 @@ def test_float_form_is_that_of_onnxruntime(
 
 
 # One GRU and one LSTM of both directions on every run, the others among the slow ones.
-QUICK = (2, 5)
+QUICK = ((2, "cortex-m4"), (5, "cortex-m55"))
+CORES = ("cortex-m4", "cortex-m55")
 
 
-@pytest.mark.needs("gcc")
+@pytest.mark.needs("gcc", "arm-none-eabi-gcc", "qemu-system-arm")
 @pytest.mark.parametrize(
-    "layer",
+    ("layer", "core"),
     [
-        pytest.param(layer, id=str(layer), marks=[pytest.mark.slow] if i not in QUICK else [])
+        pytest.param(layer, core, marks=[pytest.mark.slow] if (i, core) not in QUICK else [])
         for i, layer in enumerate(LAYERS)
+        for core in CORES
     ],
+    ids=str,
 )
 def test_integer_witnesses_are_equal(
-    layer: Layer, rng: np.random.Generator, tmp_path: Path
+    layer: Layer, core: str, rng: np.random.Generator, tmp_path: Path
 ) -> None:
     model, samples = layer.model(rng), layer.samples(rng)
     (tmp_path / "layer.onnx").write_bytes(model.SerializeToString())
     np.savez(tmp_path / "samples.npz", **samples)  # pyright: ignore[reportArgumentType]
     result = compile_model(
         tmp_path / "layer.onnx",
-        load_target("host"),
+        load_target(core),
         CompileOptions(name="layer"),
         samples=tmp_path / "samples.npz",
     )
     assert result.verdict.answer is Answer.EQUAL
     found = {w.name: w.verdict for w in result.verdict.witnesses}
-    assert {found[n] for n in ("interpreter", "onnxruntime", "host")} == {Answer.EQUAL}
+    names = ("interpreter", "onnxruntime", "host", "emulator")
+    assert {found[n] for n in names} == {Answer.EQUAL}
 
 
 @pytest.mark.parametrize(

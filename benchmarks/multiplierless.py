@@ -2,8 +2,8 @@
 
 A float model of dense layers is compiled for a parallel top with weights of any codes of `--bits`
 bits, and of sums of 3, 2 and 1 signed powers of two. Printed are accuracy, the estimate, and what
-yosys finds for the layers' sums, written as Verilog: as products, with slices and without, and as
-graphs of adders. Every level of additions is registered in all of them.
+yosys finds for the sums of one layer, written as Verilog: as a graph of adders and, with weights of
+any codes, as products, with slices and without. Every level of additions is registered.
 """
 
 from __future__ import annotations
@@ -182,11 +182,13 @@ def row(model: Path, bits: int, few: Weights, calibrate_with: int, layer: int | 
         return [text(c) for c in cells] + ["-"] * (len(COLUMNS) - len(cells))
     unit = found[layer]
     model_of, graph = adders(unit), synthesised(graph_verilog(unit))
+    cells += [len(graph_of(unit.weights).adders), round(model_of.lut), graph.lut]
+    cells += [round(model_of.ff), graph.ff, graph.dsp]
+    if few.terms is not None:
+        return [text(c) for c in cells] + ["-"] * (len(COLUMNS) - len(cells))
     products = products_verilog(unit)
     wide, bare = synthesised(products), synthesised(products, "-nodsp")
-    cells += [len(graph_of(unit.weights).adders), round(model_of.lut), graph.lut]
-    cells += [round(model_of.ff), graph.ff, graph.dsp, wide.lut, wide.dsp, bare.lut]
-    return [text(c) for c in cells]
+    return [text(c) for c in (*cells, wide.lut, wide.dsp, bare.lut)]
 
 
 @click.command()

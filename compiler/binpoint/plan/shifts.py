@@ -48,6 +48,14 @@ def without_multipliers(unit: Unit) -> Unit:
             return unit
 
 
+def is_without(unit: Unit) -> bool:
+    """Whether a unit makes products so."""
+    if isinstance(unit, units.Sums):
+        return True
+    stored = isinstance(unit, Stored) and unit.store.arithmetic == "rows"
+    return stored or getattr(unit, "arithmetic", "") in {"shifts", "rows"}
+
+
 def _arithmetic(unit: units.Dense | units.Depthwise) -> str:
     """The cheaper way, of those there are."""
     if unit.arithmetic != "multiply":

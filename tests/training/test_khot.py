@@ -16,6 +16,7 @@ from binpoint.training import Plan, calibrate, export, learn, prepare
 from binpoint.training.cast import codes
 from binpoint.training.check import compare, integers
 from binpoint.training.quantizers import FixedPoint
+from binpoint.training.tune import tune
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -64,3 +65,11 @@ def test_a_trained_net_has_such_weights_in_the_compiler_too(count: int, tmp_path
                if v.constant is not None and v.constant.array.ndim == 2]  # fmt: skip
     assert len(weights) >= 2
     assert max(int(terms(w.astype(np.int64)).max()) for w in weights) == count
+
+
+def test_rounding_is_not_tuned_where_codes_are_few() -> None:
+    x = torch.randn(20, 6)
+    prepared = prepare(nn.Sequential(nn.Linear(6, 4)), weight_terms=1)
+    calibrate(prepared, [x])
+    with pytest.raises(NotTrainable, match="no rounding"):
+        tune(prepared, x)

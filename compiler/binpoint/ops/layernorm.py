@@ -258,8 +258,14 @@ class IntLayerNorm(IntegerOp):
         assert self.least_up >= 0, "u is negative"
         m, k = (constant_array(v).astype(np.int64) for v in inputs[1:])
         assert fits(m.tolist(), k.tolist(), _reach(n)), "a result leaves 32 bits"
-        ends = (np.array([[-_reach(n)], [_reach(n)]]) * m >> _WORD) + k
-        return (Interval.of(np.clip(ends >> self.shift, self.lo, self.hi)),)
+        ends = self.totals(m, k)
+        whole = Interval(ends.lo >> self.shift, ends.hi >> self.shift)
+        return (whole.clamp(self.lo, self.hi),)
+
+    def totals(self, m: IntArray, k: IntArray) -> Interval:
+        """The range of what is shifted at last, for multipliers and offsets of all channels."""
+        reach = _reach(self.block.n)
+        return Interval.of((np.array([[-reach], [reach]]) * m >> _WORD) + k)
 
     def clamped(self, lo: int, hi: int) -> IntLayerNorm:
         """The same op with its result clamped further."""

@@ -222,3 +222,7 @@ class IntShares(IntegerOp):
         """Three passes over the operand, two of them with exponentials."""
         size = outputs[0].type.size
         return Work(macs=2 * size, loads=3 * size, stores=size, notes=self.notes)
+
+    def in_place(self) -> tuple[int, ...]:
+        """A set is added first, and each element is read before its share is stored."""
+        return (0,)

@@ -333,6 +333,10 @@ class IntSoftmax(IntegerOp):
         size = outputs[0].type.size
         return Work(loads=3 * size, lookups=len(inputs) * size, stores=size, notes=self.notes)
 
+    def in_place(self) -> tuple[int, ...]:
+        """A set is added first, and each element is read before its share is stored."""
+        return (0,)
+
 
 @dataclass(frozen=True, slots=True)
 class OnnxruntimeSoftmax(IntegerOp):
@@ -396,3 +400,7 @@ class OnnxruntimeSoftmax(IntegerOp):
         """Three passes over the operand, two of them with lookups."""
         size = outputs[0].type.size
         return Work(loads=3 * size, lookups=len(inputs) * size, stores=size)
+
+    def in_place(self) -> tuple[int, ...]:
+        """A set is added first, and each element is read before its share is stored."""
+        return (0,)

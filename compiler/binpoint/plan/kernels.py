@@ -21,10 +21,13 @@ from binpoint.plan.variants import (
     dsp_elements,
     dsp_matmul,
     dsp_matrix,
+    dsp_rows,
     mve_depthwise,
     mve_lines,
     mve_maps,
+    mve_matmul,
     mve_matrix,
+    mve_rows,
 )
 from binpoint.target import Feature, McuTarget, Price
 
@@ -39,6 +42,9 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_maps.maximum),
     ("mve", mve_maps.lookup),
     ("mve", mve_maps.copy),
+    ("mve", mve_matmul.matmul),
+    ("mve", mve_rows.layernorm),
+    ("mve", mve_rows.softmax),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),
@@ -50,6 +56,8 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.concat),
     ("dsp", dsp_elements.copy),
     ("dsp", dsp_matmul.matmul),
+    ("dsp", dsp_rows.layernorm),
+    ("dsp", dsp_rows.softmax),
     ("dsp", block_matrix.narrow),
     ("registers", block_matrix.wide),
     ("registers", block_matrix.pair),

@@ -91,17 +91,17 @@ def lanes(op: Requantize, bias: Ints, acc: Interval, order: Sequence[int]) -> La
         acc: range of the sums with their bias.
         order: of the channels, in fours.
     """
-    rows = _rows(op, len(bias))
+    rows = rows_of(op, len(bias))
     if rows is None or op.result.storage.width != 8:
         return None
-    reaches = _reaches(op, acc, len(bias))
-    found = [_first(choices, reach) for choices, reach in zip(rows, reaches, strict=True)]
+    largest = reaches(op, acc, len(bias))
+    found = [_first(choices, reach) for choices, reach in zip(rows, largest, strict=True)]
     if any(f is None for f in found):
         return None
     return _packed(op, bias, [f for f in found if f is not None], order)
 
 
-def _reaches(op: Requantize, acc: Interval, channels: int) -> list[int]:
+def reaches(op: Requantize, acc: Interval, channels: int) -> list[int]:
     """The largest magnitude of each channel's sums."""
     ranges = op.reach if isinstance(op, OnnxruntimeRequantize) else ((acc.lo, acc.hi),)
     largest = [max(abs(lo), abs(hi), 1) for lo, hi in ranges]
@@ -122,7 +122,7 @@ def _first(choices: list[Row], reach: int) -> Found | None:
     return None
 
 
-def _rows(op: Requantize, channels: int) -> list[list[Row]] | None:
+def rows_of(op: Requantize, channels: int) -> list[list[Row]] | None:
     """The forms of each channel, the cheapest first."""
     form, zero = op.form, op.result.zero_points[0]
     exact = op.exact_scales() if isinstance(op, OnnxruntimeRequantize) else []

@@ -1,0 +1,107 @@
+"""Softmax and layer norm of rows of bytes with DSP instructions: the portable integers, cheaper.
+
+Layer norm: sums and squares of four bytes take two SXTB16 and four SMLAD; an element is MLA, SMMUL,
+SMMLA and a saturating shift, the formula itself.
+
+Softmax, of terms t up to 2^b with the sum S: y = floor((256·t + ⌊S/2⌋) / S) is 256·t/S to the
+nearest integer, a half up, for odd S as well, as 512·t + S is odd then and no multiple of 2·S. With
+R = ⌊(2^32 − 1) / ⌈S/256⌉⌉ ≤ 2^40/S the rounded high word q of t·R never exceeds y. It lacks
+t·(2^40/S − R) / 2^32: as ⌈S/256⌉ < S/256 + 1 and S ≥ 2^b at most 256·t/S·2^(8−b) + 2^-8, less than
+1/16 + 1/256 for b ≥ 20. So y is q or q + 1, and q + 1 where the rest 256·t + ⌊S/2⌋ − q·S is S or
+more; the rest is below S·(1 + 1/14), which is to fit 32 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.evaluate import constant_array
+from binpoint.ir.graph import Graph
+from binpoint.ir.kernel import Argument, Buffer, Number, Table
+from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.numeric.float32 import Ints
+from binpoint.ops.layernorm import IntLayerNorm
+from binpoint.ops.softmax import IntSoftmax
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.variants.rounding import saturation
+
+_BYTES = (I8, U8)
+_DISTANCES = 256
+_LEAST_TERM = 2**20
+_LARGEST_SUM = 2**32 * 14 // 15
+_FEW = 8
+
+
+def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Rows of bytes, whose squares add up in 32 bits."""
+    op, call = step.nodes[0].op, step.call
+    if not normalizes(step, graph, options):
+        return None
+    assert isinstance(op, IntLayerNorm)
+    name, lo, hi = saturation(op.lo, op.hi)
+    numbers = {a.name: a for a in call.arguments if isinstance(a, Number)}
+    x, y = (a for a in call.arguments if isinstance(a, Buffer) and a.name in "xy")
+    pairs = np.stack(parameters(step, graph), axis=1).astype(np.int32)
+    arguments: tuple[Argument, ...] = (
+        x, y, Table("constants", Constant(pairs), I32),
+        *(numbers[n] for n in ("outer", "n", "spare", "epsilon", "up")),
+    )  # fmt: skip
+    traits = (
+        ("saturation", name), ("least", str(op.lo)), ("most", str(op.hi)),
+        ("narrow", "narrow" if lo or hi else ""), ("shift", str(op.shift)),
+    )  # fmt: skip
+    note = "SMLAD adds two squares; SMMUL, SMMLA and a saturating shift are the formula itself"
+    found = replace(call, arguments=arguments, traits=traits, variant="dsp", note=note, shared=True)
+    return replace(step, call=found)
+
+
+def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:
+    """Whether a step is a layer norm of rows of bytes, whose squares add up in 32 bits."""
+    op = step.nodes[0].op
+    if not isinstance(op, IntLayerNorm) or options.optimize == "size" or not _rows(step, graph):
+        return False
+    narrow = dict(step.call.traits)["sums"] == "narrow"
+    return narrow and op.block.inner == 1 and op.block.n >= _FEW
+
+
+def parameters(step: Step, graph: Graph) -> tuple[Ints, Ints]:
+    """Multipliers and offsets of a layer norm."""
+    m, k = (constant_array(v).astype(np.int64) for v in graph.arguments(step.nodes[0])[1:])
+    return m, k
+
+
+def softmax(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Rows of bytes, with the terms in the order of elements in place of distances."""
+    if options.optimize == "size" or not is_quick(step, graph):
+        return None
+    call = step.call
+    table = constant_array(graph.arguments(step.nodes[0])[1])[::-1].astype(np.int32)
+    kept = [a for a in call.arguments if a.name in ("x", "y", "outer", "n")]
+    arguments: tuple[Argument, ...] = (*kept, Table("table", Constant(table), I32))
+    note = "the high word of a product with 2^40 / sum, or one more, as the rest proves"
+    found = replace(call, arguments=arguments, traits=(), variant="dsp", note=note, shared=True)
+    return replace(step, call=found)
+
+
+def is_quick(step: Step, graph: Graph) -> bool:
+    """Whether shares can be made from a reciprocal: rows of bytes in steps of 2^-8."""
+    op = step.nodes[0].op
+    if not isinstance(op, IntSoftmax) or not _rows(step, graph):
+        return False
+    table = graph.arguments(step.nodes[0])[1]
+    storage, top, n = op.result.storage, int(constant_array(table)[0]), op.block.n
+    plain = dict(step.call.traits)["form"] == "table" and table.shape == (_DISTANCES,)
+    whole = op.result.zero_point == storage.min and top == int(constant_array(table).max())
+    return (
+        plain and whole and op.block.inner == 1 and _FEW <= n < 2 * _DISTANCES
+        and top >= _LEAST_TERM and top * n < _LARGEST_SUM
+    )  # fmt: skip
+
+
+def _rows(step: Step, graph: Graph) -> bool:
+    values = graph.arguments(step.nodes[0])[0], graph.value(step.writes[0])
+    return all(v.elem.storage in _BYTES for v in values)

@@ -1,0 +1,83 @@
+"""Softmax and layer norm of rows of bytes on Helium: the portable integers in vectors.
+
+Layer norm is the formula itself, in 32-bit lanes. Its last shift rounds, as the assembler of
+binutils 2.40 takes VQSHRN for VQRSHRN, so half a step is taken off the offsets.
+
+In softmax a row has few shares, as its elements have few distances from the largest: they are made
+once a row, by the reciprocal of `dsp_rows`, and gathered. Of a distance d with 256·t[d] below a
+quarter of 2^k there is none where the sum has k bits, so no further ones are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from binpoint.ir.constant import Constant
+from binpoint.ir.evaluate import constant_array
+from binpoint.ir.graph import Graph
+from binpoint.ir.kernel import Argument, Buffer, Number, Table
+from binpoint.numeric.fixed import I32, U8
+from binpoint.ops.layernorm import IntLayerNorm
+from binpoint.ops.softmax import IntSoftmax
+from binpoint.options import CompileOptions
+from binpoint.plan.fuse import Step
+from binpoint.plan.variants.dsp_rows import is_quick, normalizes, parameters
+
+_GROUP = 8
+_HALF = 16
+_MOST_DOWN = 8
+_BITS = 33
+_SCRATCH = 1024
+_BYTES = 3
+_LONG = 32
+"""Elements of a row from which on it has about as many as distances with a share."""
+
+
+def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Rows of bytes to bytes of the whole range."""
+    op, call = step.nodes[0].op, step.call
+    if not normalizes(step, graph, options):
+        return None
+    assert isinstance(op, IntLayerNorm)
+    storage = op.result.storage
+    if (op.lo, op.hi) != (storage.min, storage.max) or not _HALF < op.shift <= _HALF + _MOST_DOWN:
+        return None
+    m, k = parameters(step, graph)
+    half = 1 << (op.shift - 1)
+    if op.totals(m, k).lo - half < -(2**31):
+        return None
+    numbers = {a.name: a for a in call.arguments if isinstance(a, Number)}
+    x, y = (a for a in call.arguments if isinstance(a, Buffer) and a.name in "xy")
+    padded = [np.pad(a, (0, -len(a) % _GROUP)) for a in (m, k - half)]
+    blocks = [a.reshape(-1, _GROUP // 2, 2) for a in padded]
+    fours = np.stack(blocks, axis=1).transpose(0, 3, 1, 2).astype(np.int32)
+    arguments: tuple[Argument, ...] = (
+        x, y, Table("constants", Constant(fours.reshape(-1)), I32),
+        *(numbers[n] for n in ("outer", "n", "spare", "epsilon", "up")),
+    )  # fmt: skip
+    found = replace(
+        call, arguments=arguments, traits=(("shift", str(op.shift)),), variant="mve", shared=True,
+        note="the formula itself, eight elements at a time",
+    )  # fmt: skip
+    return replace(step, call=found)
+
+
+def softmax(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """Rows of bytes in steps of 2^-8."""
+    op = step.nodes[0].op
+    if not is_quick(step, graph) or not isinstance(op, IntSoftmax) or op.block.n < _LONG:
+        return None
+    table = constant_array(graph.arguments(step.nodes[0])[1]).astype(np.int64)
+    if table.max() >= 1 << 8 * _BYTES:
+        return None
+    none = [np.flatnonzero(1024 * table < 1 << bits) for bits in range(_BITS)]
+    last = np.array([n[0] if n.size else len(table) - 1 for n in none], np.uint8)
+    kept = [a for a in step.call.arguments if a.name in ("x", "y", "outer", "n", "table")]
+    arguments: tuple[Argument, ...] = (*kept, Table("last", Constant(last), U8))
+    found = replace(
+        step.call, arguments=arguments, traits=(), variant="mve", shared=True, scratch=_SCRATCH,
+        note="shares of all distances, made once a row by a reciprocal, proved",
+    )  # fmt: skip
+    return replace(step, call=found)

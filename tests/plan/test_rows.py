@@ -1,0 +1,141 @@
+"""Softmax and layer norm of rows, with DSP instructions and with Helium."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from binpoint.ir.graph import Value
+from binpoint.ir.op import Semantics
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, U8, FixedType
+from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.softmax import Softmax, share_type
+from binpoint.options import CompileOptions
+from binpoint.plan.arrange import arrange
+from tests import laws
+from tests.ops.float_cases import real
+from tests.ops.sketch import Sketch
+
+OPTIONS = CompileOptions(planner="greedy")
+CORES = {"cortex-m4": "dsp", "cortex-m55": "mve"}
+
+
+def rows(s: Sketch) -> tuple[int, ...]:
+    """Rows of all lengths about whole words and vectors."""
+    return (*s.shape(s.number(0, 1)), s.number(1, 4), s.pick(s.number(8, 70), s.number(8, 40), 64))
+
+
+def scale(s: Sketch) -> Dyadic:
+    return Dyadic.from_float(np.float32(2.0 ** s.random.uniform(-9, -1)))
+
+
+def softmax(s: Sketch, shape: tuple[int, ...] | None = None) -> Value:
+    """Mostly in steps of 2^-8."""
+    storage, shape = s.storage(I8, U8), shape or rows(s)
+    x = s.input(shape, FixedType.per_tensor(storage, scale(s), s.zero(storage)))
+    kind = share_type(s.storage(I8, U8))
+    target = s.pick(kind, kind, kind, kind, s.type(kind.storage))
+    return s.lower(Softmax(len(shape) - 1), [x], target, Semantics.DYADIC)
+
+
+def layernorm(s: Sketch) -> Value:
+    """Results that saturate, and some whose range is a rectifier's."""
+    shape = rows(s)
+    n = shape[-1]
+    storage = s.storage(I8, U8)
+    x = s.input(shape, FixedType.per_tensor(storage, scale(s), s.zero(storage)))
+    gamma, beta = (real(s.rng.normal(mean, 0.5, n).astype(np.float32)) for mean in (1, 0))
+    storage = s.storage(I8, U8)
+    target = FixedType.per_tensor(storage, Dyadic.from_float(np.float32(0.02)), s.zero(storage))
+    y = s.lower(LayerNorm(len(shape) - 1, 1e-5), [x, gamma, beta], target, Semantics.DYADIC)
+    if s.pick(True, False):
+        return y
+    (node,) = (n for n in s.graph.nodes() if y.name in n.outputs)
+    clamped = laws.op_of(node).clamped(s.number(storage.min, 0), s.number(1, 127))
+    assert clamped is not None
+    s.graph.replace(replace(node, op=clamped))
+    return y
+
+
+def sketch(seed: int) -> Sketch:
+    s = Sketch(Random(seed))
+    for _ in range(8):
+        s.output(softmax(s))
+        s.output(layernorm(s))
+    s.output(softmax(s, (2, 257)))
+    s.output(softmax(s, (2, 600)))
+    return s
+
+
+def inputs(s: Sketch) -> list[laws.Codes]:
+    """Of all spreads: also rows with one large element, with two, a slope, and constant ones."""
+    found: list[laws.Codes] = list(laws.samples(s.graph, s.rng))
+    for kind in range(4):
+        sample: dict[str, NDArray[np.int64]] = {}
+        for name in s.graph.inputs:
+            value = s.graph.value(name)
+            lo, hi = value.interval.lo, value.interval.hi
+            codes = np.full(value.shape, s.number(lo, hi) if kind == 3 else lo, np.int64)
+            for _ in range(min(kind + 1, 2)):
+                places = s.rng.integers(0, value.shape[-1], (*value.shape[:-1], 1))
+                np.put_along_axis(codes, places, hi, axis=-1)
+            if kind == 2:
+                slope = np.linspace(lo, hi, value.shape[-1])
+                codes = np.broadcast_to(np.rint(slope), value.shape).astype(np.int64)
+            sample[name] = codes
+        found.append(sample)
+    return found
+
+
+@pytest.mark.parametrize(("core", "variant"), CORES.items())
+def test_the_kernels_are_taken(core: str, variant: str) -> None:
+    calls = [p.call for p in arrange(sketch(0).graph, OPTIONS, laws.unpriced(core)).steps]
+    for stem in ("softmax", "layernorm"):
+        assert sum(c.stem == stem and c.variant == variant for c in calls) > 1
+    assert all(c.variant for c in calls if c.stem == "layernorm")
+    assert any(c.stem == "softmax" and not c.variant for c in calls)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_the_twins_equal_the_reference(core: str) -> None:
+    s = sketch(1)
+    samples = inputs(s)
+    laws.law_4_kernels(s.graph, samples, laws.evaluated(s.graph, samples), OPTIONS, core)
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("core", CORES)
+def test_the_instructions_equal_the_reference(core: str) -> None:
+    s = sketch(2)
+    samples = inputs(s)
+    laws.law_8_instructions(s.graph, samples, laws.evaluated(s.graph, samples), OPTIONS, core)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_symbols_determine_texts(core: str) -> None:
+    texts: dict[str, str] = {}
+    for seed in range(2):
+        laws.law_7_variants(arrange(sketch(seed).graph, OPTIONS, laws.unpriced(core)), texts)
+    assert len(texts) > 4
+
+
+def test_shares_by_reciprocal_are_those_of_a_division() -> None:
+    """The proof of `dsp_rows`, for sums and terms of all sizes and all that are near a tie."""
+    rng = np.random.default_rng(5)
+    for top in (2**20, 2**22, 2**23):
+        most = 2**32 * 14 // 15 // top
+        sums = (top * np.exp2(rng.uniform(0, np.log2(most), 4000))).astype(np.uint64)
+        sums = np.concatenate([sums, top + np.arange(64, dtype=np.uint64)])
+        ties = (2 * rng.integers(0, 256, (len(sums), 24), np.uint64) + 1) * sums[:, None] // 512
+        terms = np.concatenate([ties, ties + 1, rng.integers(0, top + 1, (len(sums), 24))], axis=1)
+        terms = np.minimum(terms.astype(np.uint64), top)
+        total = sums[:, None]
+        scale = (2**32 - 1) // ((total + 255) >> 8)
+        share = (terms * scale + 2**31) >> 32
+        rest = (256 * terms + total // 2 - share * total) % 2**32
+        np.testing.assert_array_equal(share + (rest >= total), (256 * terms + total // 2) // total)

@@ -24,6 +24,7 @@ from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
+from binpoint.plan.mixed import MixedPatches
 from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
@@ -68,6 +69,7 @@ def mcu() -> Pipeline:
         ProveRequantizers(),
         KeepStates(),
         PatchStage(),
+        MixedPatches(),
     )
 
 
@@ -77,7 +79,7 @@ def fpga() -> Pipeline:
     Its streams never hold a whole map, so it needs no patches; and no state outlasts an inference.
     """
     pipeline = mcu()
-    for taken in (SlimIntegers, KeepStates, PatchStage):
+    for taken in (SlimIntegers, KeepStates, PatchStage, MixedPatches):
         pipeline = pipeline.without(taken.name)
     return pipeline
 

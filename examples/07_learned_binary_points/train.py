@@ -3,9 +3,10 @@
 
     python examples/07_learned_binary_points/train.py --data digits --net mlp --bits 4 --method qat
 
-`ptq` takes binary points from the largest values, `qat` trains weights and binary points
-together. Both start from the same float network, which is kept in the folder, and every layer
-computes in fixed point.
+`ptq` takes binary points from the largest values; `pass` chooses them by the error of the outputs,
+and `tune` learns which way to round each weight, both from some hundred samples without classes;
+`qat` trains weights and binary points together. All start from the same float network, which is
+kept in the folder, and every layer computes in fixed point.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ warnings.filterwarnings("ignore", module="brevitas")
 import torch  # noqa: E402
 
 from binpoint import CompileOptions, compile_model, load_target  # noqa: E402
-from binpoint.training import calibrate, export, prepare  # noqa: E402
+from binpoint.training import calibrate, export, fold_norms, place_points, prepare  # noqa: E402
 from binpoint.training.check import compare  # noqa: E402
 from binpoint.training.learn import Plan, accuracy, device, learn  # noqa: E402
+from binpoint.training.tune import Fit, tune  # noqa: E402
 
 _HERE = __import__("importlib").import_module
 data_of = _HERE("examples.07_learned_binary_points.data")
 nets = _HERE("examples.07_learned_binary_points.nets")
 
-METHODS = ("ptq", "qat")
-CALIBRATION = 500
+METHODS = ("ptq", "pass", "tune", "qat")
+CALIBRATION, PLACED = 500, 200
 FPGA = "zu7ev"
 FLOAT_RATE, RATE = 3e-3, 1e-3
 
@@ -75,10 +77,16 @@ def float_net(job: Job) -> Any:
 
 
 def fixed_net(job: Job, net: Any) -> Any:
-    """The network in fixed point, by `ptq` or `qat`."""
-    prepared = prepare(net, bits=job.bits, input_signed=job.data.signed)
+    """The network in fixed point, by one of the methods."""
+    start = fold_norms(net) if job.method == "pass" else net
+    prepared = prepare(start, bits=job.bits, input_signed=job.data.signed)
     seen = job.data.x[:CALIBRATION]
+    if job.method == "pass":
+        place_points(prepared, seen[:PLACED])
+        return prepared
     calibrate(prepared, seen.split(100), method="max" if job.method == "ptq" else "mse")
+    if job.method == "tune":
+        tune(prepared, seen, Fit(seed=job.seed, progress=job.progress))
     if job.method == "qat":
         plan = job.plan(f"qat{job.bits}", job.epochs, RATE)
         learn(prepared, job.data.x, job.data.y, plan, augment=job.data.augment)

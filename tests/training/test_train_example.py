@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from binpoint.training import export
+from binpoint.training.check import compare
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "guides" / "from-torch-to-firmware.md"
@@ -33,3 +37,21 @@ def test_the_pages_command_trains_and_every_witness_agrees(tmp_path: Path) -> No
     equal = {name for name, said in found["witnesses"].items() if said.startswith("equal")}
     assert {"brevitas", "interpreter", "onnxruntime", "host", "native integers"} <= equal
     assert (tmp_path / "digits-mlp-qat4.pt").is_file()
+
+
+@pytest.mark.parametrize("method", ["ptq", "pass", "tune"])
+def test_what_needs_no_classes_keeps_what_the_float_network_knows(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = importlib.import_module("examples.07_learned_binary_points.train")
+    monkeypatch.setattr(train, "CALIBRATION", 120)
+    monkeypatch.setattr(train, "PLACED", 40)
+    data = train.data_of.read("digits")
+    job = train.Job(data, "mlp", 5, method, 0, 6, tmp_path, 1, 5, False)
+    net = train.float_net(job)
+    plain = train.accuracy(net, data.test_x, data.test_y)
+    fixed = train.fixed_net(job, net.cpu())
+    assert train.accuracy(fixed, data.test_x, data.test_y) > plain - 0.03
+    assert plain > 0.85
+    export(fixed.cpu(), data.test_x[:1], tmp_path / "net.onnx")
+    assert compare(fixed, tmp_path / "net.onnx", data.test_x[:5]).quantizers == 3

@@ -6,6 +6,7 @@ Needs the extra `training`; nothing else in binpoint imports this package.
     net = prepare(module, bits=4)            # swaps the layers of a torch.nn.Module
     calibrate(net, batches)                  # first binary points, from data
     learn(net, x, y, Plan(epochs=5))         # weights and binary points, together
+    tune(net, x)                             # or without classes: rounding, layer by layer
     export(net, example, Path("net.onnx"))   # QONNX, which `binpoint compile` reads
 
 The format follows ap_fixed: `bits` wide, the binary point learned (Zhang et al. 2024, QFX).
@@ -29,11 +30,15 @@ if _MISSING:
 from binpoint.training.calibrate import calibrate  # noqa: E402 - only where torch is
 from binpoint.training.cast import Overflow, Rounding, cast  # noqa: E402
 from binpoint.training.export import export  # noqa: E402
+from binpoint.training.fold import fold_norms  # noqa: E402
 from binpoint.training.learn import Plan, learn  # noqa: E402
+from binpoint.training.points import place_points  # noqa: E402
 from binpoint.training.prepare import prepare  # noqa: E402
 from binpoint.training.quantizers import FixedPoint, formats  # noqa: E402
+from binpoint.training.tune import Fit, tune  # noqa: E402
 
 __all__ = (
+    "Fit",
     "FixedPoint",
     "Overflow",
     "Plan",
@@ -41,7 +46,10 @@ __all__ = (
     "calibrate",
     "cast",
     "export",
+    "fold_norms",
     "formats",
     "learn",
+    "place_points",
     "prepare",
+    "tune",
 )

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from binpoint.errors import NotTrainable
-from binpoint.training.quantizers import fixed_points
+from binpoint.training.quantizers import FixedPoint, fixed_points
 
 _KEPT = 1 << 16
 """Elements of a value that are looked at, evenly spread over each batch."""
@@ -28,7 +28,7 @@ def calibrate(module: nn.Module, batches: Iterable[Any], *, method: str = "mse")
     Raises:
         NotTrainable: no batch, or a quantizer that none of them reaches.
     """
-    parts = [(n, p) for n, p in fixed_points(module) if _is_activation(n)]
+    parts = list(activations(module))
     training = module.training
     module.eval()
     for _, part in parts:
@@ -48,6 +48,11 @@ def calibrate(module: nn.Module, batches: Iterable[Any], *, method: str = "mse")
         if not kept[name]:
             raise NotTrainable("a quantizer that no batch reaches", at=name)
         part.fit(torch.cat(kept[name]), method=method)
+
+
+def activations(module: nn.Module) -> Iterator[tuple[str, FixedPoint]]:
+    """The quantizers of activations by name, each once, in the order of the module's parts."""
+    return ((n, p) for n, p in fixed_points(module) if _is_activation(n))
 
 
 def _is_activation(name: str) -> bool:

@@ -67,6 +67,7 @@ class FixedPoint(nn.Module):
         self.register_buffer("width", torch.tensor(float(bit_width)))
         self.register_buffer("zero", torch.tensor(0.0))
         self.register_buffer("ready", torch.tensor(False))
+        self.open = False
         self.seen: list[Any] | None = None
         self.ran: list[Any] | None = None
         if start is not None:
@@ -91,6 +92,7 @@ class FixedPoint(nn.Module):
         """The tensor's value after the cast, and scale, zero point and width."""
         if self.seen is not None:
             self.seen.append(x.detach())
+        if self.open or self.seen is not None:
             return x, torch.exp2(-self.points), self.zero, self.width
         if not self.ready:
             self._begin(x)
@@ -139,7 +141,7 @@ class FixedPoint(nn.Module):
         reach = _over_rest(x.abs(), self.point.shape, torch.amax).clamp_min(_NOTHING)
         best = torch.floor(torch.log2(self.ends[1] / reach)) if self.ends[1] else -torch.log2(reach)
         if self.overflow is Overflow.WRAP or method == "max":
-            self._set(best)
+            self.set_points(best)
             return
         least, first = torch.full_like(best, torch.inf), best
         for step in range(_CANDIDATES):
@@ -151,9 +153,11 @@ class FixedPoint(nn.Module):
             error = _over_rest((y - x) ** 2, self.point.shape, torch.mean)
             better = error < least
             best, least = torch.where(better, tried, best), torch.where(better, error, least)
-        self._set(best)
+        self.set_points(best)
 
-    def _set(self, points: Any) -> None:
+    @torch.no_grad()
+    def set_points(self, points: Any) -> None:
+        """Take these binary points."""
         self.point.copy_(points)
         self.ready.fill_(True)
 

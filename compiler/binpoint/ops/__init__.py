@@ -10,6 +10,7 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.labels import Label
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.logsoftmax import LogSoftmax
@@ -47,6 +48,7 @@ OPS: tuple[type[Reader], ...] = (
     Mask,
     Attention,
     LayerNorm,
+    GroupNorm,
     Recurrent,
     Label,
     Transpose,

@@ -13,6 +13,7 @@ from binpoint.ops.elementwise import Binary, MinMax
 from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.labels import Label
 from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.logsoftmax import LogSoftmax
 from binpoint.ops.mask import Mask
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
@@ -43,6 +44,7 @@ OPS: tuple[type[Reader], ...] = (
     ReduceExtreme,
     ArgExtreme,
     Softmax,
+    LogSoftmax,
     Mask,
     Attention,
     LayerNorm,

@@ -8,7 +8,6 @@ from types import MappingProxyType
 _GENERAL = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
 _HINTS: Mapping[str, str] = MappingProxyType(
     {
-        "LogSoftmax": "use Softmax; its largest element is the same, so ArgMax stays as it is",
         "Hardmax": "use ArgMax",
         "ReduceL1": "write it with Abs and ReduceSum",
         "ReduceSumSquare": "write it with Mul and ReduceSum",

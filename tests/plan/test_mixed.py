@@ -31,6 +31,7 @@ from binpoint.quantize.coarsen import Occurrences
 from binpoint.quantize.narrow import maps_of, narrowed
 from binpoint.quantize.patch_values import Outliers, with_outliers
 from binpoint.quantize.stage_samples import error
+from binpoint.sim.departures import departures
 from binpoint.target import microcontroller
 
 HOST = microcontroller(load_target("host"))
@@ -152,6 +153,16 @@ def test_the_first_body_is_the_uniform_one(uniform: Graph, context: Context) -> 
     assert [op.bodies[0] for op in stages(made)] == [op.bodies[0] for op in stages(uniform)]
     kinds = [sorted(type(n.op).__name__ for n in undivided(g).nodes()) for g in (made, uniform)]
     assert kinds[0] == kinds[1]
+
+
+def test_results_are_no_longer_those_of_the_file(
+    uniform: Graph, context: Context, model: Path
+) -> None:
+    made = MixedPatches(0.5, 0.01, samples=2).run(uniform.copy(), context)
+    mixed = {n.outputs[0] for n in made.nodes() if isinstance(n.op, Patched) and n.op.body_of}
+    assert mixed
+    assert {d.value for d in departures(made, model) if "fewer bits" in d.reason} == mixed
+    assert not [d for d in departures(uniform, model) if "fewer bits" in d.reason]
 
 
 def test_samples_are_needed_and_knobs_have_ranges(uniform: Graph) -> None:

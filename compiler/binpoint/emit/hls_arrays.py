@@ -43,6 +43,7 @@ class Parts:
     store: StoreView | None = None
     operand: str = ""
     functions: tuple[tuple[str, str, str], ...] = ()
+    sums: SumsView | None = None
 
     @property
     def arrays(self) -> tuple[ArrayView, ...]:
@@ -54,6 +55,15 @@ class Parts:
         """Type and text of each constant, by name."""
         kinds = {name: "int" if abs(v) < 2**31 else "int64_t" for name, v in self.constants.items()}
         return tuple((f"{kinds[n]} {n}", literal(v)) for n, v in self.constants.items())
+
+
+@dataclass(frozen=True, slots=True)
+class SumsView:
+    """Sums as statements: numbers of a graph of adders, then the text of each sum."""
+
+    operands: int
+    numbers: tuple[str, ...]
+    results: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ class StoreView:
     thresholds: str = ""
     sign: str = ""
     levels: int = 0
-    multiplier: str = ""
+    product: str = ""
     offset: str = ""
     shift: str = ""
     exact: bool = True
@@ -242,11 +252,35 @@ def _mulshift(
         even=store.even,
         odd_zero=store.zero & 1,
         corrections=tuple(corrections),
-        multiplier=multiplier[1],
+        product=_times(store, multiplier[1]),
         offset=offset[1],
         shift=shift[1],
     )
     return tuple(arrays), view
+
+
+def _times(store: Store, multiplier: str) -> str:
+    """The product of x with the store's multiplier."""
+    assert store.multiplier is not None
+    assert store.total is not None
+    if store.arithmetic == "rows":
+        return by_bits("total_t", store.total, "x", multiplier, Interval.of(store.multiplier.array))
+    return f"bp_mul<total_t>(x, {multiplier})"
+
+
+def by_bits(result: str, elem: IntType, operand: str, number: str, numbers: Interval) -> str:
+    """The product with a number of some range by its bits, as `result`, an alias of `elem`.
+
+    A number that may be negative counts by its size, so that no sum on the way exceeds the product.
+    """
+    bits = max(-numbers.lo, numbers.hi, 1).bit_length()
+    wider = int_name(IntType(min(64, elem.width + 2), signed=True))
+    plus, minus = (f"bp_rows<{wider}, {bits}>({operand}, {n})" for n in (number, f"-{number}"))
+    if numbers.lo >= 0:
+        return f"{result}({plus})"
+    if numbers.hi <= 0:
+        return f"{result}(-{minus})"
+    return f"({number} < 0 ? {result}(-{minus}) : {result}({plus}))"
 
 
 def _column(

@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import assert_never
 
+from binpoint.numeric.digits import terms
 from binpoint.plan import fabric, units
 from binpoint.plan.design import Design
 from binpoint.plan.estimate_rows import Whole, whole
-from binpoint.plan.estimate_sums import held, sums
+from binpoint.plan.estimate_sums import adders_depth, held, sums
 from binpoint.plan.fabric import HANDSHAKE, Resources
 from binpoint.plan.store import Store
 from binpoint.plan.units import Unit
@@ -102,6 +103,8 @@ def latency(unit: Unit) -> int:
             return 3 + fabric.bits(unit.simd) * (unit.simd > 1) + _store_stages(unit.store)
         case units.Blend():
             return 3 + _store_stages(unit.store)
+        case units.Sums():
+            return 2 + adders_depth(unit) + _store_stages(unit.store)
         case units.Reduce():
             return 2 + _store_stages(unit.store)
         case units.Map():
@@ -150,6 +153,8 @@ def resources(unit: Unit) -> Resources:
 
 def _stored(unit: Whole) -> Resources:
     """What stores the sums of a unit, if it has a store."""
+    if isinstance(unit, units.Sums):
+        return stores(unit.store, unit.acc.width, 1, unit.pe)
     if isinstance(unit, units.Product | units.Blend):
         return stores(unit.store, unit.acc.width, unit.folds, unit.pe)
     return Resources()
@@ -204,7 +209,7 @@ def _rescaled(store: Store, x: int, folds: int, lanes: int, *, added: bool) -> R
         each = Resources() if added else Resources(lut=whole, ff=whole)
         each += fabric.clamp(max(whole - shifts[0], y), y)
     else:
-        each = fabric.mulshift(x, m, k, whole, shifts[0], y)
+        each = fabric.mulshift(x, m, k, whole, shifts[0], y, store.arithmetic)
     if len(shifts) > 1:
         each += Resources(lut=whole * math.ceil(math.log(len(shifts), 4)))
     lists = [c.array for c in (store.ups, store.downs) if c is not None]
@@ -343,12 +348,19 @@ def _pair(unit: units.Pair) -> Resources:
     numbers = dict(unit.numbers)
     match unit.form:
         case "linear":
-            each = _scaled(a, numbers["ma"]) + _scaled(b, numbers["mb"])
+            each = fabric.total(
+                [
+                    _scaled(width, number, unit.arithmetic)
+                    for width, number in ((a, numbers["ma"]), (b, numbers["mb"]))
+                ]
+            )
             if each.dsp < _BOTH:
                 each += Resources(lut=product, ff=product)
         case "product":
             zeros = Resources(lut=(a if numbers["zero_a"] else 0) + (b if numbers["zero_b"] else 0))
-            each = zeros + fabric.product(a + 1, b + 1, "multiply")
+            rows = unit.arithmetic == "rows"
+            each = zeros
+            each += fabric.rows(a, b) if rows else fabric.product(a + 1, b + 1, "multiply")
         case "table":
             each = Resources(lut=product)
         case _:
@@ -363,10 +375,13 @@ def _pair(unit: units.Pair) -> Resources:
     return fabric.total(parts) + stores(unit.store, product, 1, unit.pe, added=in_slices)
 
 
-def _scaled(width: int, number: int) -> Resources:
+def _scaled(width: int, number: int, arithmetic: str) -> Resources:
     """A product with a number that is known."""
     if _is_shift(number):
         return Resources()
+    if arithmetic == "rows":
+        added = int(terms(number)) - 1
+        return Resources(lut=added * (width + number.bit_length() / 2))
     return fabric.product(width, number.bit_length() + 1, "multiply")
 
 

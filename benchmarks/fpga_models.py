@@ -20,12 +20,12 @@ from binpoint.driver import Result
 from binpoint.errors import BinpointError, DoesNotFit
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
+from binpoint.passes.convert import stored_inputs
 from binpoint.plan import units
 from binpoint.plan.folding import Choice
 from binpoint.report.accuracy import task_of
 from binpoint.report.summary import macs_of
 from binpoint.sim.compare import first_difference
-from binpoint.sim.convert import stored_inputs
 from binpoint.sim.emitted import EmittedHls
 from binpoint.sim.host_hls import Build
 from binpoint.sim.verify import reference

@@ -27,13 +27,13 @@ from binpoint.ops.dense import Dense
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.methods import Method
 from binpoint.passes.base import Context
+from binpoint.passes.convert import real, stored_inputs
 from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
 from binpoint.pipelines import mcu
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.reparameterize import ReparameterizeNorms
 from binpoint.quantize.simulate import Simulation
-from binpoint.sim.convert import real, stored_inputs
 from binpoint.sim.source import run_source
 
 MODELS = ("vit_cifar10_float", "vit_cifar10_qdq", "vit_cifar10_qdq_matmul")

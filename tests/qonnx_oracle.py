@@ -17,7 +17,7 @@ from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Node
 from binpoint.numeric import float32
 from binpoint.ops.thresholds import IntThresholds
-from binpoint.sim.convert import real
+from binpoint.passes.convert import real
 
 DOMAIN = "qonnx.custom_op.general"
 Arrays = dict[str, npt.NDArray[Any]]

@@ -20,6 +20,7 @@ from binpoint.ir.graph import Graph
 from binpoint.ir.text import dump
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Stage
+from binpoint.passes.convert import stored_inputs
 from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
 from binpoint.plan import budget
@@ -41,7 +42,6 @@ from binpoint.report.summary import (
     summarize,
 )
 from binpoint.sim.check_graph import write_onnx
-from binpoint.sim.convert import stored_inputs
 from binpoint.sim.departures import departures
 from binpoint.sim.emitted import EmittedC, EmittedHls
 from binpoint.sim.folder import read_folder, verify_written

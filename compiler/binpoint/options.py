@@ -24,7 +24,7 @@ Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "mcu": frozenset({"optimize", "fpu", "arena", "io", "planner"}),
+        "mcu": frozenset({"optimize", "patches", "fpu", "arena", "io", "planner"}),
         "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
     }
 )
@@ -50,6 +50,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         name: prefix of every external C symbol; by default derived from the model's file name.
         optimize: ``speed`` inlines kernels per node, ``size`` shares them, ``ram`` is ``speed``
             with layers computed patch by patch where that saves memory.
+        patches: ``mixed`` gives layers computed patch by patch maps of fewer bits where the
+            samples' patches have no outliers; ``uniform`` keeps what whole maps compute.
         observer: how ranges are found in the samples of a float model.
         percentile: part of the values that the ``percentile`` observer keeps, in percent.
         activations: whether activations of a float model may have a zero point.
@@ -86,6 +88,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     name: Identifier | None = None
     optimize: Literal["speed", "size", "ram"] = "speed"
+    patches: Literal["uniform", "mixed"] = "uniform"
     observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
     activations: Literal["asymmetric", "symmetric"] = "asymmetric"

@@ -23,6 +23,7 @@ from binpoint.passes.base import Pass, Stage
 from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
+from binpoint.plan.mixed import MixedPatches
 from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
@@ -66,6 +67,7 @@ def mcu() -> Pipeline:
         SimplifyIntegers(),
         ProveRequantizers(),
         PatchStage(),
+        MixedPatches(),
     )
 
 
@@ -74,7 +76,7 @@ def fpga() -> Pipeline:
 
     Its streams never hold a whole map, so it needs no patches.
     """
-    return mcu().without(SlimIntegers.name).without(PatchStage.name)
+    return mcu().without(SlimIntegers.name).without(PatchStage.name).without(MixedPatches.name)
 
 
 PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))

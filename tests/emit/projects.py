@@ -16,10 +16,10 @@ from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
+from binpoint.passes.convert import stored_inputs
 from binpoint.passes.manager import run
 from binpoint.plan.arrange import arrange
 from binpoint.plan.program import Program
-from binpoint.sim.convert import stored_inputs
 from binpoint.sim.verify import reference
 from binpoint.target import load_target
 from tests.build import save

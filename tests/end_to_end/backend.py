@@ -24,8 +24,8 @@ from binpoint.ir.graph import Graph
 from binpoint.ops import OPS
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
+from binpoint.passes.convert import real, stored
 from binpoint.passes.manager import run
-from binpoint.sim.convert import real, stored
 from binpoint.target import load_target
 
 Array = NDArray[Any]

@@ -21,8 +21,8 @@ from binpoint.emit.mcu_c import render
 from binpoint.frontend.qonnx import is_quantizer
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
+from binpoint.passes.convert import stored
 from binpoint.plan.arrange import arrange
-from binpoint.sim.convert import stored
 from binpoint.sim.host_c import run_host
 from binpoint.target import load_target
 from tests.nets_qonnx import lowered

@@ -22,8 +22,8 @@ from binpoint.ir.text import dump
 from binpoint.ir.verify import verify
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
+from binpoint.passes.convert import stored_inputs
 from binpoint.passes.manager import run
-from binpoint.sim.convert import stored_inputs
 from binpoint.sim.source import compare_source
 from binpoint.target import load_target
 from tests.build import FLOAT, INT8, UINT8, info, model, node, save, tiny

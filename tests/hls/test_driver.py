@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from binpoint.emit.fpga_hls import render
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
+from binpoint.passes.convert import real, stored
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Design
-from binpoint.sim.convert import real, stored
 from tests.hls.designs import fpga, lowered_file
 
 OPTIONS = CompileOptions(name="net")

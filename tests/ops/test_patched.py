@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
-from binpoint.ir.op import IntegerOp
 from binpoint.numeric.fixed import I8, U8
 from binpoint.numeric.interval import Interval
 from binpoint.ops.broadcast import Broadcast
@@ -22,7 +21,6 @@ from binpoint.ops.copy import transposed
 from binpoint.ops.dense import IntDense
 from binpoint.ops.halo import regions, spatial
 from binpoint.ops.pairwise import IntAdd
-from binpoint.ops.patched import Patched
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.ops.window import Window
@@ -179,39 +177,3 @@ def test_patches_on_the_emulated_core() -> None:
         inputs = laws.samples(graph, np.random.default_rng(seed))
         values = laws.evaluated(graph, inputs)
         laws.law_8_instructions(graph, inputs, values, CompileOptions(name="patches"), "cortex-m4")
-
-
-@settings(max_examples=2, suppress_health_check=_SLOW, phases=[Phase.explicit, Phase.generate])
-@given(randoms)
-def test_witnesses_agree_on_patches_of_two_bodies(random: Random) -> None:
-    s, _ = net(random, 3)
-    graph = patched(s)
-    if graph is None:
-        return
-    (node,) = [n for n in graph.nodes() if isinstance(n.op, Patched)]
-    assert isinstance(node.op, Patched)
-    body = node.op.bodies[0]
-    count = len(node.op.patches)
-    classes = tuple(random.randrange(2) for _ in range(count))
-    op = replace(node.op, bodies=(body, _coarser(body)), body_of=classes)
-    graph.replace(replace(node, op=op))
-    graph.set_value(replace(graph.value(node.outputs[0]), bounds=None))
-    inputs = laws.samples(graph, np.random.default_rng(1))
-    values = laws.evaluated(graph, inputs)
-    laws.law_3_check_graph(graph, inputs, values)
-    laws.law_4_kernels(graph, inputs, values, CompileOptions(name="patches"), "cortex-m4")
-
-
-def _coarser(body: Graph) -> Graph:
-    """The same layers, clamped to fewer codes where they round."""
-    made = body.copy()
-    for node in body.nodes():
-        if isinstance(node.op, DyadicRequantize):
-            storage = node.op.result.storage
-            middle = (storage.min + storage.max) // 2
-            made.replace(replace(node, op=node.op.clamped(middle - 7, middle + 8)))
-    for node in made.nodes():
-        assert isinstance(node.op, IntegerOp)
-        (result,), (bounds,) = made.results(node), node.op.bounds(*made.arguments(node))
-        made.set_value(replace(result, bounds=bounds))
-    return made

@@ -20,11 +20,11 @@ from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.ort import float_operators
 from binpoint.passes.base import Context
+from binpoint.passes.convert import real, stored
 from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
 from binpoint.report import render
 from binpoint.report.summary import Report
-from binpoint.sim.convert import real, stored
 from binpoint.sim.departures import Departure, departures
 from binpoint.target import load_target
 from tests import models

@@ -25,6 +25,7 @@ from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.dense import IntDense
 from binpoint.ops.linear import Weights, channel_reach, finish, imported_bias, read_weights
+from binpoint.ops.requantize import Ranges
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
 
@@ -167,21 +168,21 @@ class IntConv(IntegerOp):
     def _channels(self, w: Value) -> int:
         return w.shape[0]
 
-    def _rows(self, w: NDArray[Any]) -> NDArray[Any]:
+    def rows(self, w: Value) -> IntArray:
         """Weights as ``[O, taps·inputs]``."""
-        return w.reshape(w.shape[0], -1)
+        assert w.constant is not None
+        return w.constant.array.reshape(w.shape[0], -1).astype(np.int64)
+
+    def reach(self, *inputs: Value) -> Ranges:
+        """The exact range of each channel's sums; a padded tap may also contribute zero."""
+        x, w, bias = inputs
+        assert bias.constant is not None
+        weights = Weights(self.rows(w), bias.constant.array.astype(np.int64), w.elem)
+        return channel_reach(weights, x, padded=self.window.padded, zero=self.zero)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
-        """From the actual weights; a padded tap may also contribute zero."""
-        x, w, bias = inputs
-        assert w.constant is not None
-        assert bias.constant is not None
-        weights = Weights(
-            self._rows(w.constant.array).astype(np.int64),
-            bias.constant.array.astype(np.int64),
-            w.elem,
-        )
-        reach = channel_reach(weights, x, padded=self.window.padded, zero=self.zero)
+        """From the actual weights."""
+        reach = self.reach(*inputs)
         return (Interval(min(lo for lo, _ in reach), max(hi for _, hi in reach)),)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
@@ -257,8 +258,10 @@ class IntDepthwise(IntConv):
     def _channels(self, w: Value) -> int:
         return w.shape[-1]
 
-    def _rows(self, w: NDArray[Any]) -> NDArray[Any]:
-        return np.moveaxis(w, -1, 0).reshape(w.shape[-1], -1)
+    def rows(self, w: Value) -> IntArray:
+        """Weights as ``[O, taps]``."""
+        assert w.constant is not None
+        return np.moveaxis(w.constant.array, -1, 0).reshape(w.shape[-1], -1).astype(np.int64)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""

@@ -22,6 +22,7 @@ from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Seman
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
+from binpoint.ops.requantize import Ranges
 from binpoint.ops.rescale import accumulator, linear_factors, requantize
 from binpoint.ops.shape import transpose_value
 
@@ -176,15 +177,21 @@ class IntDense(IntegerOp):
         x, w, _ = inputs
         return (TensorType((*x.shape[:-1], w.shape[0]), self.result),)
 
+    def rows(self, w: Value) -> IntArray:
+        """Weights as ``[N, K]``."""
+        assert w.constant is not None
+        return w.constant.array.astype(np.int64)
+
+    def reach(self, *inputs: Value) -> Ranges:
+        """The exact range of each channel's sums."""
+        x, w, bias = inputs
+        assert bias.constant is not None
+        weights = Weights(self.rows(w), bias.constant.array.astype(np.int64), w.elem)
+        return channel_reach(weights, x, padded=False, zero=0)
+
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the actual weights."""
-        x, w, bias = inputs
-        assert w.constant is not None
-        assert bias.constant is not None
-        weights = Weights(
-            w.constant.array.astype(np.int64), bias.constant.array.astype(np.int64), w.elem
-        )
-        reach = channel_reach(weights, x, padded=False, zero=0)
+        reach = self.reach(*inputs)
         return (Interval(min(lo for lo, _ in reach), max(hi for _, hi in reach)),)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:

@@ -174,8 +174,9 @@ def _cropped(part: Graph, name: str, have: Region, wanted: Region) -> str:
     if have == wanted:
         return name
     value = part.value(name)
-    first = "_".join(f"{a}_{b}" for a, b in wanted)
-    crop = f"{name}_crop_{first}"
+    # By its place in what is there, so that patches which crop alike are alike.
+    within = "_".join(f"{a - h}_{b - h}" for (a, b), (h, _) in zip(wanted, have, strict=True))
+    crop = f"{name}_crop_{within}"
     if part.has_value(crop):
         return crop
     strides = row_major(value.shape)

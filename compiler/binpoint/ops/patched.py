@@ -119,6 +119,11 @@ class Patched(IntegerOp):
             graph = self.bodies[body]
             yield Patch(body, region, regions(graph, region)[graph.inputs[0]])
 
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The bodies that compute a patch."""
+        return tuple(sorted({patch.body for patch in self.patches}))
+
     @cached_property
     def parts(self) -> tuple[Graph, ...]:
         """The graph of each patch."""
@@ -135,7 +140,8 @@ class Patched(IntegerOp):
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """The union of what the bodies prove of their outputs."""
-        found = [body.value(body.outputs[0]).interval for body in self.bodies]
+        bodies = [self.bodies[i] for i in self.used]
+        found = [body.value(body.outputs[0]).interval for body in bodies]
         return (Interval(min(b.lo for b in found), max(b.hi for b in found)),)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
@@ -148,32 +154,21 @@ class Patched(IntegerOp):
         return (result,)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """One body: the stage without patches, which it must equal. Else slices, then a join."""
+        """Every body on the whole map, and of each the patches that it computes."""
         (x,) = inputs
         shape = self.source.shape
         flat = w.reshape(x, (int(np.prod(x.shape)),))
         indices = self.view.indices(shape[1:]).reshape(-1)
         whole = w.reshape(w.take(flat, indices, 0), shape)
-        if len(self.bodies) == 1:
-            return (_output(w, self.bodies[0], whole),)
-        rank = len(self.grid)
-        parts: dict[tuple[int, ...], Tensor] = {}
-        cells = zip(np.ndindex(*self.grid), self.patches, self.parts, strict=True)
-        for place, patch, part in cells:
-            starts = (0, *(first for first, _ in patch.operand), 0)
-            stops = (1, *(last + 1 for _, last in patch.operand), shape[-1])
-            piece = w.strided(whole, starts, stops, (1,) * (rank + 2))
-            parts[place] = _output(w, part, piece)
-        for axis in reversed(range(rank)):
-            outer = sorted({place[:axis] for place in parts})
-            joined = {
-                place: [parts[p] for p in sorted(parts) if p[:axis] == place] for place in outer
-            }
-            parts = {
-                place: w.concat(row, axis + 1) if len(row) > 1 else row[0]
-                for place, row in joined.items()
-            }
-        return (parts[()],)
+        first, *others = self.used
+        joined = _output(w, self.bodies[first], whole)
+        for body in others:
+            place = np.zeros((*self.target.shape[:-1], 1), np.int64)
+            for patch in self.patches:
+                place[_slices(patch.result)] = patch.body == body
+            result = _output(w, self.bodies[body], whole)
+            joined = w.select(w.const(place), "Equal", w.const(1), result, joined)
+        return (joined,)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Operand and result; `plan/stage.py` has the loop and the calls in it."""

@@ -51,12 +51,17 @@ class Pass(ABC):
         if not is_dataclass(self):
             return self.name
         pairs = ((f, getattr(self, f.name)) for f in fields(self))
-        given = [f"{f.name}={_text(value)}" for f, value in pairs if value != f.default]
+        given = [f"{option(f.name)}={_text(value)}" for f, value in pairs if value != f.default]
         return self.name + (f"{{{' '.join(given)}}}" if given else "")
 
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:
         """Return the rewritten graph; `graph` is the pass's own copy."""
+
+
+def option(field: str) -> str:
+    """The name of the option that a field is: an underscore only keeps Python's words apart."""
+    return field.rstrip("_")
 
 
 def _text(value: object) -> str:

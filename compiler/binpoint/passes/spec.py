@@ -14,7 +14,7 @@ import msgspec
 
 from binpoint import toml
 from binpoint.errors import BadPassOption, UnknownPass
-from binpoint.passes.base import Pass
+from binpoint.passes.base import Pass, option
 from binpoint.passes.manager import Pipeline
 
 _ITEM = re.compile(r"\s*(?P<name>[^\s,{}]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
@@ -52,28 +52,31 @@ def _make(name: str, options: str, passes: Sequence[type[Pass]]) -> Pass:
         hint = toml.nearest(name, known) or "`binpoint list passes` names them"
         raise UnknownPass(f"there is no pass `{name}`", hint=hint)
     given: dict[str, Any] = {}
+    seen: set[str] = set()
     for word in options.split():
         key, equals, value = word.partition("=")
-        if not equals or key in given:
+        if not equals or key in seen:
             raise BadPassOption(
                 "an option is set once, by KEY=VALUE", at=f"`{name}`", have=word or "nothing"
             )
-        given[key] = _value(kind, key, value)
+        seen.add(key)
+        field, given_value = _value(kind, key, value)
+        given[field] = given_value
     return kind(**given)
 
 
-def _value(kind: type[Pass], key: str, text: str) -> object:
-    """The value of a pass's option, in the type of its field."""
-    names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+def _value(kind: type[Pass], key: str, text: str) -> tuple[str, object]:
+    """The field that a pass's option is, and the value in its type."""
+    names = {option(f.name): f.name for f in fields(kind)} if is_dataclass(kind) else {}
     if key not in names:
         has = f"it has {', '.join(names)}" if names else "it has none"
-        hint = toml.nearest(key, names) or has
+        hint = toml.nearest(key, list(names)) or has
         raise BadPassOption(f"`{kind.name}` has no option `{key}`", hint=hint)
-    hint = get_type_hints(kind)[key]
+    hint = get_type_hints(kind)[names[key]]
     many = getattr(hint, "__origin__", hint) is tuple
     raw = text.split(",") if many else text
     try:
-        return msgspec.convert(raw, type=hint, strict=False)
+        return names[key], msgspec.convert(raw, type=hint, strict=False)
     except msgspec.ValidationError as error:
         raise BadPassOption(
             f"`{kind.name}` does not take this value of `{key}`", have=text, want=str(error)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.graph import Graph, Value
+from binpoint.passes.convert import real
 from binpoint.passes.samples import Samples
-from binpoint.sim.convert import real
 
 Reals = NDArray[np.floating[Any]]
 

@@ -16,9 +16,9 @@ from binpoint.ir.op import FloatOp, Role
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.unary import Clip
+from binpoint.passes.convert import real, stored_inputs
 from binpoint.passes.samples import Samples
 from binpoint.report.accuracy import Score, Task, task_of
-from binpoint.sim.convert import real, stored_inputs
 from binpoint.sim.interface import Codes
 from binpoint.sim.source import run_source
 from binpoint.sim.verify import Subject, reference

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
-from binpoint.ir.graph import Graph, Node
+from binpoint.ir.graph import Graph
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.conv import IntConv
-from binpoint.ops.dense import IntDense
+from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
@@ -19,6 +19,8 @@ from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
 from binpoint.target import McuTarget
 
+_BITS = 8
+_BITOPS = _BITS * _BITS
 _CURVE = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.16, 0.2, 0.3, 0.5)
 
 
@@ -32,7 +34,7 @@ class PatchClass(_Table, frozen=True):
     Attributes:
         patches: how many.
         share: of all patches of the stage.
-        bits: of each map of the stage, in order.
+        bits: of each of the stage's `maps`.
     """
 
     patches: int
@@ -49,6 +51,7 @@ class PatchStage(_Table, frozen=True):
         extents: positions of the map in a patch; the last along an axis has the rest.
         pieces: kinds of patches, by size and place relative to the borders.
         macs, macs_once: multiply-accumulates, and those without halos.
+        maps: what the stage reads, and every map in it, in order.
     """
 
     split: str
@@ -57,6 +60,7 @@ class PatchStage(_Table, frozen=True):
     pieces: int
     macs: int
     macs_once: int
+    maps: tuple[str, ...]
     classes: tuple[PatchClass, ...]
 
 
@@ -67,6 +71,7 @@ class Patches(_Table, frozen=True):
         extra_macs_fraction: what halos add to the multiply-accumulates of the whole net.
         bitops_uniform8: of all stages, multiply-accumulates by 8 bits of weight and of activation.
         bitops_mixed: the same with the bits that they have.
+        net_bitops_uniform8, net_bitops_mixed: the same of the whole net.
     """
 
     stages: tuple[PatchStage, ...]
@@ -75,6 +80,8 @@ class Patches(_Table, frozen=True):
     extra_macs_fraction: float
     bitops_uniform8: int
     bitops_mixed: int
+    net_bitops_uniform8: int
+    net_bitops_mixed: int
 
 
 class CurvePoint(_Table, frozen=True):
@@ -93,27 +100,32 @@ def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> 
     plain = arrange(undivided(program.graph), options, target)
     stages = tuple(_stage(program, node.name, op) for node, op in found)
     total = _macs(plain.graph)
-    extra = sum(s.macs - s.macs_once for s in stages)
+    macs, once = sum(s.macs for s in stages), sum(s.macs_once for s in stages)
+    mixed = sum(_bitops(part) for _, op in found for part in op.parts)
+    rest = _bitops(program.graph)
     return Patches(
         stages=stages,
         arena_plain_bytes=plain.arena_bytes,
         arena_patched_bytes=program.arena_bytes,
-        extra_macs_fraction=extra / total if total else 0.0,
-        bitops_uniform8=64 * sum(s.macs for s in stages),
-        bitops_mixed=sum(_bitops(op.parts) for _, op in found),
+        extra_macs_fraction=(macs - once) / total if total else 0.0,
+        bitops_uniform8=_BITOPS * macs,
+        bitops_mixed=mixed,
+        net_bitops_uniform8=_BITOPS * (total - once + macs),
+        net_bitops_mixed=rest + mixed,
     )
 
 
 def _stage(program: Program, name: str, op: Patched) -> PatchStage:
     macs, once = op.extra_macs()
     counts = Counter(patch.body for patch in op.patches)
+    maps = _maps(op.bodies[0])
     classes = tuple(
         PatchClass(
             patches=counts[index],
             share=counts[index] / len(op.patches),
-            bits=tuple(body.value(n.outputs[0]).elem.storage.width for n in _maps(body)),
+            bits=_bits(op.bodies[index], maps),
         )
-        for index, body in enumerate(op.bodies)
+        for index in op.used
     )
     return PatchStage(
         split=op.target.name,
@@ -122,13 +134,22 @@ def _stage(program: Program, name: str, op: Patched) -> PatchStage:
         pieces=len(program.stages[name].pieces),
         macs=macs,
         macs_once=once,
+        maps=maps,
         classes=classes,
     )
 
 
-def _maps(body: Graph) -> list[Node]:
-    """The nodes whose results are maps in memory, not sums that are requantized as they come."""
-    return [n for n in body.nodes() if not (isinstance(n.op, IntegerOp) and n.op.accumulates)]
+def _maps(body: Graph) -> tuple[str, ...]:
+    """The maps in memory, without sums that are requantized as they come."""
+    nodes = [n for n in body.nodes() if not (isinstance(n.op, IntegerOp) and n.op.accumulates)]
+    return (*body.inputs, *(name for node in nodes for name in node.outputs))
+
+
+def _bits(body: Graph, maps: Sequence[str]) -> tuple[int, ...]:
+    """Bits of each map in a body; what it reads has those that a table in front gives it."""
+    own = [name for name in _maps(body) if name not in maps]
+    entered = {maps[0]: own[0]} if own else {}
+    return tuple(body.value(entered.get(n, n)).elem.storage.width for n in maps)
 
 
 def _macs(graph: Graph) -> int:
@@ -136,15 +157,18 @@ def _macs(graph: Graph) -> int:
     return sum(op.work(graph.arguments(n), graph.results(n)).macs for n, op in ops)
 
 
-def _bitops(parts: Iterable[Graph]) -> int:
-    """Multiply-accumulates by the bits of their operands."""
+def _bitops(graph: Graph) -> int:
+    """Multiply-accumulates by the bits of both factors, without stages of patches."""
     total = 0
-    for graph in parts:
-        for node in graph.nodes():
-            if isinstance(node.op, IntConv | IntDense):
-                x, w, _ = graph.arguments(node)
-                macs = node.op.work(graph.arguments(node), graph.results(node)).macs
-                total += macs * x.elem.storage.width * w.elem.storage.width
+    for node in graph.nodes():
+        if not isinstance(node.op, IntegerOp) or isinstance(node.op, Patched):
+            continue
+        operands = graph.arguments(node)
+        macs = node.op.work(operands, graph.results(node)).macs
+        widths = (_BITS, _BITS)
+        if isinstance(node.op, IntConv | IntDense | IntMatMul):
+            widths = (operands[0].elem.storage.width, operands[1].elem.storage.width)
+        total += macs * widths[0] * widths[1]
     return total
 
 

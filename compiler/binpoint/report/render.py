@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
-from binpoint.report.patches import CurvePoint, Patches
+from binpoint.report.patches import CurvePoint, PatchClass, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 
 
@@ -229,11 +229,23 @@ def _patches(found: Patches) -> Table:
     plain, patched = number(found.arena_plain_bytes), number(found.arena_patched_bytes)
     title = f"patches: arena {patched} in place of {plain} bytes, "
     title += f"{100 * found.extra_macs_fraction:.1f} % more MACs"
+    if found.bitops_mixed < found.bitops_uniform8:
+        title += (
+            f", BitOPs of the stages {found.bitops_uniform8 / found.bitops_mixed:.2f} times less"
+        )
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for name in ("split", "grid", "patch", "pieces", "MACs", "without halos", "bits: share"):
+    for name in (
+        "split",
+        "grid",
+        "patch",
+        "pieces",
+        "MACs",
+        "without halos",
+        "bits of the maps: share",
+    ):
         table.add_column(name)
     for stage in found.stages:
-        shares = ", ".join(f"{min(c.bits)}: {100 * c.share:.0f} %" for c in stage.classes)
+        shares = "; ".join(f"{_widths(c)}: {100 * c.share:.0f} %" for c in stage.classes)
         table.add_row(
             stage.split,
             "x".join(map(str, stage.grid)),
@@ -244,6 +256,11 @@ def _patches(found: Patches) -> Table:
             shares,
         )
     return table
+
+
+def _widths(found: PatchClass) -> str:
+    """Bits map by map, or once where all have as many."""
+    return str(found.bits[0]) if len(set(found.bits)) == 1 else "-".join(map(str, found.bits))
 
 
 def _curve(points: tuple[CurvePoint, ...]) -> Table:

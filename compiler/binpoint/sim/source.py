@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from binpoint import ort
 from binpoint.ir.graph import Graph
+from binpoint.passes.convert import stored
 from binpoint.passes.samples import Samples
-from binpoint.sim.convert import stored
 
 
 @dataclass(frozen=True, slots=True)

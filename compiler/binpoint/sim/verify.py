@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
+from binpoint.passes.convert import stored_inputs
 from binpoint.passes.samples import Samples
 from binpoint.sim.check_graph import run_onnx, write_onnx
 from binpoint.sim.compare import Difference, first_difference
-from binpoint.sim.convert import stored_inputs
 from binpoint.sim.departures import departures
 from binpoint.sim.emitted import EMULATED_SAMPLES, Emitted, Trial
 from binpoint.sim.interface import Codes

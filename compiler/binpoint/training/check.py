@@ -20,9 +20,9 @@ from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
+from binpoint.passes.convert import real, stored
 from binpoint.passes.manager import run
 from binpoint.pipelines import mcu
-from binpoint.sim.convert import real, stored
 from binpoint.target import load_target
 from binpoint.training.quantizers import fixed_points
 

@@ -24,7 +24,7 @@ Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "mcu": frozenset({"optimize", "patches", "fpu", "arena", "io", "planner"}),
+        "mcu": frozenset({"optimize", "patches", "fpu", "arena", "io", "streaming", "planner"}),
         "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
     }
 )
@@ -74,6 +74,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         fpu: allow float instructions where the target has them.
         arena: memory for intermediate values, in the C file or the caller's.
         io: whether inputs and outputs are the caller's buffers or lie in the arena.
+        streaming: recurrent layers go on from the state that the call before left.
         planner: ``auto`` searches further where the greedy memory plan misses the lower bound.
         fps: inferences in a second that an FPGA is to reach; by default as many as fit the part.
         latency_us: microseconds from the first word in to the last word out, in place of `fps`.
@@ -105,6 +106,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fpu: bool = False
     arena: Literal["static", "caller"] = "static"
     io: Literal["caller", "arena"] = "caller"
+    streaming: bool = False
     planner: Literal["auto", "greedy"] = "auto"
     fps: Positive | None = None
     latency_us: Positive | None = None

@@ -64,7 +64,7 @@ def layernorm(s: Sketch) -> Value:
 
 def sketch(seed: int) -> Sketch:
     s = Sketch(Random(seed))
-    for _ in range(8):
+    for _ in range(5):
         s.output(softmax(s))
         s.output(layernorm(s))
     s.output(softmax(s, (2, 257)))

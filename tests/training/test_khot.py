@@ -13,7 +13,7 @@ from torch import nn
 from binpoint.errors import NotTrainable
 from binpoint.numeric.digits import grid, nearest, terms
 from binpoint.training import Plan, calibrate, export, learn, prepare
-from binpoint.training.cast import codes
+from binpoint.training.cast import Overflow, codes
 from binpoint.training.check import compare, integers
 from binpoint.training.quantizers import FixedPoint
 from binpoint.training.tune import tune
@@ -23,7 +23,7 @@ from binpoint.training.tune import tune
 def test_codes_are_the_nearest_sums_of_few_powers(count: int) -> None:
     x = torch.arange(-140 * 4, 140 * 4 + 1, dtype=torch.float64) / 4 / 8
     point = torch.tensor(3.0, dtype=torch.float64)
-    found = codes(x, point, 8, overflow="symmetric", terms=count).numpy()
+    found = codes(x, point, 8, overflow=Overflow.SYMMETRIC, terms=count).numpy()
     wanted = nearest(np.clip(x.numpy() * 8, -127, 127), grid(count, 127))
     assert (found == wanted).all()
 
@@ -31,7 +31,7 @@ def test_codes_are_the_nearest_sums_of_few_powers(count: int) -> None:
 def test_the_gradient_is_that_of_rounding() -> None:
     x = torch.tensor([0.3, -0.7, 5.0, -9.0], requires_grad=True)
     point = torch.tensor(1.0, requires_grad=True)
-    y = codes(x, point, 3, overflow="symmetric", terms=1) * torch.exp2(-point)
+    y = codes(x, point, 3, overflow=Overflow.SYMMETRIC, terms=1) * torch.exp2(-point)
     y.sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [1, 1, 0, 0]

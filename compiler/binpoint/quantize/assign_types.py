@@ -59,6 +59,7 @@ class AssignTypes(Pass):
     before: ClassVar[Stage] = Stage.FLOAT
     after: ClassVar[Stage] = Stage.TYPED
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
+    assigns: ClassVar[bool] = True
 
     samples: int = 100
     corrections: int = 32

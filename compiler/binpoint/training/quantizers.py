@@ -167,6 +167,12 @@ class FixedPoint(nn.Module):
         self.point.copy_(points)
         self.ready.fill_(True)
 
+    @torch.no_grad()
+    def resize(self, bits: int) -> None:
+        """Take another width; the binary points move along, so that the range stays."""
+        self.point += bits - self.bits
+        self.width.fill_(float(bits))
+
     def extra_repr(self) -> str:
         """The format: sign, width, range of binary points."""
         low, high = (int(v) for v in (self.points.min(), self.points.max()))

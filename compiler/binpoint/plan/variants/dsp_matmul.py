@@ -2,8 +2,8 @@
 
 Both operands lie in scratch as int16 without their zero points, in words of two steps of the depth:
 columns of the right one, as many at a time as scratch holds, and two rows of the left one. Then two
-rows by two columns take four loads and four SMLAD for eight products. Where the requantizer has a
-proof in the high word (`numeric.highword`), the right operand is scaled up by 2^7 for it.
+rows by four columns take three double loads and eight SMLAD for sixteen products, in assembly.
+Where the requantizer has a proof in the high word (`numeric.highword`), sums are scaled up by 2^7.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from binpoint.plan.variants.rounding import high_word_of, saturation
 _BYTE = 8
 _PRESCALE = 7
 _SCRATCH = 4096
-_LEAST_DEPTH = 4
+_MOST_SCRATCH = 8192
+_TOGETHER = 4
 
 
 def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """The step with DSP instructions, where both operands are bytes."""
     op = step.nodes[0].op
-    if not isinstance(op, IntMatMul):
+    if not isinstance(op, IntMatMul) or options.optimize == "size":
         return None
     a, b = graph.arguments(step.nodes[0])
     depth, columns = a.shape[-1], b.shape[-1]
-    half = (depth + 1) // 2
-    chunk = min(columns, _SCRATCH // (4 * half) - 2)
+    half = -(-depth // _TOGETHER) * 2
+    chunk = max(_SCRATCH // (4 * half) - 2, _TOGETHER) // _TOGETHER * _TOGETHER
+    chunk = min(chunk, -(-columns // _TOGETHER) * _TOGETHER)
     narrow = all(v.elem.storage.width <= _BYTE for v in (a, b))
-    if not narrow or depth < _LEAST_DEPTH or min(chunk, a.shape[-2]) < 2:
+    scratch = 4 * half * (chunk + 2)
+    if not narrow or min(depth, columns) < _TOGETHER or a.shape[-2] < 2 or scratch > _MOST_SCRATCH:
         return None
     numbers = (Number("chunk", chunk), Number("half", half))
     arguments = (*step.call.arguments, *numbers)
-    scratch = 4 * half * (chunk + 2)
     call = replace(
-        step.call, arguments=arguments, variant="dsp", scratch=scratch, traits=(("form", "any"),),
-        note="SMLAD on words of two int16",
+        step.call, arguments=arguments, variant="dsp", scratch=scratch,
+        traits=(("form", "any"), ("finish", "")), note="SMLAD on words of two int16", shared=True,
     )  # fmt: skip
     (acc,) = graph.results(step.nodes[0])
-    found = _proved(call, step, acc.interval, options)
+    found = _proved(call, step, acc.interval)
     return replace(step, call=found or call)
 
 
-def _proved(
-    call: KernelCall, step: Step, reach: Interval, options: CompileOptions
-) -> KernelCall | None:
+def _proved(call: KernelCall, step: Step, reach: Interval) -> KernelCall | None:
     """With one SMMLA and a saturating shift as epilogue, if that is proved."""
     requantizer = step.nodes[-1].op
     if not isinstance(requantizer, Requantize) or requantizer.channels > 1:
@@ -59,12 +59,10 @@ def _proved(
     form = high_word_of(requantizer, ((reach.lo, reach.hi),), _PRESCALE)
     if form is None or form.windows[0] or form.bases[0]:
         return None
-    literal = options.optimize != "size"
     name, lo, hi = saturation(requantizer.lo, requantizer.hi)
     numbers = (
         Number("multiplier", form.multipliers[0]),
         Number("offset", form.offsets[0]),
-        *(() if literal else (Number("shift", form.shift, "uint32_t"),)),
     )
     traits = (
         ("form", "high"),
@@ -72,7 +70,8 @@ def _proved(
         ("least", str(requantizer.lo)),
         ("most", str(requantizer.hi)),
         ("narrow", "narrow" if lo or hi else ""),
-        ("shift", str(form.shift) if literal else ""),
+        ("shift", str(form.shift)),
+        ("finish", "" if lo or hi else "finish"),
     )
     note = (
         f"{call.note}; y = (high word of 2^{_PRESCALE} acc m + offset) >> shift, "

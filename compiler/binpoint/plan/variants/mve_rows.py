@@ -4,8 +4,15 @@ Layer norm is the formula itself, in 32-bit lanes. Its last shift rounds, as the
 binutils 2.40 takes VQSHRN for VQRSHRN, so half a step is taken off the offsets.
 
 In softmax a row has few shares, as its elements have few distances from the largest: they are made
-once a row, by the reciprocal of `dsp_rows`, and gathered. Of a distance d with 256·t[d] below a
-quarter of 2^k there is none where the sum has k bits, so no further ones are made.
+once a row and gathered. Of a distance d with 256·t[d] below a quarter of 2^k there is none where
+the sum S has k bits, so no further ones are made.
+
+Shares are made in 16 bits. With terms up to 2^b, h = ⌊t / 2^(b−16)⌋ and p = k + 6 − b, the share
+times 2^p is t·F / 2^b with F = 2^(k+14) / S, which is 2^15 or less. For F there is
+R = ⌊(2^32 − 1) / (⌊S/2^(k−18)⌋ + 1)⌋, too small by less than 5/4 + 2^-16. So ⌊h·R / 2^16⌋ is too
+small by less than 1/2 + 5/4 + 2^-16 + 1 < 3: with a half and 2 added it gives the share, unless the
+bits after the point have come below 2. So near to a half all shares of the row are made by the
+reciprocal of `dsp_rows`.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, Number, Table
 from binpoint.numeric.fixed import I32, U8
-from binpoint.ops.layernorm import IntLayerNorm
+from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
@@ -29,8 +36,10 @@ _GROUP = 8
 _HALF = 16
 _MOST_DOWN = 8
 _BITS = 33
-_SCRATCH = 1024
+_SCRATCH = 1536
 _BYTES = 3
+_UPPER = 17
+_PLACES = 7
 _LONG = 32
 """Elements of a row from which on it has about as many as distances with a share."""
 
@@ -70,12 +79,16 @@ def softmax(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     if not is_quick(step, graph) or not isinstance(op, IntSoftmax) or op.block.n < _LONG:
         return None
     table = constant_array(graph.arguments(step.nodes[0])[1]).astype(np.int64)
-    if table.max() >= 1 << 8 * _BYTES:
+    bits = int(table.max()).bit_length()
+    if table.max() != 1 << (bits - 1) or bits > 8 * _BYTES:
         return None
-    none = [np.flatnonzero(1024 * table < 1 << bits) for bits in range(_BITS)]
+    none = [np.flatnonzero(1024 * table < 1 << k) for k in range(_BITS)]
     last = np.array([n[0] if n.size else len(table) - 1 for n in none], np.uint8)
     kept = [a for a in step.call.arguments if a.name in ("x", "y", "outer", "n", "table")]
-    arguments: tuple[Argument, ...] = (*kept, Table("last", Constant(last), U8))
+    arguments: tuple[Argument, ...] = (
+        *kept, Table("last", Constant(last), U8),
+        Number("drop", bits - _UPPER, "uint32_t"), Number("first", bits - _PLACES, "uint32_t"),
+    )  # fmt: skip
     found = replace(
         step.call, arguments=arguments, traits=(), variant="mve", shared=True, scratch=_SCRATCH,
         note="shares of all distances, made once a row by a reciprocal, proved",

@@ -157,11 +157,17 @@ ROWS = (
 )
 
 
-def compiled(model: Path, bits: int, few: Weights, calibrate_with: int) -> Result:
+Scales = Literal["free", "power-of-two"]
+
+
+def compiled(
+    model: Path, bits: int, few: Weights, calibrate_with: int, scales: Scales = "free"
+) -> Result:
     """The model, computed at once."""
     options = CompileOptions(
-        top="parallel", weight_bits=bits, weight_terms=few.terms, multipliers=few.multipliers
-    )
+        top="parallel", weight_bits=bits, weight_terms=few.terms, multipliers=few.multipliers,
+        scales=scales,
+    )  # fmt: skip
     samples = model.with_suffix(".npz")
     return compile_model(
         model, load_target(TARGET), options, samples=samples, calibrate_with=calibrate_with,
@@ -169,9 +175,8 @@ def compiled(model: Path, bits: int, few: Weights, calibrate_with: int) -> Resul
     )  # fmt: skip
 
 
-def row(model: Path, bits: int, few: Weights, calibrate_with: int, layer: int | None) -> list[str]:
+def row(result: Result, few: Weights, layer: int | None) -> list[str]:
     """The cells of a row."""
-    result = compiled(model, bits, few, calibrate_with)
     fpga = result.report.fpga
     assert fpga is not None
     assert isinstance(result.plan, Choice)
@@ -195,13 +200,15 @@ def row(model: Path, bits: int, few: Weights, calibrate_with: int, layer: int | 
 @click.argument("model", type=click.Path(path_type=Path), default=SHARED / "pendigits_mlp.onnx")
 @click.option("--bits", default=6, show_default=True, help="Of weights.")
 @click.option("--calibrate-with", default=500, show_default=True)
+@click.option("--scales", type=click.Choice(["free", "power-of-two"]), default="free")
 @click.option("--layer", type=int, default=None, help="Whose sums yosys is given; none by default.")
-def main(model: Path, bits: int, calibrate_with: int, layer: int | None) -> None:
+def main(model: Path, bits: int, calibrate_with: int, scales: Scales, layer: int | None) -> None:
     """Print the table of MODEL."""
     print("| " + " | ".join(COLUMNS) + " |")
     print("| --- " * len(COLUMNS) + "|")
     for few in ROWS:
-        print("| " + " | ".join(row(model, bits, few, calibrate_with, layer)) + " |", flush=True)
+        result = compiled(model, bits, few, calibrate_with, scales)
+        print("| " + " | ".join(row(result, few, layer)) + " |", flush=True)
 
 
 if __name__ == "__main__":

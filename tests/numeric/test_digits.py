@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binpoint.errors import InvariantBroken
-from binpoint.numeric.digits import digits, grid, nearest, terms
+from binpoint.numeric.digits import digits, grid, nearest, parts, terms
 
 _SHIFTS = 9
 
@@ -37,6 +37,16 @@ def test_digits_add_up_and_no_two_are_neighbours(number: int) -> None:
     assert sum(d.value for d in found) == number
     assert all(a.shift >= b.shift + 2 for a, b in itertools.pairwise(found))
     assert len(found) == terms(number)
+
+
+def test_positive_and_negative_digits_stand_apart() -> None:
+    numbers = np.arange(-5000, 5001)
+    up, down = parts(numbers)
+    assert (up - down == numbers).all()
+    assert not (up & down).any()
+    for number, a, b in zip(numbers.tolist(), up.tolist(), down.tolist(), strict=True):
+        assert a == sum(d.value for d in digits(number) if not d.negative)
+        assert -b == sum(d.value for d in digits(number) if d.negative)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

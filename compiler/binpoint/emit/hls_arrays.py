@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
+from binpoint.numeric.digits import parts
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan.store import Store, spread
@@ -233,7 +234,8 @@ def _mulshift(
             ("shift", store.shift),
         )
     )
-    arrays = [array for array, _ in (multiplier, offset, shift) if array is not None]
+    columns, product_text = _times(name, store, multiplier, folds, pe)
+    arrays = [array for array, _ in (*columns, offset, shift) if array is not None]
     corrections: list[tuple[str, int, str]] = []
     at = ""
     for key, sign, constant in (("ups", "+", store.ups), ("downs", "-", store.downs)):
@@ -252,20 +254,37 @@ def _mulshift(
         even=store.even,
         odd_zero=store.zero & 1,
         corrections=tuple(corrections),
-        product=_times(store, multiplier[1]),
+        product=product_text,
         offset=offset[1],
         shift=shift[1],
     )
     return tuple(arrays), view
 
 
-def _times(store: Store, multiplier: str) -> str:
-    """The product of x with the store's multiplier."""
+def _times(
+    name: str, store: Store, whole: _Column, folds: int, pe: int
+) -> tuple[tuple[_Column, ...], str]:
+    """Columns of numbers, and the product of x with the store's multiplier.
+
+    Where every multiplier has a place of its own it is two numbers, of its positive and of its
+    negative digits, so that few bits of either are set.
+    """
     assert store.multiplier is not None
     assert store.total is not None
-    if store.arithmetic == "rows":
-        return by_bits("total_t", store.total, "x", multiplier, Interval.of(store.multiplier.array))
-    return f"bp_mul<total_t>(x, {multiplier})"
+    numbers = store.multiplier.array
+    if store.arithmetic != "rows":
+        return (whole,), f"bp_mul<total_t>(x, {whole[1]})"
+    if folds > 1:
+        return (whole,), by_bits("total_t", store.total, "x", whole[1], Interval.of(numbers))
+    up, down = parts(numbers)
+    columns = tuple(
+        _column(f"{name}_{key}", Constant(half), folds, pe)
+        for key, half in (("up", up), ("down", down))
+    )
+    bits = int(max(up.max(), down.max(), 1)).bit_length()
+    wider = int_name(IntType(min(64, store.total.width + 2), signed=True))
+    left, right = (f"bp_rows<{wider}, {bits}>(x, {text})" for _, text in columns)
+    return columns, f"total_t({left} - {right})"
 
 
 def by_bits(result: str, elem: IntType, operand: str, number: str, numbers: Interval) -> str:
@@ -281,6 +300,10 @@ def by_bits(result: str, elem: IntType, operand: str, number: str, numbers: Inte
     if numbers.hi <= 0:
         return f"{result}(-{minus})"
     return f"({number} < 0 ? {result}(-{minus}) : {result}({plus}))"
+
+
+_Column = tuple["ArrayView | None", str]
+"""An array, if it is no literal, and the text of its element."""
 
 
 def _column(

@@ -44,6 +44,17 @@ def digits(number: int) -> tuple[Digit, ...]:
     return tuple(reversed(found))
 
 
+def parts(numbers: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The sums of the positive and of the negative digits, so that each number is their difference.
+
+    The digits of n that are positive are the bits of 3n that n has not, one place lower.
+    """
+    array = np.asarray(numbers, np.int64)
+    size = np.abs(array)
+    plus, minus = (3 * size & ~size) >> 1, (size & ~(3 * size)) >> 1
+    return np.where(array < 0, minus, plus), np.where(array < 0, plus, minus)
+
+
 def terms(numbers: ArrayLike) -> NDArray[np.int64]:
     """How many signed powers of two each integer is the sum of, at least.
 

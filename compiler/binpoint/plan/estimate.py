@@ -10,6 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
+
+from binpoint.ir.op import IntArray
 from binpoint.numeric.digits import terms
 from binpoint.plan import fabric, units
 from binpoint.plan.design import Design
@@ -208,6 +211,8 @@ def _rescaled(store: Store, x: int, folds: int, lanes: int, *, added: bool) -> R
     if same and _is_shift(int(store.multiplier.array[0])):
         each = Resources() if added else Resources(lut=whole, ff=whole)
         each += fabric.clamp(max(whole - shifts[0], y), y)
+    elif store.arithmetic == "rows" and folds == 1:
+        each = fabric.mulshift(x, 1, k, whole, shifts[0], y, "rows")
     else:
         each = fabric.mulshift(x, m, k, whole, shifts[0], y, store.arithmetic)
     if len(shifts) > 1:
@@ -217,11 +222,20 @@ def _rescaled(store: Store, x: int, folds: int, lanes: int, *, added: bool) -> R
         each += Resources(lut=listed.shape[1] * x / 3 + y, ff=y)
     words = 1 if same else folds
     constants = fabric.rom(words, lanes * (m + k))
+    if store.arithmetic == "rows" and folds == 1:
+        constants += _known(store.multiplier.array, x, lanes)
     if len(shifts) > 1:
         constants += fabric.rom(words, lanes * fabric.bits(max(shifts) + 1))
     for listed in lists:
         constants += fabric.rom(words, lanes * listed.shape[1] * (x + 1))
     return each * lanes + constants
+
+
+def _known(multipliers: IntArray, x: int, lanes: int) -> Resources:
+    """Products with numbers that all have a place of their own: additions of their digits."""
+    added = np.maximum(terms(multipliers) - 1, 0)
+    total = int(added.sum()) * (lanes if len(added) == 1 else 1)
+    return Resources(lut=(x + 1) * total)
 
 
 def _is_shift(number: int) -> bool:

@@ -105,10 +105,11 @@ def product(x: int, w: int, arithmetic: str, sharers: int = 1) -> Resources:
 def shifts(x: int, bits: tuple[int, ...]) -> Resources:
     """A sum of shifted operands of `x` bits, each added, taken off or left out.
 
-    `bits` are those of each shift: every two of them choose among four places in a look-up table.
+    `bits` are those of each shift: a look-up table chooses among four places, free multiplexers
+    behind it join two and four of them.
     """
     reach = max((1 << b) - 1 for b in bits)
-    moved = sum((x + (1 << b) - 1) * -(-((1 << b) - 1) // 3) for b in bits)
+    moved = sum((x + (1 << b) - 1) * max(1, (1 << b) // 4) for b in bits)
     lut = moved + len(bits) * (x + reach + 1)
     return Resources(lut=lut * (_TERMS if len(bits) > 1 else 1))
 

@@ -198,7 +198,7 @@ def test_what_only_depthwise_convolutions_read_has_a_scale_for_each_channel(
 @pytest.mark.slow
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 def test_mixed_patches_are_verified_and_reported(model: Path) -> None:
-    pipeline = choose(None, HOST).replace(MixedPatches.name, MixedPatches(0.5, 0.05))
+    pipeline = choose(None, HOST).replace(MixedPatches.name, MixedPatches(0.9, 0.01))
     report = compile_model(
         model,
         load_target("cortex-m4"),

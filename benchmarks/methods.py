@@ -24,11 +24,12 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, IntType, TensorType
 from binpoint.ops.blocks import Block
 from binpoint.ops.exponential import Exponential, PolynomialExp, ShiftExp
-from binpoint.ops.gate import Gated, gated
+from binpoint.ops.gate import Bend, Gated, IntGated, gated
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.methods import Method
+from binpoint.ops.product import Product
 from binpoint.ops.shares import Division, IntShares, Reciprocal
-from binpoint.ops.softmax import SHIFTMAX_BITS, Softmax
+from binpoint.ops.softmax import SHIFTMAX_BITS, Softmax, share_type
 from binpoint.ops.unary import Unary
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "methods.md"
@@ -44,14 +45,19 @@ _METHODS = tuple(Method)
 
 
 def lowered(
-    op: FloatOp, x: FixedType, y: FixedType, codes: Codes, *more: NDArray[np.float32]
+    op: FloatOp,
+    x: FixedType,
+    y: FixedType,
+    codes: Codes,
+    *more: NDArray[np.float32],
+    semantics: Semantics = Semantics.DYADIC,
 ) -> Reals:
     """The results of a float op's integer form, as real numbers."""
 
     def add(build: GraphBuilder, value: Value) -> Value:
         constants = [build.constant(array) for array in more]
         site = Site(
-            "op", (value, *constants), (y,), (codes.shape,), Semantics.DYADIC, Limits(),
+            "op", (value, *constants), (y,), (codes.shape,), semantics, Limits(),
             build.origin,
         )  # fmt: skip
         return op.lower(site, build)[0]
@@ -117,6 +123,8 @@ def softmax_columns(case: SoftmaxCase, logits: Reals) -> dict[str, tuple[Reals, 
         str(m): (lowered(Softmax(1, m), x, share, codes), coarse)
         for m in (Method.TABLE, Method.SHIFT)
     }
+    runtime = lowered(Softmax(1), x, share_type(I8), codes, semantics=Semantics.ONNXRUNTIME)
+    found = {"onnxruntime": (runtime, coarse)} | found
     for bits in (8, 16):
         name = f"shift-released, {bits} bits"
         found[name] = released(x, codes, shift, ones, bits), coarse
@@ -171,15 +179,43 @@ def gelu_columns(reach: float) -> dict[str, tuple[Codes, Codes, Reals, Reals]]:
             numbers, lowered(op, kind, y if op == table else precise, given),
         )  # fmt: skip
 
+    exact = gated("gelu", x.dequantize(codes)).astype(np.float64)
+
+    def fixed(numbers: Callable[[Codes], Reals]) -> tuple[Codes, Codes, Reals, Reals]:
+        """A function that no op of the package computes."""
+        found = numbers(codes)
+        return y.quantize(exact), y.quantize(found), exact, found
+
+    def logistic(given: Codes) -> Reals:
+        """What shifts and I-ViT approximate, in float64."""
+        real = x.dequantize(given)
+        return real / (1 + np.exp(-1.702 * real))
+
     gelu = {m: Gated("gelu", m) for m in Method}
     return {
         "table": column(table, x, codes),
+        "x·sigmoid(1.702·x), exact": fixed(logistic),
         "shift": column(gelu[Method.SHIFT], x, codes),
         "shift-released, largest of a row 127": column(gelu[Method.SHIFT_RELEASED], x, codes),
         "shift-released, largest of a row 20": column(gelu[Method.SHIFT_RELEASED], x, small),
         "polynomial": column(gelu[Method.POLYNOMIAL], x, codes),
+        "I-BERT as released, n = 14": fixed(i_gelu_released(x, _type(I16, step / 8))),
         "polynomial on fine input": column(gelu[Method.POLYNOMIAL], fine, more),
     }
+
+
+def i_gelu_released(x: FixedType, y: FixedType) -> Callable[[Codes], Reals]:
+    """I-GELU with I-BERT's 14 bits dropped from the parabola, whatever the scale."""
+
+    def numbers(codes: Codes) -> Reals:
+        build = GraphBuilder(Graph("bench"), "op")
+        fine, unit = Bend.of(build.input("x", TensorType(codes.shape, x)), "")
+        more = 14 - fine.drop
+        coarse = replace(fine, drop=14, one=-(-fine.one >> more) if more >= 0 else fine.one)
+        store = Product.of(x.scale.as_fraction() * unit * 2**more, y)
+        return direct(IntGated(coarse, x.zero_point, store), x, y, codes)
+
+    return numbers
 
 
 def gelu_table() -> list[list[str]]:

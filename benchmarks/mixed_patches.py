@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -37,8 +38,8 @@ from binpoint.target import McuTarget, microcontroller
 
 OPTIONS = CompileOptions(optimize="ram", patches="mixed")
 _HEAD = (
-    "net", "phi", "lambda", "bits", "mixed patches", "stages' BitOPs", "factor", "net's factor",
-    "top-1 uniform", "top-1 mixed", "arena uniform", "arena mixed", "seconds",
+    "net", "phi", "lambda", "bits", "omega", "mixed patches", "stages' BitOPs", "factor",
+    "net's factor", "top-1 uniform", "top-1 mixed", "arena uniform", "arena mixed", "seconds",
 )  # fmt: skip
 _CALIBRATED = {"person_mobilenetv2_050_128_qdq": 12, "ic_resnet8_qdq": 100}
 """How many of the first samples calibrate; all others are scored. Nets with random weights have
@@ -105,6 +106,7 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
             f"{knob.phi:g}",
             f"{knob.lambda_:g}",
             "-".join(map(str, knob.bits)),
+            knob.omega,
             *row(uniform, mixed),
             f"{seconds:.1f}",
         )
@@ -117,19 +119,21 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
 @click.option("--phi", "phis", multiple=True, type=float, help="Values of phi.")
 @click.option("--lambda", "lambdas", multiple=True, type=float, help="Values of lambda.")
 @click.option("--bits", "widths", default="8,4", show_default=True, help="What maps may have.")
+@click.option("--omega", type=click.Choice(["error", "entropy"]), default="error")
 def main(
     core: str,
     chosen: Sequence[str],
     phis: Sequence[float],
     lambdas: Sequence[float],
     widths: str,
+    omega: Literal["error", "entropy"],
 ) -> None:
     """Print a table of all nets with the defaults, or for all pairs of knobs."""
     target = microcontroller(load_target(core))
     plain = MixedPatches()
     bits = tuple(int(b) for b in widths.split(","))
     knobs = [
-        MixedPatches(phi, la, bits)
+        MixedPatches(phi, la, bits, omega)
         for phi in phis or (plain.phi,)
         for la in lambdas or (plain.lambda_,)
     ]

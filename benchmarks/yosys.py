@@ -90,7 +90,12 @@ def synthesise(datapath: Datapath, timeout: float = 1800) -> Counts:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        text = (folder / "stat.json").read_text()
+        return counted(folder / "stat.json")
+
+
+def counted(path: Path) -> Counts:
+    """The counts in a file that `stat -json` wrote."""
+    text = path.read_text()
     return count(json.loads(text[text.index("{") :])["design"]["num_cells_by_type"])
 
 

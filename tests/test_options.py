@@ -20,6 +20,8 @@ options = st.builds(
     equalize=st.booleans(),
     activation_bits=st.integers(2, 8),
     weight_bits=st.integers(2, 8),
+    weight_terms=st.none() | st.integers(1, 4),
+    multipliers=st.sampled_from(["auto", "none"]),
     layer_bits=st.dictionaries(
         st.from_regex("[a-z/]{1,5}", fullmatch=True), st.integers(2, 8), max_size=2
     ),
@@ -48,6 +50,8 @@ def test_no_words_and_no_file_give_the_defaults() -> None:
     ("word", "says"),
     [
         ("optimise=size", "`optimize`"),
+        ("weight_terms=0", "int"),
+        ("multipliers=some", "some"),
         ("zzz=1", "the keys are"),
         ("optimize=fast", "fast"),
         ("percentile=0", "float"),

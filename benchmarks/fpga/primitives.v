@@ -2,9 +2,12 @@
 // Numbers are two's complement; the generator gives an unsigned operand one more bit, always zero.
 
 // One product. KIND 0 multiplies, 1 adds shifted operands for a weight of two bits, 2 adds or subtracts
-// for a weight of one bit that means -1 or 1, 3 compares two such bits.
-module product #(parameter XW = 8, WW = 8, PW = 16, KIND = 0) (
+// for a weight of one bit that means -1 or 1, 3 compares two such bits, 4 adds or subtracts TERMS shifted
+// operands, each by a field of the weight: whether it counts, whether it is negative, SB bits of shift;
+// 5 adds a shifted operand for each bit of the weight.
+module product #(parameter XW = 8, WW = 8, PW = 16, KIND = 0, TERMS = 1, SB = 1) (
     input signed [XW-1:0] x, input signed [WW-1:0] w, output signed [PW-1:0] p);
+    genvar t;
     generate
         if (KIND == 0) begin : multiply
             assign p = x * w;
@@ -14,6 +17,30 @@ module product #(parameter XW = 8, WW = 8, PW = 16, KIND = 0) (
             assign p = first - second;
         end else if (KIND == 3) begin : count
             assign p = {{(PW-1){1'b0}}, ~(x[0] ^ w[0])};
+        end else if (KIND == 4) begin : shifts
+            for (t = 0; t < TERMS; t = t + 1) begin : term
+                wire signed [PW-1:0] moved = w[t*(SB+2)] ? $signed(x) <<< w[t*(SB+2)+2 +: SB] : 0;
+                wire signed [PW-1:0] sum;
+                if (t == 0) begin : first
+                    assign sum = w[1] ? -moved : moved;
+                end else begin : next
+                    assign sum = w[t*(SB+2)+1] ? term[t-1].sum - moved : term[t-1].sum + moved;
+                end
+            end
+            assign p = term[TERMS-1].sum;
+        end else if (KIND == 5) begin : rows
+            for (t = 0; t < WW; t = t + 1) begin : bits
+                wire signed [PW-1:0] moved = w[t] ? $signed(x) <<< t : 0;
+                wire signed [PW-1:0] sum;
+                if (t == 0) begin : first
+                    assign sum = moved;
+                end else if (t == WW - 1) begin : last
+                    assign sum = bits[t-1].sum - moved;
+                end else begin : next
+                    assign sum = bits[t-1].sum + moved;
+                end
+            end
+            assign p = bits[WW-1].sum;
         end else begin : signs
             assign p = w[0] ? {{(PW-XW){x[XW-1]}}, x} : -{{(PW-XW){x[XW-1]}}, x};
         end
@@ -48,7 +75,7 @@ module tree #(parameter N = 4, W = 8, L = 2) (
 endmodule
 
 // PE sums of SIMD products: products and their tree are registered (`en`), then accumulated (`add`).
-module mac #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW = 16, AW = 24, KIND = 0, SAME = 0) (
+module mac #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW = 16, AW = 24, KIND = 0, SAME = 0, TERMS = 1, SB = 1) (
     input clk, input en, input add, input first, input [(SAME ? 1 : PE)*SIMD*XW-1:0] x, input [PE*SIMD*WW-1:0] w,
     input [PE*AW-1:0] bias, output reg [PE*AW-1:0] acc);
     genvar p, s;
@@ -58,7 +85,7 @@ module mac #(parameter PE = 1, SIMD = 1, LEVELS = 0, XW = 8, WW = 8, PW = 16, AW
             reg [SIMD*PW-1:0] held;
             wire signed [PW+LEVELS-1:0] sum;
             for (s = 0; s < SIMD; s = s + 1) begin : term
-                product #(XW, WW, PW, KIND) one(
+                product #(XW, WW, PW, KIND, TERMS, SB) one(
                     x[((SAME ? 0 : p*SIMD)+s)*XW +: XW], w[(p*SIMD+s)*WW +: WW], products[s*PW +: PW]);
             end
             always @(posedge clk) if (en) held <= products;

@@ -242,14 +242,16 @@ def show(
 def _lower(
     imported: Graph, passes: Pipeline, context: Context, trace: Path | None
 ) -> tuple[Graph, Graph, Graph]:
-    """The last graph at each stage; their values have the same names."""
+    """The float model, and the last graph at each stage after it, whose values have its names."""
     if trace is not None:
         _new_folder(trace)
         (trace / "00-load.txt").write_text(dump(imported), encoding="utf-8")
-    parts = [Pipeline(*(item for item in passes if item.after is stage)) for stage in Stage]
-    floating = run(parts[0], imported, context, trace=trace)
-    typed = run(parts[1], floating, context, trace=trace)
-    return floating, typed, run(parts[2], typed, context, trace=trace)
+    items = list(passes)
+    first = next(i for i, p in enumerate(items) if p.assigns or p.after is not Stage.FLOAT)
+    last = next(i for i, p in enumerate(items) if p.after is Stage.INTEGER)
+    floating = run(Pipeline(*items[:first]), imported, context, trace=trace)
+    typed = run(Pipeline(*items[first:last]), floating, context, trace=trace)
+    return floating, typed, run(Pipeline(*items[last:]), typed, context, trace=trace)
 
 
 def _new_folder(folder: Path) -> None:

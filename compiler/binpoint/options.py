@@ -24,8 +24,8 @@ Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "mcu": frozenset({"optimize", "patches", "fpu", "arena", "io", "planner"}),
-        "fpga": frozenset({"fps", "latency_us", "top", "folding"}),
+        "mcu": frozenset({"optimize", "patches", "fpu", "arena", "io", "streaming", "planner"}),
+        "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
     }
 )
 """Options that mean something for targets of one family only."""
@@ -65,6 +65,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         layer_bits: `weight_bits` of single layers, by the name of their node in the model.
+        weight_terms: signed powers of two that a weight of a float model is the sum of, at most; by
+            default any number.
         methods: how approximated functions are computed: ``table``, ``shift``, ``shift-released``
             or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``.
         semantics: of requantization; ``auto`` is exact for QONNX, follows onnxruntime for other
@@ -72,12 +74,15 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         fpu: allow float instructions where the target has them.
         arena: memory for intermediate values, in the C file or the caller's.
         io: whether inputs and outputs are the caller's buffers or lie in the arena.
+        streaming: recurrent layers go on from the state that the call before left.
         planner: ``auto`` searches further where the greedy memory plan misses the lower bound.
         fps: inferences in a second that an FPGA is to reach; by default as many as fit the part.
         latency_us: microseconds from the first word in to the last word out, in place of `fps`.
         top: of an FPGA design: layers joined by ``stream``s, or all computed at once in
             ``parallel``; ``auto`` takes the second where only it reaches the asked pace.
         folding: of FPGA layers by name; the others are folded to keep the pace.
+        multipliers: of an FPGA design: ``auto`` writes products as such; ``none`` writes those with
+            constants as shifts and additions, and layers computed at once as graphs of adders.
         seed: of everything random.
         check: evaluate the graph before and after each pass that promises to keep its values.
     """
@@ -95,16 +100,19 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     activation_bits: Bits = 8
     weight_bits: Bits = 8
     layer_bits: dict[str, Bits] = {}
+    weight_terms: Annotated[int, msgspec.Meta(ge=1, le=4)] | None = None
     methods: dict[str, Method] = {}
     semantics: Literal["auto", "dyadic", "onnxruntime", "rational"] = "auto"
     fpu: bool = False
     arena: Literal["static", "caller"] = "static"
     io: Literal["caller", "arena"] = "caller"
+    streaming: bool = False
     planner: Literal["auto", "greedy"] = "auto"
     fps: Positive | None = None
     latency_us: Positive | None = None
     top: Literal["auto", "stream", "parallel"] = "auto"
     folding: dict[str, Fold] = {}
+    multipliers: Literal["auto", "none"] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
     check: bool = False
 

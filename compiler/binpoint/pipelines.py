@@ -16,6 +16,7 @@ from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.choose_methods import ChooseMethods
+from binpoint.lower.keep_states import KeepStates
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.slim import SlimIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -66,6 +67,7 @@ def mcu() -> Pipeline:
         SlimIntegers(),
         SimplifyIntegers(),
         ProveRequantizers(),
+        KeepStates(),
         PatchStage(),
         MixedPatches(),
     )
@@ -74,9 +76,12 @@ def mcu() -> Pipeline:
 def fpga() -> Pipeline:
     """The same for hardware, which has units of its own for what `slim-integers` rewrites.
 
-    Its streams never hold a whole map, so it needs no patches.
+    Its streams never hold a whole map, so it needs no patches; and no state outlasts an inference.
     """
-    return mcu().without(SlimIntegers.name).without(PatchStage.name).without(MixedPatches.name)
+    pipeline = mcu()
+    for taken in (SlimIntegers, KeepStates, PatchStage, MixedPatches):
+        pipeline = pipeline.without(taken.name)
+    return pipeline
 
 
 PASSES: tuple[type[Pass], ...] = tuple(dict.fromkeys(type(p) for p in mcu()))

@@ -51,6 +51,7 @@ class Job:
     data: Any
     net: str
     bits: int
+    hot: int | None
     method: str
     epochs: int
     float_epochs: int
@@ -58,6 +59,11 @@ class Job:
     seed: int
     verify: int
     progress: bool
+
+    @property
+    def width(self) -> str:
+        """Bits, and powers of two in a weight, for names of files."""
+        return f"{self.bits}" + ("" if self.hot is None else f"k{self.hot}")
 
     def plan(self, name: str, epochs: int, rate: float) -> Plan:
         """A training whose checkpoint has this name."""
@@ -79,7 +85,8 @@ def float_net(job: Job) -> Any:
 def fixed_net(job: Job, net: Any) -> Any:
     """The network in fixed point, by one of the methods."""
     start = fold_norms(net) if job.method == "pass" else net
-    prepared = prepare(start, bits=job.bits, input_signed=job.data.signed)
+    signed = job.data.signed
+    prepared = prepare(start, bits=job.bits, input_signed=signed, weight_terms=job.hot)
     seen = job.data.x[:CALIBRATION]
     if job.method == "pass":
         place_points(prepared, seen[:PLACED])
@@ -88,7 +95,7 @@ def fixed_net(job: Job, net: Any) -> Any:
     if job.method == "tune":
         tune(prepared, seen, Fit(seed=job.seed, progress=job.progress))
     if job.method == "qat":
-        plan = job.plan(f"qat{job.bits}", job.epochs, RATE)
+        plan = job.plan(f"qat{job.width}", job.epochs, RATE)
         learn(prepared, job.data.x, job.data.y, plan, augment=job.data.augment)
     return prepared.cpu().eval()
 
@@ -118,7 +125,7 @@ def run(job: Job) -> dict[str, Any]:
     job.folder.mkdir(parents=True, exist_ok=True)
     net = float_net(job)
     before = accuracy(net, job.data.test_x, job.data.test_y)
-    path = job.folder / f"{job.data.name}-{job.net}-{job.method}{job.bits}.onnx"
+    path = job.folder / f"{job.data.name}-{job.net}-{job.method}{job.width}.onnx"
     started = time.perf_counter()
     fixed = fixed_net(job, net.cpu())
     export(fixed, job.data.test_x[:1], path)
@@ -130,6 +137,7 @@ def run(job: Job) -> dict[str, Any]:
         "float": round(before, 4),
         "accuracy": round(found["accuracy"], 4),
         "bits": job.bits,
+        **({} if job.hot is None else {"k_hot": job.hot}),
         "method": job.method,
         "verdict": found["verdict"],
         "seconds": round(seconds, 1),
@@ -142,6 +150,7 @@ def run(job: Job) -> dict[str, Any]:
 @click.option("--data", "source", default="digits", help="digits, or a file of samples.")
 @click.option("--net", type=click.Choice(sorted(nets.NETS)), default="mlp")
 @click.option("--bits", type=click.IntRange(2, 8), default=4, help="Of weights and activations.")
+@click.option("--k-hot", "hot", type=click.IntRange(1, 4), help="Powers of two in a weight.")
 @click.option("--method", type=click.Choice(METHODS), default="qat")
 @click.option("--epochs", default=8, help="Of qat.")
 @click.option("--float-epochs", default=30, help="Of the float network.")

@@ -43,6 +43,7 @@ _REFUSALS = (
     (r"`Attention`: `\w+window\w*`", "windows of attention"),
     (r"`(GRU|LSTM|RNN)`: (layout 1|peepholes)", "forms of recurrent layers that no framework has"),
     (r"`Gemm`: a bias of shape \[3, 4\]", "a bias for each element"),
+    (r"`LpNormalization`: p = 1", "norms of magnitudes"),
     (r"`MatMul`: (leading axes that differ|operands of shapes .*)", "vectors, broadcasting"),
     (r"`PRelu`: slopes of shape \[3, 4, 5\] for .*", "a slope for each element"),
 )

@@ -14,14 +14,16 @@ from binpoint import ort
 from binpoint.frontend.load import load
 from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.evaluate import constant_array
+from binpoint.ir.evaluate import constant_array, evaluate
 from binpoint.ir.graph import Graph, Value
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, FixedType, FloatType, TensorType
 from binpoint.ops.elementwise import Binary, Kind, Scalar
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.reduce import Reduce
-from binpoint.ops.unary import Unary
+from binpoint.ops.shape import Reshape
+from binpoint.ops.unary import Clip, Unary
 
 Apply = Callable[..., Graph]
 SHAPE = (2, 5, 8)
@@ -40,13 +42,14 @@ class Written:
         inverse: str = "",
         swapped: bool = False,
         over: int | None = None,
+        centred: bool = True,
     ) -> None:
         """Write the quotient."""
         self.build = GraphBuilder(Graph("g"))
         self.x = self.build.input("x", TensorType(SHAPE, FloatType()))
         one = self.build.one
         self.mean = one(Reduce((axis,), mean=True), self.x)
-        self.apart = one(Binary(Kind.SUB), self.x, self.mean)
+        self.apart = one(Binary(Kind.SUB), self.x, self.mean) if centred else self.x
         square = (
             one(Scalar(Kind.POW, 2.0), self.apart)
             if power
@@ -97,6 +100,95 @@ def test_all_spellings_become_one_op(
     assert ops(done) == [LayerNorm(2, 1e-3)]
     for found, wanted in zip(parameters(done), (GAMMA, BETA), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def euclidean(tmp_path: Path, *, least: float = 1e-12, axis: int = -1) -> Path:
+    """What torch writes for `normalize`."""
+    make = helper.make_node
+    nodes = [
+        make("ReduceL2", ["x"], ["n"], axes=[axis], keepdims=1),
+        make("Clip", ["n", "least"], ["m"]),
+        make("Expand", ["m", "shape"], ["e"]),
+        make("Div", ["x", "e"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, SHAPE) for n in ("x", "y")]
+    constants = [
+        numpy_helper.from_array(np.array(least, np.float32), "least"),
+        numpy_helper.from_array(np.array(SHAPE, np.int64), "shape"),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    opsets = [helper.make_opsetid("", 17)]
+    path = tmp_path / "g.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    )
+    return path
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_over_its_euclidean_norm_is_one_op(
+    apply: Apply, tmp_path: Path, axis: int, rng: np.random.Generator
+) -> None:
+    path = euclidean(tmp_path, axis=axis)
+    done = apply(load(path), RecogniseLayerNorm())
+    assert ops(done) == [LayerNorm(axis % 3, 0.0, centred=False)]
+    x = rng.normal(size=SHAPE).astype(np.float32)
+    (wanted,) = ort.reference(str(path)).run({"x": x}).values()
+    found = evaluate(done, {done.inputs[0]: x})[done.outputs[0]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_that_is_kept_far_off_zero_stays(apply: Apply, tmp_path: Path) -> None:
+    done = apply(load(euclidean(tmp_path, least=0.5)), RecogniseLayerNorm())
+    assert Clip(0.5, None) in ops(done)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_channels_one_by_one_between_reshapes_are_groups(
+    apply: Apply, rng: np.random.Generator, affine: bool
+) -> None:
+    """What torch's exporter writes for GroupNorm."""
+    graph = Graph("g")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((2, 6, 4, 3), FloatType()))
+    own = [build.constant(rng.normal(1, 1, 3).astype(np.float32)) for _ in range(2)]
+    middle = build.one(Reshape((2, 3, 24)), x)
+    y = build.one(Reshape((2, 6, 4, 3)), build.one(GroupNorm(3, 1e-5), middle, *own))
+    for kind in (Kind.MUL, Kind.ADD) if affine else ():
+        more = build.constant(rng.normal(1, 1, (6, 1, 1)).astype(np.float32))
+        y = build.one(Binary(kind), y, more)
+    graph.outputs = graph.output_names = (y.name,)
+    done = apply(graph, RecogniseLayerNorm())
+    assert ops(done) == [GroupNorm(3, 1e-5)]
+
+
+def test_reshapes_that_mix_channels_stay(apply: Apply) -> None:
+    graph = Graph("g")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((2, 6, 4, 3), FloatType()))
+    own = [build.constant(np.ones(6, np.float32)) for _ in range(2)]
+    middle = build.one(Reshape((4, 6, 6)), x)
+    y = build.one(Reshape((2, 6, 4, 3)), build.one(GroupNorm(6, 1e-5), middle, *own))
+    graph.outputs = graph.output_names = (y.name,)
+    assert len(ops(apply(graph, RecogniseLayerNorm()))) == 3
+
+
+@pytest.mark.parametrize("inverse", ["", "Reciprocal", "Div"])
+def test_without_a_mean_it_is_the_root_mean_square(apply: Apply, inverse: str) -> None:
+    written = Written(power=not inverse, inverse=inverse, centred=False)
+    written.then(Kind.MUL, GAMMA)
+    written.build.graph.remove(written.build.graph.nodes()[0].name)
+    written.build.graph.drop_value(written.mean.name)
+    done = apply(written.graph(), RecogniseLayerNorm())
+    assert ops(done) == [LayerNorm(2, 1e-3, centred=False)]
+    np.testing.assert_array_equal(parameters(done), [GAMMA, np.zeros(8)])
+
+
+def test_a_mean_over_another_axis_is_not_that_of_the_norm(apply: Apply) -> None:
+    """The root mean square of the difference is one all the same."""
+    done = apply(Written(over=1).graph(), RecogniseLayerNorm())
+    assert LayerNorm(1, 1e-3, centred=False) in ops(done)
+    assert Binary(Kind.SUB) in ops(done)
 
 
 def test_gamma_and_beta_may_be_missing_or_one_number(apply: Apply) -> None:

@@ -30,6 +30,7 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose, Spread
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, Kind, MinMax
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.labels import Label
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pad import Pad
@@ -273,8 +274,15 @@ def _layer_norm(s: Sketch, semantics: Semantics) -> Made:
     gamma, beta = (
         real(s.rng.normal(1 - i, 0.5, x.shape[axis]).astype(np.float32)) for i in range(2)
     )
-    op = LayerNorm(axis, s.pick(1e-5, 1e-12, 0.1))
+    op = LayerNorm(axis, s.pick(1e-5, 1e-12, 0.1), centred=s.pick(True, False))
     return _finished(s, semantics, op, x, gamma, beta)
+
+
+def _group_norm(s: Sketch, semantics: Semantics) -> Made:
+    groups, each = s.number(1, 3), s.number(1, 2)
+    x = _data(s, semantics, s.number(1, 2), groups * each, *s.shape(s.number(0, 2)))
+    gamma, beta = (real(s.rng.normal(1 - i, 0.5, x.shape[1]).astype(np.float32)) for i in range(2))
+    return _finished(s, semantics, GroupNorm(groups, s.pick(1e-5, 0.1)), x, gamma, beta)
 
 
 def _recurrent(s: Sketch, _: Semantics) -> Made:
@@ -399,6 +407,7 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(Softmax, _softmax, 0.502, 1.0),
     FloatCase(Softmax, _masked_softmax, 0.502, 1.0),
     FloatCase(LayerNorm, _layer_norm, 0.51, 0.51),
+    FloatCase(GroupNorm, _group_norm, 0.51, 0.51),
     FloatCase(Recurrent, _recurrent, 3.0, 3.0),
     FloatCase(Label, _label, 0.0, 0.0),
     FloatCase(Transpose, _transpose, 0.0, 0.0),

@@ -315,7 +315,8 @@ def layer_norm(s: Sketch) -> Value:
     axis = s.number(0, len(shape) - 1)
     x = s.input(shape)
     parameters = [real(s.rng.normal(size=shape[axis]).astype(np.float32)) for _ in range(2)]
-    op = LayerNorm(axis, s.pick(0.0, 1e-5, 1.0), s.pick(Method.TABLE, *Method))
+    method, centred = s.pick(Method.TABLE, *Method), s.pick(True, True, False)
+    op = LayerNorm(axis, s.pick(0.0, 1e-5, 1.0), method if centred else Method.TABLE, centred)
     y = s.lower(op, [x, *parameters], s.type(size=4.0), s.pick(*Semantics))
     return s.add(Clamp(-5, 100), y) if s.pick(True, False) else y
 

@@ -33,6 +33,22 @@ def test_products_take_as_many_slices_as_synthesis_found(a: int, b: int, slices:
 
 
 @pytest.mark.parametrize(
+    ("x", "bits", "found"),
+    [(5, (2,), 17), (9, (2,), 25), (5, (3,), 36), (9, (3,), 48), (5, (2, 2), 41), (9, (2, 2), 57),
+     (5, (3, 3), 87), (9, (3, 3), 139), (5, (3, 3, 3), 128), (9, (3, 3, 3), 194)],
+)  # fmt: skip
+def test_shifted_operands_take_about_what_synthesis_found(
+    x: int, bits: tuple[int, ...], found: int
+) -> None:
+    assert fabric.shifts(x, bits).lut == pytest.approx(found, rel=0.13)
+
+
+@pytest.mark.parametrize(("x", "w", "found"), [(5, 4, 27), (9, 4, 63), (5, 6, 51), (9, 6, 87.75)])
+def test_products_by_bits_take_about_what_synthesis_found(x: int, w: int, found: float) -> None:
+    assert fabric.rows(x, w).lut == pytest.approx(found, rel=0.17)
+
+
+@pytest.mark.parametrize(
     ("words", "width", "blocks"),
     [(128, 8, 1), (512, 36, 1), (512, 64, 2), (1024, 32, 2), (256, 100, 3), (2048, 64, 8)],
 )

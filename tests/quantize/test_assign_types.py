@@ -10,10 +10,11 @@ import pytest
 from binpoint.errors import BadOption, MissingSamples, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import FloatOp, Role
 from binpoint.ir.verify import verify
 from binpoint.lower.to_integers import ToIntegers
+from binpoint.numeric.digits import grid
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, TensorType
 from binpoint.ops.dense import Dense
@@ -59,19 +60,44 @@ def test_integers_follow_the_float_model(
     assert signal / noise > least
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_weights_have_as_many_bits_as_asked_for(rng: np.random.Generator, bits: int) -> None:
-    graph = mlp(rng)
-    typed = assigned(graph, normal(graph, rng), weight_bits=bits)
-    found = [
+def weights_of(typed: Graph) -> list[Value]:
+    """All weights of a graph."""
+    return [
         typed.value(name)
         for node in typed.nodes()
         if isinstance(node.op, FloatOp)
         for name, role in zip(node.inputs, node.op.roles(len(node.inputs)), strict=True)
         if role is Role.WEIGHT
     ]
+
+
+@pytest.mark.parametrize(("bits", "count"), [(8, 1), (8, 2), (5, 2), (4, 1)])
+def test_weights_are_the_nearest_sums_of_few_powers(
+    rng: np.random.Generator, bits: int, count: int
+) -> None:
+    graph = mlp(rng)
+    real = weights_of(graph)
+    typed = assigned(graph, normal(graph, rng), weight_bits=bits, weight_terms=count)
+    codes = grid(count, 2 ** (bits - 1) - 1)
+    found = weights_of(typed)
+    assert len(found) == len(real) > 1
+    for value, given in zip(found, real, strict=True):
+        assert value.fixed is not None
+        assert value.constant is not None
+        assert given.constant is not None
+        assert set(np.unique(value.constant.array).tolist()) <= set(codes.tolist())
+        scales = np.array([float(s) for s in value.fixed.scales])[:, None]
+        apart = np.abs(given.constant.array / scales - value.constant.array)
+        others = np.abs(given.constant.array[..., None] / scales[..., None] - codes)
+        assert np.allclose(apart, others.min(axis=-1))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_weights_have_as_many_bits_as_asked_for(rng: np.random.Generator, bits: int) -> None:
+    graph = mlp(rng)
+    typed = assigned(graph, normal(graph, rng), weight_bits=bits)
     most = 2 ** (bits - 1) - 1
-    for value in found:
+    for value in weights_of(typed):
         assert value.fixed is not None
         assert value.constant is not None
         assert value.fixed.storage.width == bits

@@ -287,6 +287,8 @@ def test_every_witness_gives_the_integers_of_three_and_five_bits(tmp_path: Path)
         samples=tmp_path / "net.npz", calibrate_with=10,
     )  # fmt: skip
     assert result.verdict.answer == "equal"
+    ratios = [layer.snr_db for layer in result.report.layers if layer.snr_db is not None]
+    assert 3.0 < min(ratios) < 25.0  # beside the float model: three bits of weights are seen
     assert all(
         scale.is_power_of_two
         for v in result.graph.values()

@@ -19,9 +19,10 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
-from binpoint.plan.mixed import Seen, corrected
+from binpoint.plan.mixed import Seen
 from binpoint.quantize.coarsen import Occurrences, entropy, recoded, steps_of
 from binpoint.quantize.narrow import maps_of, narrowed
+from binpoint.quantize.stage_samples import corrected
 from tests import laws
 from tests.ops.test_patched import net, patched
 

@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""Small encoders of transformers, and what torch's two exporters make of them.
+"""Small encoders of transformers, and recurrent nets, and what torch's two exporters make of them.
 
 ``python -m tests.training.encoders`` writes the texts of ``tests/frontend/exported``.
 """
@@ -60,11 +60,25 @@ class Causal(nn.Module):
         return self.head(x[:, -1])
 
 
+class Recurrent(nn.Module):
+    """Both directions of a recurrent layer, and a classifier of the last step."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        make = {"gru": nn.GRU, "lstm": nn.LSTM}[kind]
+        self.layer = make(INPUTS, 8, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.layer(x)[0][:, -1])
+
+
 def write(name: str, path: Path) -> nn.Module:
-    """Export the net that a text is called after, with all its parameters drawn at random."""
+    """Export a net by one of the exporters, with all its parameters drawn at random."""
     kind, exporter = name.split("_")
     torch.manual_seed(3)
-    net = {"encoder": Encoder, "causal": Causal}[kind]().eval()
+    encoders = {"encoder": Encoder, "causal": Causal}
+    net = (encoders[kind]() if kind in encoders else Recurrent(kind)).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += 0.2 * torch.randn_like(parameter)  # none is zero or one, none are equal

@@ -20,6 +20,7 @@ from binpoint.plan.dataflow import slot_bits
 from binpoint.plan.design import Design, StreamPort, Style
 from binpoint.plan.fabric import SHIFT_WORDS
 from binpoint.plan.program import Port
+from binpoint.plan.shifts import is_without
 from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
@@ -118,12 +119,15 @@ def render(
         "layers": layers,
         "kernels": _kernels(design, layers),
         "parallel": design.style is Style.PARALLEL,
+        "shifts": any(is_without(layer.unit) for layer in design.layers),
         "interval": design.interval,
         "samples": len(golden),
         "processor": None if design.style is Style.PARALLEL else _processor(target.fabric.part),
         "dmas": [_dma(design.name, i, p, p in inputs) for i, p in enumerate([*inputs, *outputs])],
     }
     paths = _files(design)
+    if views["shifts"]:
+        paths["src/shifts.hpp"] = "shifts.hpp"
     if views["processor"] is not None:
         paths["vivado/bitstream.tcl"] = "bitstream.tcl"
     files = {path: render_template(_FOLDER, f"{t}.j2", **views) for path, t in paths.items()}

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
+from binpoint.numeric.digits import parts
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan.store import Store, spread
@@ -43,6 +44,7 @@ class Parts:
     store: StoreView | None = None
     operand: str = ""
     functions: tuple[tuple[str, str, str], ...] = ()
+    sums: SumsView | None = None
 
     @property
     def arrays(self) -> tuple[ArrayView, ...]:
@@ -54,6 +56,15 @@ class Parts:
         """Type and text of each constant, by name."""
         kinds = {name: "int" if abs(v) < 2**31 else "int64_t" for name, v in self.constants.items()}
         return tuple((f"{kinds[n]} {n}", literal(v)) for n, v in self.constants.items())
+
+
+@dataclass(frozen=True, slots=True)
+class SumsView:
+    """Sums as statements: numbers of a graph of adders, then the text of each sum."""
+
+    operands: int
+    numbers: tuple[str, ...]
+    results: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class StoreView:
     thresholds: str = ""
     sign: str = ""
     levels: int = 0
-    multiplier: str = ""
+    product: str = ""
     offset: str = ""
     shift: str = ""
     exact: bool = True
@@ -223,7 +234,8 @@ def _mulshift(
             ("shift", store.shift),
         )
     )
-    arrays = [array for array, _ in (multiplier, offset, shift) if array is not None]
+    columns, product_text = _times(name, store, multiplier, folds, pe)
+    arrays = [array for array, _ in (*columns, offset, shift) if array is not None]
     corrections: list[tuple[str, int, str]] = []
     at = ""
     for key, sign, constant in (("ups", "+", store.ups), ("downs", "-", store.downs)):
@@ -242,11 +254,56 @@ def _mulshift(
         even=store.even,
         odd_zero=store.zero & 1,
         corrections=tuple(corrections),
-        multiplier=multiplier[1],
+        product=product_text,
         offset=offset[1],
         shift=shift[1],
     )
     return tuple(arrays), view
+
+
+def _times(
+    name: str, store: Store, whole: _Column, folds: int, pe: int
+) -> tuple[tuple[_Column, ...], str]:
+    """Columns of numbers, and the product of x with the store's multiplier.
+
+    Where every multiplier has a place of its own it is two numbers, of its positive and of its
+    negative digits, so that few bits of either are set.
+    """
+    assert store.multiplier is not None
+    assert store.total is not None
+    numbers = store.multiplier.array
+    if store.arithmetic != "rows":
+        return (whole,), f"bp_mul<total_t>(x, {whole[1]})"
+    if folds > 1:
+        return (whole,), by_bits("total_t", store.total, "x", whole[1], Interval.of(numbers))
+    up, down = parts(numbers)
+    columns = tuple(
+        _column(f"{name}_{key}", Constant(half), folds, pe)
+        for key, half in (("up", up), ("down", down))
+    )
+    bits = int(max(up.max(), down.max(), 1)).bit_length()
+    wider = int_name(IntType(min(64, store.total.width + 2), signed=True))
+    left, right = (f"bp_rows<{wider}, {bits}>(x, {text})" for _, text in columns)
+    return columns, f"total_t({left} - {right})"
+
+
+def by_bits(result: str, elem: IntType, operand: str, number: str, numbers: Interval) -> str:
+    """The product with a number of some range by its bits, as `result`, an alias of `elem`.
+
+    A number that may be negative counts by its size, so that no sum on the way exceeds the product.
+    """
+    bits = max(-numbers.lo, numbers.hi, 1).bit_length()
+    wider = int_name(IntType(min(64, elem.width + 2), signed=True))
+    plus, minus = (f"bp_rows<{wider}, {bits}>({operand}, {n})" for n in (number, f"-{number}"))
+    if numbers.lo >= 0:
+        return f"{result}({plus})"
+    if numbers.hi <= 0:
+        return f"{result}(-{minus})"
+    return f"({number} < 0 ? {result}(-{minus}) : {result}({plus}))"
+
+
+_Column = tuple["ArrayView | None", str]
+"""An array, if it is no literal, and the text of its element."""
 
 
 def _column(

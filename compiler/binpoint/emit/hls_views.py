@@ -12,25 +12,25 @@ from binpoint.emit.hls_arrays import (
     ArrayView,
     Parts,
     array_view,
+    by_bits,
     by_kind,
-    folded_weights,
     initialiser,
     int_name,
     literal,
-    product,
     store_view,
     totals,
     wide,
 )
 from binpoint.emit.hls_rows import Whole, rows_view
 from binpoint.emit.hls_steps import recurrent_view
+from binpoint.emit.hls_sums import Products, products_view
 from binpoint.numeric.fixed import IntType
+from binpoint.numeric.interval import Interval
 from binpoint.plan import units
 from binpoint.plan.design import Design, Layer
 
 Computing = (
-    units.Dense | units.Depthwise | units.Recurrent | units.Reduce | units.Arg | units.Window
-    | units.Map | units.Pair
+    units.Recurrent | units.Reduce | units.Arg | units.Window | units.Map | units.Pair
 )  # fmt: skip
 Moving = units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
 
@@ -97,10 +97,10 @@ def _parts(layer: Layer) -> Parts:
     name, unit = layer.name, layer.unit
     if isinstance(unit, Whole):
         return rows_view(name, unit)
+    if isinstance(unit, Products):
+        return products_view(name, unit)
     assert isinstance(unit, Computing | Moving)
     match unit:
-        case units.Dense() | units.Depthwise():
-            return _products(name, unit)
         case units.Recurrent():
             return recurrent_view(name, unit)
         case units.Reduce():
@@ -160,39 +160,6 @@ def _arg(unit: units.Arg) -> Parts:
     return Parts("arg", constants, (("acc_t", wide(unit.x)),), functions=functions)
 
 
-def _products(name: str, unit: units.Dense | units.Depthwise) -> Parts:
-    constants = {"iterations": unit.iterations, "folds": unit.folds, "pe": unit.pe}
-    weights = unit.weights.array
-    if isinstance(unit, units.Dense):
-        groups, folds, lanes = unit.groups, unit.groups * unit.folds, unit.pe * unit.simd
-        laid_out = folded_weights(weights, folds, (unit.pe, unit.simd))
-        constants |= {"groups": groups, "steps": unit.steps, "simd": unit.simd}
-        kernel = "dense"
-    else:
-        folds, lanes = unit.folds, unit.pe * unit.simd
-        split = weights.reshape(folds, unit.pe, unit.simd, unit.steps)
-        laid_out = split.transpose(0, 3, 1, 2).reshape(-1, lanes)
-        constants |= {"steps": unit.steps, "simd": unit.simd}
-        kernel = "depthwise"
-    constants["words"] = laid_out.shape[0]
-    laid_out, weight, multiplied = product(unit.arithmetic, unit.weight, laid_out)
-    bias = unit.bias.array.reshape(folds, unit.pe)
-    arrays, store = store_view(name, unit.store, folds, unit.pe)
-    types = (
-        ("weight_t", int_name(weight)),
-        ("product_t", wide(unit.product)),
-        ("acc_t", wide(unit.acc)),
-        *totals(unit.store),
-    )
-    own = (
-        array_view(f"{name}_weights", laid_out, reshape=(2,)),
-        array_view(f"{name}_bias", bias, reshape=(2,)),
-    )
-    head = f"const {int_name(unit.x)} &a, const weight_t &w"
-    functions = (("product_t product", head, multiplied),)
-    return Parts(kernel, constants, types, own, arrays, store, "acc_t", functions)
-
-
 def _reduce(name: str, unit: units.Reduce) -> Parts:
     constants = {
         "iterations": unit.iterations,
@@ -249,10 +216,10 @@ def _pair(name: str, unit: units.Pair) -> Parts:
     n = {key: literal(value) for key, value in numbers.items()}
     match unit.form:
         case "linear":
-            body = f"with_t(bp_mul<with_t>(a, {n['ma']}) + bp_mul<with_t>(b, {n['mb']}))"
+            left, right = (_times(unit, k, numbers[f"m{k}"]) for k in ("a", "b"))
+            body = f"with_t({left} + {right})"
         case "product":
-            body = "bp_mul<with_t>"
-            body += f"(with_t(with_t(a) - {n['zero_a']}), with_t(with_t(b) - {n['zero_b']}))"
+            body = _centred(unit, numbers["zero_a"], numbers["zero_b"])
         case "table":
             body = f"with_t((int(a) - {n['low_a']}) * {n['count_b']} + (int(b) - {n['low_b']}))"
         case form:
@@ -273,6 +240,24 @@ def _pair(name: str, unit: units.Pair) -> Parts:
     return Parts(
         "pair_constant", constants, tuple(types), (table,), arrays, store, "with_t", functions
     )
+
+
+def _times(unit: units.Pair, operand: str, number: int) -> str:
+    """An operand times a number."""
+    if unit.arithmetic == "rows":
+        return by_bits("with_t", unit.product, operand, literal(number), Interval.of(number))
+    return f"bp_mul<with_t>({operand}, {literal(number)})"
+
+
+def _centred(unit: units.Pair, zero_a: int, zero_b: int) -> str:
+    """The product of both operands less their zero points; by the bits of one that is constant."""
+    a, b = f"with_t(with_t(a) - {literal(zero_a)})", f"with_t(with_t(b) - {literal(zero_b)})"
+    if unit.arithmetic != "rows" or unit.constant is None:
+        return f"bp_mul<with_t>({a}, {b})"
+    zero = zero_a if unit.constant_first else zero_b
+    numbers = Interval.of(unit.constant.array) - zero
+    operand, number = (b, a) if unit.constant_first else (a, b)
+    return by_bits("with_t", unit.product, operand, number, numbers)
 
 
 def _copy(name: str, unit: units.Copy) -> Parts:

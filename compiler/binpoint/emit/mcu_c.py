@@ -14,7 +14,7 @@ from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import ALIGNMENT
-from binpoint.plan.program import Place, Port, Program, Storage
+from binpoint.plan.program import Place, Port, Program, State, Storage
 from binpoint.target import Target
 
 _FOLDER = "mcu-c"
@@ -68,6 +68,18 @@ class BlockView:
 
 
 @dataclass(frozen=True, slots=True)
+class StateView:
+    """A state of a streaming model: member of the struct, and where its step leaves it."""
+
+    name: str
+    ctype: str
+    size: int
+    initial: str
+    source: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """A wrapper function: one call of a kernel with literal arguments."""
 
@@ -81,6 +93,7 @@ class NodeView:
     result: str
     result_bytes: int
     stage: StageView | None = None
+    states: tuple[StateView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
     inline = "static inline BP_INLINE" if options.optimize != "size" else _SHARED
     kernels = {step.call.symbol: KernelView(step.call, inline) for _, step in program.calls()}
     inputs, outputs = port_views(program.inputs, program.outputs)
+    nodes = [_node(program, i, s) for i, s in enumerate(coded_steps(program))]
     variants = sorted({k.variant for k in kernels.values() if k.variant})
     blocks = {
         (k.variant, block.symbol): {
@@ -130,7 +144,11 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "outputs": outputs,
         "constants": program.constants,
         "constant_bytes": program.constant_bytes,
-        "nodes": [_node(program, i, s) for i, s in enumerate(coded_steps(program))],
+        "nodes": nodes,
+        "states": [state for node in nodes for state in node.states],
+        "parameters": _parameters(options, program.name, inputs, outputs),
+        "passed": ["context"] * (options.arena == "caller")
+        + [p.parameter for p in [*inputs, *outputs] if options.io != "arena"],
         "arena_bytes": program.arena_bytes,
         "arena_storage": max(program.arena_bytes, ALIGNMENT),
         "arena_bound": program.arena_bound,
@@ -180,6 +198,17 @@ def port_views(
     return into, [_port(p, Place.OUTPUT, i) for i, p in enumerate(outputs)]
 
 
+def _parameters(
+    options: CompileOptions, prefix: str, inputs: Sequence[PortView], outputs: Sequence[PortView]
+) -> list[str]:
+    """Those of a run."""
+    found = [f"{prefix}_context *context"] if options.arena == "caller" else []
+    if options.io != "arena":
+        found += [f"const {p.ctype} *{p.parameter}" for p in inputs]
+        found += [f"{p.ctype} *{p.parameter}" for p in outputs]
+    return found
+
+
 def _parameter_of(port: Port, place: Place) -> str:
     return f"{'in' if place is Place.INPUT else 'out'}_{port.name}"
 
@@ -208,13 +237,30 @@ def _port(port: Port, place: Place, index: int) -> PortView:
 
 def _node(program: Program, index: int, step: Step) -> NodeView:
     function = f"node_{index:03d}_{step.name}"
-    buffers = [a for a in step.call.all_arguments if isinstance(a, Buffer) and _moves(program, a)]
+    states = {key[1]: s for key, s in program.states.items() if key[0] == step.name}
+    buffers = [
+        a
+        for a in step.call.all_arguments
+        if isinstance(a, Buffer) and (a.name in states or _moves(program, a))
+    ]
     names = {a.name: a for a in buffers}
     # The hook after a node sees its first result.
     result = next(a for a in buffers if a.written)
     value = program.graph.value(result.value)
     extra = ["scratch"] if step.call.scratch else []
-    arguments = ", ".join([*(_argument(program, a) for a in step.call.all_arguments), *extra])
+    arguments = ", ".join(
+        [
+            *(
+                a.name if a.name in states else _argument(program, a)
+                for a in step.call.all_arguments
+            ),
+            *extra,
+        ]
+    )
+    places = [
+        f"state->{states[a.name].name}" if a.name in states else _place(program, a)
+        for a in names.values()
+    ]
     types = [
         f"{a.name} `{a.value}` {type_text(program.graph.value(a.value))}" for a in names.values()
     ]
@@ -227,13 +273,23 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
         parameters=", ".join(
             [*(parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]
         ),
-        call=", ".join(
-            [*(_place(program, a) for a in names.values()), *([scratch] if scratch else [])]
-        ),
+        call=", ".join([*places, *([scratch] if scratch else [])]),
         arguments=wrapped(f"{step.call.symbol}({arguments})", 8),
         result=_place(program, result),
         result_bytes=value.type.size * value.elem.storage.dtype.itemsize,
         stage=stage_view(program, step, function) if step.name in program.stages else None,
+        states=tuple(_state(program, state) for state in states.values()),
+    )
+
+
+def _state(program: Program, state: State) -> StateView:
+    return StateView(
+        state.name,
+        ctype(state.initial.elem),
+        state.size,
+        f"{program.name}_{state.initial.name}",
+        _place(program, state.source),
+        state.offset,
     )
 
 

@@ -1,4 +1,4 @@
-"""recognise-layer-norm: layer normalization written out as many operators becomes one."""
+"""recognise-layer-norm: normalization written out as many operators becomes one."""
 
 from __future__ import annotations
 
@@ -14,23 +14,33 @@ from binpoint.frontend.edit import drop_unread
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph, Node, Origin, Value
+from binpoint.ir.op import FloatOp
 from binpoint.ops.elementwise import Binary, Kind, Scalar
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.reduce import Reduce
-from binpoint.ops.unary import Unary
+from binpoint.ops.shape import Reshape
+from binpoint.ops.slices import Take
+from binpoint.ops.unary import Clip, Unary
 from binpoint.passes.base import Context, Effect, Pass, Stage
 
+_TINY = 1e-6
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RecogniseLayerNorm(Pass):
-    """Put one LayerNorm in place of the operators that older exporters write for it.
+    """Put one norm in place of the operators that exporters write for it.
 
-    1. With d = x − ReduceMean(x): d / √(ReduceMean(d²) + epsilon), d² as Pow or Mul, the quotient
-       as Div or as Mul by a Reciprocal; then, each if it is there, Mul by a constant gamma and Add
-       of a constant beta, one number or one for each place along the axis.
-    2. One axis. No value in between has a type, is an output or is read elsewhere; otherwise the
+    1. With d = x − ReduceMean(x), or d = x for a root mean square: d / √(ReduceMean(d²) + epsilon),
+       d² as Pow or Mul, the quotient as Div or as Mul by a Reciprocal; then, each if it is there,
+       Mul by a constant gamma and Add of a constant beta, one number or one for each place along
+       the axis.
+    2. Channels normalized one by one as ``[N, G, …]`` that was ``[N, C, …]``, and is again, are a
+       GroupNorm of G groups; then Mul and Add by a constant for each of the C channels.
+    3. d / √ReduceSum(d²) is d over its Euclidean norm, also where a Clip keeps the norm off zero by
+       at most 10^-6, and where the norm is repeated along the axis.
+    4. One axis. No value in between has a type, is an output or is read elsewhere; otherwise the
        operators stay as they are.
     """
 
@@ -44,7 +54,10 @@ class RecogniseLayerNorm(Pass):
         for node in graph.nodes():
             if not graph.has_node(node.name):
                 continue
-            found = _quotient(graph, graph.node(node.name))
+            current = graph.node(node.name)
+            found = (
+                _grouped(graph, current) or _quotient(graph, current) or _euclidean(graph, current)
+            )
             if found is not None:
                 _put(graph, found)
         return graph
@@ -52,12 +65,38 @@ class RecogniseLayerNorm(Pass):
 
 @dataclass(frozen=True, slots=True)
 class _Norm:
-    """What was recognised: nodes from the mean on, in no order but for the last one."""
+    """What was recognised: its first nodes, in no order but for the last one.
+
+    `gamma` and `beta` are what these nodes have, along `axis`.
+    """
 
     x: str
     axis: int
-    epsilon: float
+    op: FloatOp
     nodes: tuple[Node, ...]
+    gamma: NDArray[np.float32]
+    beta: NDArray[np.float32]
+
+
+def _grouped(graph: Graph, node: Node) -> _Norm | None:
+    """Rule 2, but for what follows."""
+    if not isinstance(node.op, GroupNorm):
+        return None
+    before, after = graph.producer(node.inputs[0]), graph.sole_consumer(node.outputs[0])
+    if before is None or after is None:
+        return None
+    if not (isinstance(before.op, Reshape) and isinstance(after.op, Reshape)):
+        return None
+    (x,), (y,), (middle, *parameters) = (
+        graph.arguments(before), graph.results(after), graph.arguments(node)
+    )  # fmt: skip
+    groups = node.op.groups
+    if x.shape != y.shape or len(x.shape) < 2 or middle.shape[:2] != (x.shape[0], groups):
+        return None
+    if x.shape[1] % groups:
+        return None
+    gamma, beta = (np.repeat(_flat(v), x.shape[1] // groups) for v in parameters)
+    return _Norm(x.name, 1, node.op, (before, node, after), gamma, beta)
 
 
 def _quotient(graph: Graph, node: Node) -> _Norm | None:
@@ -75,32 +114,72 @@ def _quotient(graph: Graph, node: Node) -> _Norm | None:
             return None
 
 
+def _euclidean(graph: Graph, node: Node) -> _Norm | None:
+    """Rule 3, `node` the quotient."""
+    if node.op != Binary(Kind.DIV):
+        return None
+    x, name = node.inputs
+    between: list[Node] = []
+    while (maker := graph.producer(name)) is not None and _passes(graph, maker):
+        between.append(maker)
+        name = maker.inputs[0]
+    above = _above(graph, name, 3)
+    if len(above) < 3 or not _squares(above[0], x):
+        return None
+    match [n.op for n in above[1:]]:
+        case [Reduce((axis,), False), Unary("Sqrt")]:
+            count = graph.value(x).shape[axis]
+            gamma = np.full(count, 1 / np.sqrt(count), np.float32)
+            op = LayerNorm(axis, 0.0, centred=False)
+            nodes = (*above, *between, node)
+            return _Norm(x, axis, op, nodes, gamma, np.zeros_like(gamma))
+        case _:
+            return None
+
+
+def _passes(graph: Graph, node: Node) -> bool:
+    """Whether a node hands norms on: keeps them off zero, or repeats them."""
+    match node.op:
+        case Clip(low, None):
+            return low is not None and low <= _TINY
+        case Take():
+            (source,) = graph.arguments(node)
+            pairs = zip(node.op.maps, source.shape, strict=True)
+            return all(n == 1 or tuple(taken) == tuple(range(n)) for taken, n in pairs)
+        case _:
+            return False
+
+
 def _inverts(node: Node) -> bool:
     return node.op in (Unary("Reciprocal"), Scalar(Kind.DIV, 1.0, first=True))
 
 
 def _norm(graph: Graph, apart: str, root: str, tail: tuple[Node, ...]) -> _Norm | None:
-    """The distance from the mean over the root of its mean square, if that is what they are."""
+    """What is over the root of its mean square, if that is what they are."""
     above = _above(graph, root, 4)
-    below = graph.producer(apart)
-    if len(above) < 4 or below is None or not isinstance(below.op, Binary):
+    if len(above) < 4 or not _squares(above[0], apart):
         return None
-    (square, variance, raised, rooted), (x, mean) = above, below.inputs
-    maker = graph.producer(mean)
-    if maker is None or below.op.kind is not Kind.SUB or maker.inputs != (x,):
-        return None
-    if not _squares(square, apart):
-        return None
-    match maker.op, variance.op, raised.op, rooted.op:
-        case (
-            Reduce((axis,), True),
-            Reduce((same,), True),
-            Scalar(Kind.ADD, epsilon),
-            Unary("Sqrt"),
-        ) if axis == same and epsilon >= 0:
-            return _Norm(x, axis, epsilon, (maker, below, *above, *tail))
+    match [node.op for node in above[1:]]:
+        case [Reduce((axis,), True), Scalar(Kind.ADD, epsilon), Unary("Sqrt")] if epsilon >= 0:
+            before = _centring(graph, apart, axis)
+            x = before[0].inputs[0] if before else apart
+            op = LayerNorm(axis, epsilon, centred=bool(before))
+            one = np.ones(graph.value(x).shape[axis], np.float32)
+            return _Norm(x, axis, op, (*before, *above, *tail), one, np.zeros_like(one))
         case _:
             return None
+
+
+def _centring(graph: Graph, apart: str, axis: int) -> tuple[Node, ...]:
+    """The mean over the axis and the difference from it, if that is what a value is."""
+    below = graph.producer(apart)
+    if below is None or not isinstance(below.op, Binary) or below.op.kind is not Kind.SUB:
+        return ()
+    x, mean = below.inputs
+    maker = graph.producer(mean)
+    if maker is None or maker.inputs != (x,) or maker.op != Reduce((axis,), True):
+        return ()
+    return maker, below
 
 
 def _squares(node: Node, x: str) -> bool:
@@ -126,18 +205,16 @@ def _put(graph: Graph, found: _Norm) -> None:
     """Put one op in place of the nodes, with gamma and beta where they follow."""
     reason = _in_use(graph, found.nodes)
     if reason is not None:
-        _log.debug("%s not recognised as layer norm: %s", found.nodes[-1].name, reason)
+        _log.debug("%s not recognised as a norm: %s", found.nodes[-1].name, reason)
         return
-    count = graph.value(found.x).shape[found.axis]
-    gamma, beta = np.ones(count, np.float32), np.zeros(count, np.float32)
-    nodes = list(found.nodes)
+    gamma, beta, nodes = found.gamma, found.beta, list(found.nodes)
     factor = _parameter(graph, nodes[-1], Kind.MUL, found.axis)
     if factor is not None:
-        gamma = factor[1]
+        gamma, beta = gamma * factor[1], beta * factor[1]
         nodes.append(factor[0])
     start = _parameter(graph, nodes[-1], Kind.ADD, found.axis)
     if start is not None:
-        beta = start[1]
+        beta = beta + start[1]
         nodes.append(start[0])
     last, origin = nodes[-1], Origin()
     for node in nodes:
@@ -147,8 +224,7 @@ def _put(graph: Graph, found: _Norm) -> None:
         build.constant(array, hint=f"{last.name}_{text}").name
         for array, text in ((gamma, "gamma"), (beta, "beta"))
     ]
-    op = LayerNorm(found.axis, found.epsilon)
-    graph.replace(replace(last, op=op, inputs=(found.x, *names), origin=origin))
+    graph.replace(replace(last, op=found.op, inputs=(found.x, *names), origin=origin))
     drop_unread(graph, *last.inputs)
 
 

@@ -13,6 +13,7 @@ from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import FloatOp
 from binpoint.ops.composite import Composite
 from binpoint.ops.gate import KINDS, Gated, gated
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.methods import FUNCTIONS, Function, Method
 from binpoint.ops.softmax import Softmax
@@ -66,7 +67,7 @@ def function_of(node: Node) -> Function | None:
     """The approximated function that a node computes."""
     if isinstance(node.op, Softmax):
         return "softmax"
-    if isinstance(node.op, LayerNorm):
+    if isinstance(node.op, GroupNorm) or (isinstance(node.op, LayerNorm) and node.op.centred):
         return "layer-norm"
     op = _gated(node)
     return None if op is None else "silu" if op.kind == "silu" else "gelu"
@@ -133,7 +134,7 @@ def _method(node: Node, function: Function, methods: Mapping[str, Method]) -> Me
 
 
 def _with(node: Node, method: Method) -> FloatOp:
-    if isinstance(node.op, Softmax | LayerNorm):
+    if isinstance(node.op, Softmax | LayerNorm | GroupNorm):
         return replace(node.op, method=method)
     op = _gated(node)
     assert op is not None

@@ -10,8 +10,10 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, MinMax
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.labels import Label
 from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.logsoftmax import LogSoftmax
 from binpoint.ops.mask import Mask
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
@@ -42,9 +44,11 @@ OPS: tuple[type[Reader], ...] = (
     ReduceExtreme,
     ArgExtreme,
     Softmax,
+    LogSoftmax,
     Mask,
     Attention,
     LayerNorm,
+    GroupNorm,
     Recurrent,
     Label,
     Transpose,

@@ -59,7 +59,7 @@ class IntRecurrent(IntegerOp):
     Operands: a ``[T, B, G·H]``, R ``[G·H, H]``, its bias and factors ``[G·H]``, the initial state
     ``[B, H]``, for an LSTM that of the cell, and a table for each function. Results: the states of
     all steps ``[T, B, H]``, or with `sequence` off the last ``[B, H]``; with `keeps` the last of
-    the cell.
+    the cell. `backwards` tells that the first step is the last in time.
     """
 
     stem: ClassVar[str] = "recurrent"
@@ -72,6 +72,7 @@ class IntRecurrent(IntegerOp):
     shift: int
     state: FixedType
     memory: FixedType
+    backwards: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -88,6 +89,11 @@ class IntRecurrent(IntegerOp):
     def kind(self) -> str:
         """Name of the form of a step."""
         return "gru_before" if self.before else str(self.cell)
+
+    def starts(self, inputs: Sequence[Value]) -> dict[str, Value]:
+        """Initial states by the kernel's name for them."""
+        names = ("start", "memory") if self.cell is Cell.LSTM else ("start",)
+        return dict(zip(names, inputs[4:], strict=False))
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """All states, or the last one."""
@@ -234,8 +240,14 @@ class IntRecurrent(IntegerOp):
         """A loop over steps; the states of all steps are stored, or one again and again."""
         a, _, _, _, h = inputs[:5]
         batch, hidden = h.shape
-        starts = ("start", "memory")[: 1 + (self.cell is Cell.LSTM)]
-        names = ("a", "r", "bias", "factors", *starts, *(f"table{i}" for i in range(3)))
+        names = (
+            "a",
+            "r",
+            "bias",
+            "factors",
+            *self.starts(inputs),
+            *(f"table{i}" for i in range(3)),
+        )
         operands = [Buffer(n, v.name, v.elem.storage) for n, v in zip(names, inputs, strict=False)]
         results = [
             Buffer(n, v.name, v.elem.storage, written=True)

@@ -31,12 +31,12 @@ from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
-from binpoint.numeric.fixed import FixedType, FloatType, TensorType
+from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
 from binpoint.ops.exponential import Exponential, PolynomialExp, ShiftExp
 from binpoint.ops.methods import Method
-from binpoint.ops.rescale import dyadic
+from binpoint.ops.product import Product
 from binpoint.ops.rowgate import SIGMA_BITS, IntShiftGelu
 from binpoint.ops.unary import FUNCTIONS
 
@@ -94,11 +94,11 @@ class Gated(FloatOp):
             store = Product.to(site, x, unit)
             block = Block.of(x.shape, (len(x.shape) - 1,)) if x.shape else Block(1, 1, 1, ())
             block = Block(block.outer, block.n, block.inner, x.shape)
-            op = IntShiftGelu(block, terms, x.elem.zero_point, *store.fields, site.result, notes)
+            op = IntShiftGelu(block, terms, x.elem.zero_point, store, notes)
             return (build.one(op, x),)
         gate, unit = _gate(self.method, self.kind, x, fine, where)
         store = Product.to(site, x, unit * Fraction(self.factor))
-        return (build.one(IntGated(gate, x.elem.zero_point, *store.fields, site.result, notes), x),)
+        return (build.one(IntGated(gate, x.elem.zero_point, store, notes), x),)
 
 
 def gated(kind: GatedKind, x: FloatArray) -> FloatArray:
@@ -122,30 +122,6 @@ def _gate(
     if kind == "silu":
         return Logistic(PolynomialExp.of(scale, where)), Fraction(1, _ONE)
     return Bend.of(x, where)
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """How x·g is brought to the result's type.
-
-    Args:
-        multiplier, shift: m and s.
-    """
-
-    multiplier: int
-    shift: int
-
-    @classmethod
-    def to(cls, site: Site, x: Value, unit: Fraction) -> Product:
-        """For gates in steps of `unit`."""
-        ratio = x.elem.scale.as_fraction() * unit / site.result.scale.as_fraction()
-        form = dyadic([ratio], site.result, 31).form
-        return cls(form.multipliers[0], form.shifts[0])
-
-    @property
-    def fields(self) -> tuple[int, int]:
-        """Multiplier and shift."""
-        return self.multiplier, self.shift
 
 
 class Gate(ABC):
@@ -318,8 +294,7 @@ class IntGated(IntegerOp):
     Args:
         gate: how g is computed.
         zero: the operand's zero point.
-        multiplier, shift: m and s.
-        result: type of y.
+        store: m, s and the type of y.
         notes: why onnxruntime's bytes are others.
     """
 
@@ -327,52 +302,41 @@ class IntGated(IntegerOp):
 
     gate: Gate
     zero: int
-    multiplier: int
-    shift: int
-    result: FixedType
+    store: Product
     notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""
-        return (TensorType(inputs[0].shape, self.result),)
+        return (TensorType(inputs[0].shape, self.store.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """The function on all codes; proves every width."""
         x = inputs[0].interval
         reach = max(abs(x.lo - self.zero), abs(x.hi - self.zero))
         self.gate.prove(reach)
-        assert self.multiplier < 2**31, "the multiplier leaves 31 bits"
+        self.store.prove()
         return (Interval.of(self.reference(np.arange(x.lo, x.hi + 1, dtype=np.int64))[0]),)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
-        x, storage = inputs[0] - self.zero, self.result.storage
-        product = x * self.gate.gates(x) * self.multiplier
-        y = (product + (1 << (self.shift - 1)) >> self.shift) + self.result.zero_point
-        return (np.clip(y, storage.min, storage.max),)
+        x = inputs[0] - self.zero
+        return (self.store.stored(x * self.gate.gates(x)),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Gate, two products, rounding."""
-        x, storage = w.sub(inputs[0], w.const(self.zero)), self.result.storage
-        product = w.mul(w.mul(x, self.gate.to_onnx(w, x)), w.const(self.multiplier))
-        rounded = w.floor_shift(w.add(product, w.const(1 << (self.shift - 1))), self.shift)
-        moved = w.add(rounded, w.const(self.result.zero_point))
-        return (w.clamp(moved, storage.min, storage.max),)
+        x = w.sub(inputs[0], w.const(self.zero))
+        return (self.store.to_onnx(w, w.mul(x, self.gate.to_onnx(w, x))),)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """A loop over elements."""
-        (x,), (y,), storage = inputs, outputs, self.result.storage
+        (x,), (y,) = inputs, outputs
         arguments = (
             Buffer("x", x.name, x.elem.storage),
             Buffer("y", y.name, y.elem.storage, written=True),
             Number("count", x.type.size),
             Number("zero", self.zero),
             *self.gate.numbers(),
-            Number("scale", self.multiplier),
-            Number("down", self.shift, "uint32_t"),
-            Number("origin", self.result.zero_point),
-            Number("lo", storage.min),
-            Number("hi", storage.max),
+            *self.store.numbers(),
         )
         return KernelCall(self.stem, arguments, self.gate.traits, formula="y = x * gate(x)")
 

@@ -79,7 +79,8 @@ class Recurrent(FloatOp):
 
     Operands: x, W ``[G·H, I]``, R ``[G·H, H]``, the biases of either ``[G·H]``, the initial state
     ``[B, H]`` and for an LSTM that of its cell. With `keeps` the last state of the cell is a second
-    result. With `before` a GRU resets its state before the product with R.
+    result. With `before` a GRU resets its state before the product with R. `backwards` tells that
+    the operand begins with the last step.
     """
 
     onnx: ClassVar[tuple[str, ...]] = ("GRU", "LSTM", "RNN")
@@ -89,6 +90,7 @@ class Recurrent(FloatOp):
     before: bool = False
     sequence: bool = True
     keeps: bool = False
+    backwards: bool = False
 
     def roles(self, count: int) -> tuple[Role, ...]:
         """Data, two matrices, their biases, initial states."""
@@ -260,7 +262,7 @@ def _one_way(
     before = cell is Cell.GRU and node.int("linear_before_reset", 0) == 0
     operands = _operands(node, build, cell, way)
     turned = _reversed(build, x) if backwards else x
-    op = Recurrent(cell, functions, before, sequence, keeps)
+    op = Recurrent(cell, functions, before, sequence, keeps, backwards)
     y, *rest = build.add(op, turned, *operands)
     last = y
     if sequence:
@@ -372,7 +374,16 @@ def _lowered(op: Recurrent, site: Site, build: GraphBuilder) -> tuple[Value, ...
     ]
     notes = (_NOTE,) if site.semantics is Semantics.ONNXRUNTIME else ()
     cell = IntRecurrent(
-        op.cell, op.before, op.sequence, op.keeps, fraction, shift, state, memory, notes
+        op.cell,
+        op.before,
+        op.sequence,
+        op.keeps,
+        fraction,
+        shift,
+        state,
+        memory,
+        op.backwards,
+        notes,
     )
     results = build.add(cell, a, *parameters, *starts, *tables)
     wanted = (t or v.elem for t, v in zip(site.results, results, strict=True))

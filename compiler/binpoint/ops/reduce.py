@@ -26,12 +26,14 @@ from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.ops.blocks import PLACE, Block, IntArgExtreme, IntExtreme, IntSum, place_of
 from binpoint.ops.copy import IntReshape, transposed
+from binpoint.ops.elementwise import Kind, Scalar
 from binpoint.ops.rescale import accumulator, requantize
 from binpoint.ops.shape import (
     axes_of,
     finish_moved,
     reshape_value,
 )
+from binpoint.ops.unary import Unary
 
 _NOTE = "sum of a float reduction: onnxruntime adds in float32 and may differ by one in rare cases"
 
@@ -83,18 +85,26 @@ def _places(axes: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
 class Reduce(FloatOp):
     """Sum, or mean, over `axes`, which stay with size one."""
 
-    onnx: ClassVar[tuple[str, ...]] = ("ReduceMean", "ReduceSum")
+    onnx: ClassVar[tuple[str, ...]] = ("ReduceMean", "ReduceSum", "ReduceL2")
 
     axes: tuple[int, ...]
     mean: bool
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """Axes as attribute or constant operand; if none are given all, or none at all."""
-        axes = _axes(node)
+        """Axes as attribute or constant operand; if none are given all, or none at all.
+
+        ReduceL2 is the root of a sum of squares.
+        """
+        axes, x = _axes(node), node.operand(0)
+        euclidean = node.op == "ReduceL2"
         if axes is None:
-            return (node.operand(0),)
-        y = build.one(cls(axes, node.op == "ReduceMean"), node.operand(0))
+            return (build.one(Unary("Abs"), x) if euclidean else x,)
+        if euclidean:
+            x = build.one(Scalar(Kind.POW, 2.0), x)
+        y = build.one(cls(axes, node.op == "ReduceMean"), x)
+        if euclidean:
+            y = build.one(Unary("Sqrt"), y)
         rank = len(y.shape)
         return (_squeezed(node, build, y, axes_of(node, 1, rank) or tuple(range(rank))),)
 

@@ -8,10 +8,8 @@ from types import MappingProxyType
 _GENERAL = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
 _HINTS: Mapping[str, str] = MappingProxyType(
     {
-        "LogSoftmax": "use Softmax; its largest element is the same, so ArgMax stays as it is",
         "Hardmax": "use ArgMax",
         "ReduceL1": "write it with Abs and ReduceSum",
-        "ReduceL2": "write it with Mul, ReduceSum and Sqrt",
         "ReduceSumSquare": "write it with Mul and ReduceSum",
         "ReduceProd": "write it with Mul",
         "ReduceLogSum": "write it with ReduceSum and Log",
@@ -20,10 +18,6 @@ _HINTS: Mapping[str, str] = MappingProxyType(
         "GlobalLpPool": "write it with Mul, GlobalAveragePool and Sqrt",
         "MaxUnpool": "use Resize or ConvTranspose",
         "MaxRoiPool": "cut the model before this node",
-        "InstanceNormalization": "use BatchNormalization, or LayerNormalization of the flattened "
-        "spatial axes, then Mul and Add",
-        "GroupNormalization": "reshape each group into one axis, use LayerNormalization, then Mul "
-        "and Add",
         "com.microsoft.SkipLayerNormalization": "write it with Add and LayerNormalization: switch "
         "off the transformer optimizations of the exporter",
         "com.microsoft.EmbedLayerNormalization": "write it with Gather, Add and LayerNormalization",

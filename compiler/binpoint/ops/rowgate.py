@@ -24,10 +24,11 @@ from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import KernelCall, Number, Work
 from binpoint.ir.op import IntArray, IntegerOp
-from binpoint.numeric.fixed import FixedType, TensorType
+from binpoint.numeric.fixed import TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
 from binpoint.ops.exponential import ShiftExp
+from binpoint.ops.product import Product
 
 NUMERATOR = 2**31 - 1
 SIGMA_BITS = 8
@@ -42,8 +43,7 @@ class IntShiftGelu(IntegerOp):
         block: rows.
         terms: the exponential.
         zero: the operand's zero point.
-        multiplier, shift: m and s.
-        result: type of y.
+        store: m, s and the type of y.
         notes: why onnxruntime's bytes are others.
     """
 
@@ -52,28 +52,21 @@ class IntShiftGelu(IntegerOp):
     block: Block
     terms: ShiftExp
     zero: int
-    multiplier: int
-    shift: int
-    result: FixedType
+    store: Product
     notes: tuple[str, ...] = ()
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""
-        return (TensorType(inputs[0].shape, self.result),)
+        return (TensorType(inputs[0].shape, self.store.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """Of gates from none to all; proves every width."""
         x, most = inputs[0].interval - self.zero, NUMERATOR >> DROP
         assert 2 * self.terms.peak <= NUMERATOR, "the sum leaves 31 bits"
-        assert self.multiplier < 2**31, "the multiplier leaves 31 bits"
+        self.store.prove()
         ends = np.array([[x.lo, x.hi], [x.lo * most, x.hi * most], [0, 0]], np.int64)
         low, high = min(0, int(ends[:2].min())), max(0, int(ends[:2].max()))
-        return (Interval.of(self._stored(np.array([low, high], np.int64))),)
-
-    def _stored(self, product: IntArray) -> IntArray:
-        storage = self.result.storage
-        y = product * self.multiplier + (1 << (self.shift - 1)) >> self.shift
-        return np.clip(y + self.result.zero_point, storage.min, storage.max)
+        return (Interval.of(self.store.stored(np.array([low, high], np.int64))),)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
@@ -81,7 +74,7 @@ class IntShiftGelu(IntegerOp):
         most = np.maximum(x.max(axis=1, keepdims=True), 0)
         term = self.terms.terms(most - x)
         gate = term * (NUMERATOR // (term + self.terms.terms(most))) >> DROP
-        return (self._stored(x * gate).reshape(inputs[0].shape),)
+        return (self.store.stored(x * gate).reshape(inputs[0].shape),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Maximum, two exponentials, a division and three products."""
@@ -94,24 +87,15 @@ class IntShiftGelu(IntegerOp):
         gate = w.floor_shift(w.mul(term, inverse), DROP)
         # A term is at most the sum.
         gate = Tensor(gate.name, gate.shape, Interval(0, NUMERATOR >> DROP))
-        scaled = w.mul(w.mul(x, gate), w.const(self.multiplier))
-        rounded = w.floor_shift(w.add(scaled, w.const(1 << (self.shift - 1))), self.shift)
-        moved = w.add(rounded, w.const(self.result.zero_point))
-        y = w.clamp(moved, self.result.storage.min, self.result.storage.max)
-        return (w.reshape(y, inputs[0].shape),)
+        return (w.reshape(self.store.to_onnx(w, w.mul(x, gate)), inputs[0].shape),)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Two passes over each row."""
-        storage = self.result.storage
         arguments = (
             *self.block.arguments(inputs[0], outputs[0]),
             *self.terms.numbers(),
             Number("zero", self.zero),
-            Number("scale", self.multiplier),
-            Number("down", self.shift, "uint32_t"),
-            Number("origin", self.result.zero_point),
-            Number("lo", storage.min),
-            Number("hi", storage.max),
+            *self.store.numbers(),
         )
         formula = "y = x * exp(x - max) / (exp(x - max) + exp(-max)), by shifts"
         return KernelCall(self.stem, arguments, (("terms", "shift"),), formula=formula)

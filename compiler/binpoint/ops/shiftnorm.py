@@ -16,7 +16,7 @@ left out, and a constant row gives beta.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -25,17 +25,15 @@ import numpy as np
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
-from binpoint.ir.op import IntArray, IntegerOp
-from binpoint.numeric.fixed import FixedType, TensorType
+from binpoint.ir.kernel import KernelCall, Number, Work
+from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
-from binpoint.ops.blocks import Block
 from binpoint.ops.methods import Method
 from binpoint.ops.roots import floor_root, newton_root, normalized
+from binpoint.ops.rownorm import RowNorm
 
 REACH = 2**30 + 1
 FRACTION = 30
-_WORD = 32
 _START = 2**16
 _STEPS = 10
 _LEAST_ROOT = _START >> _STEPS
@@ -44,26 +42,13 @@ _NUMERATORS: Mapping[Method, int] = MappingProxyType(
 )
 
 
-def fits(multipliers: Sequence[int], offsets: Sequence[int], reach: int) -> bool:
-    """Whether ⌊t·m/2^32⌋ + k fits 32 bits for |t| ≤ `reach`."""
-    largest = max(map(abs, multipliers))
-    high = (reach * largest >> _WORD) + 1
-    return largest < 2**31 and high + max(map(abs, offsets)) < 2**31
-
-
 @dataclass(frozen=True, slots=True)
-class IntShiftNorm(IntegerOp):
-    """The algorithm at the head of this file; operands x, m and k, the last two ``[n]`` int32."""
+class IntShiftNorm(RowNorm):
+    """The algorithm at the head of this file."""
 
     stem: ClassVar[str] = "shiftnorm"
 
-    block: Block
     method: Method
-    shift: int
-    result: FixedType
-    lo: int
-    hi: int
-    notes: tuple[str, ...] = ()
 
     @property
     def numerator(self) -> int:
@@ -75,11 +60,9 @@ class IntShiftNorm(IntegerOp):
         """Bits of a product that are rounded off."""
         return 31 if self.method is Method.SHIFT else 1
 
-    def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
-        """The operand's shape."""
-        x, m, k = inputs
-        assert m.shape == k.shape == (self.block.n,), f"{m.shape} and {k.shape} for {self.block.n}"
-        return (TensorType(x.shape, self.result),)
+    def reach(self) -> int:
+        """Of a distance over the root."""
+        return REACH
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """From the constants, t at its ends; proves every width."""
@@ -88,23 +71,16 @@ class IntShiftNorm(IntegerOp):
         assert 2 * n * max(peak + 1, x.hi - x.lo) < 2**31, "a sum of codes leaves 32 bits"
         assert self._most(x) < 2**62, "the sum of squares leaves 62 bits"
         m, k = (constant_array(v).astype(np.int64) for v in inputs[1:])
-        assert fits(m.tolist(), k.tolist(), REACH), "a result leaves 32 bits"
-        ends = (np.array([[-REACH], [REACH]]) * m >> _WORD) + k
-        return (Interval.of(np.clip(ends >> self.shift, self.lo, self.hi)),)
+        return (self.ends(m, k),)
 
     def _most(self, x: Interval) -> int:
         """The largest V."""
         n, span = self.block.n, x.hi - x.lo
         return n * (n * span) ** 2 if self.method is Method.SHIFT else n * span**2
 
-    def clamped(self, lo: int, hi: int) -> IntShiftNorm:
-        """The same op with its result clamped further."""
-        both = Interval(self.lo, self.hi).clamp(lo, hi)
-        return replace(self, lo=both.lo, hi=both.hi)
-
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
-        x, m, k = self.block.view(inputs[0]), inputs[1][:, None], inputs[2][:, None]
+        x = self.block.view(inputs[0])
         total, n = x.sum(axis=1, keepdims=True), self.block.n
         apart = n * x - total if self.method is Method.SHIFT else x - _rounded(total, n)
         squares = np.square(apart).sum(axis=1, keepdims=True)
@@ -114,14 +90,11 @@ class IntShiftNorm(IntegerOp):
                 root = root + squares // root >> 1
         else:
             root = np.maximum(floor_root(squares), 1)
-        t = apart * (self.numerator // root) >> self.drop
-        y = ((t * m >> _WORD) + k) >> self.shift
-        return (np.clip(y, self.lo, self.hi).reshape(self.block.shape),)
+        return (self.finish(apart * (self.numerator // root) >> self.drop, *inputs[1:]),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Sums, Newton's steps, a division and two products."""
         x, n = self.block.flat(w, inputs[0]), self.block.n
-        m, k = (w.reshape(v, (n, 1)) for v in inputs[1:])
         total, span = w.reduce_sum(x, 1, keep=True), x.range.hi - x.range.lo
         if self.method is Method.SHIFT:
             apart, reach = w.sub(w.mul(x, w.const(n)), total), n * span
@@ -134,10 +107,7 @@ class IntShiftNorm(IntegerOp):
         # No distance is longer than the root.
         bounds = Interval(-self.numerator, self.numerator)
         product = w.emit("Mul", [apart.name, inverse.name], apart.shape, bounds)
-        t = w.floor_shift(product, self.drop)
-        y = w.add(w.floor_shift(w.mul(t, m), _WORD), k)
-        y = w.clamp(w.floor_shift(y, self.shift), self.lo, self.hi)
-        return (w.reshape(y, self.block.shape),)
+        return (self.finish_onnx(w, w.floor_shift(product, self.drop), *inputs[1:]),)
 
     def _squares(self, w: OnnxWriter, x: Tensor, total: Tensor, apart: Tensor) -> Tensor:
         """V: of the exact mean from sums of codes, as Σ d² may leave what the provider adds in."""
@@ -164,20 +134,12 @@ class IntShiftNorm(IntegerOp):
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Two or three passes over each row."""
-        x, m, k = inputs
-        arguments = (
-            *self.block.arguments(x, outputs[0]),
-            Buffer("m", m.name, m.elem.storage),
-            Buffer("k", k.name, k.elem.storage),
-            Number("numerator", self.numerator, "uint64_t"),
-            Number("drop", self.drop),
-            Number("shift", self.shift),
-            Number("lo", self.lo),
-            Number("hi", self.hi),
-        )
+        own = Number("numerator", self.numerator, "uint64_t"), Number("drop", self.drop)
+        arguments = self.arguments(inputs, outputs[0], *own)
         form = {Method.SHIFT: "exact", Method.SHIFT_RELEASED: "released"}.get(self.method, "mean")
         formula = "y = (x - mean) * (1 / sqrt(sum of squares)) * m + k"
-        return KernelCall(self.stem, arguments, (("form", form),), formula=formula)
+        traits = ("form", form), ("channels", self.channels)
+        return KernelCall(self.stem, arguments, traits, formula=formula)
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """A square, and two products for the result, an element."""

@@ -45,6 +45,8 @@ class Pass(ABC):
     before: ClassVar[Stage]
     after: ClassVar[Stage]
     effect: ClassVar[Effect]
+    assigns: ClassVar[bool] = False
+    """Whether it gives real values integer types: what stands before it is the float model."""
 
     def __str__(self) -> str:
         """Name, and the options that differ from their defaults: ``assign-types{samples=20}``."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
+from binpoint.lower.keep_states import kept_states
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step, fuse
@@ -19,6 +20,7 @@ from binpoint.plan.program import (
     Port,
     Program,
     Stage,
+    State,
     Storage,
     calls_of,
 )
@@ -32,6 +34,7 @@ _RESERVED = (
     *(f"{sign}int{width}_t" for sign in ("", "u") for width in (8, 16, 32, 64, "ptr")),
 )  # fmt: skip
 """Names, after the model's prefix or without, that the generated code has for other things."""
+_STREAMING = ("reset", "state", "step")
 
 
 def arrange(
@@ -57,12 +60,13 @@ def arrange(
     views, sizes, order = _laid_out(steps, graph, options, inside)
     owner = views.owner
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
-    taken = set(_RESERVED)
+    taken = {*_RESERVED, *(_STREAMING if options.streaming else ())}
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
     constants, found = _constants(graph, order.steps, taken, stages)
     storage = _storage(graph, views, placement.offsets) | found
+    states = _states(order.steps, graph, constants, found) if options.streaming else {}
     return Program(
         name=options.name or prefix_of(graph.name),
         graph=graph,
@@ -80,7 +84,26 @@ def arrange(
             if s.call.scratch and not s.alias
         },
         stages=stages,
+        states=states,
     )
+
+
+def _states(
+    steps: Sequence[Step],
+    graph: Graph,
+    constants: Sequence[ConstantArray],
+    storage: Mapping[str, Storage],
+) -> dict[tuple[str, str], State]:
+    """Constant initial states of recurrent layers, and where each is after its step."""
+    found: dict[tuple[str, str], State] = {}
+    for step in steps:
+        buffers = {a.name: a for a in step.call.arguments if isinstance(a, Buffer)}
+        for name, value in kept_states(graph, step.nodes[0]).items():
+            source = buffers["y" if name == "start" else "cell"]
+            offset = graph.value(source.value).type.size - value.type.size
+            initial = constants[storage[value.name].index]
+            found[step.name, name] = State(f"{step.name}_{name}", initial, source, offset)
+    return found
 
 
 def _holding(step: Step, stage: Stage | None) -> Step:

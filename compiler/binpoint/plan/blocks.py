@@ -11,8 +11,8 @@ from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
 from binpoint.ops import rowgate
 from binpoint.ops.blocks import Block, IntArgExtreme, IntExtreme, IntSum
+from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.exponential import Exponential
-from binpoint.ops.layernorm import IntLayerNorm
 from binpoint.ops.rowgate import IntShiftGelu
 from binpoint.ops.shares import IntShares, Reciprocal, Rounded
 from binpoint.ops.softmax import IntSoftmax, OnnxruntimeSoftmax
@@ -121,7 +121,7 @@ def shiftgelu(place: Place) -> list[Draft]:
     """Rows of ShiftGELU."""
     op, x = place.op, place.inputs[0]
     assert isinstance(op, IntShiftGelu)
-    storage = op.result.storage
+    storage = op.store.result.storage
     unit = units.Reciprocal(
         form="gelu",
         rows=op.block.outer * op.block.inner,
@@ -131,9 +131,9 @@ def shiftgelu(place: Place) -> list[Draft]:
         numerator=rowgate.NUMERATOR,
         drop=rowgate.DROP,
         zero=op.zero,
-        scale=op.multiplier,
-        down=op.shift,
-        origin=op.result.zero_point,
+        scale=op.store.multiplier,
+        down=op.store.shift,
+        origin=op.store.result.zero_point,
         lo=storage.min,
         hi=storage.max,
     )
@@ -154,6 +154,11 @@ def layernorm(place: Place) -> list[Draft]:
     """Rows normalized."""
     (x, m, k), op = place.inputs, place.op
     assert isinstance(op, IntLayerNorm)
+    if op.centre is not None or not op.plain:
+        raise place.refuse(
+            "a norm about zero, or of groups, has no form",
+            "normalize over the last axis, with a mean",
+        )
     bounds, count = x.interval, op.block.n
     pe = place.fold(pe=count if op.block.inner == 1 else 1, default=place.lanes[0]).pe
     square = max(bounds.lo**2, bounds.hi**2)

@@ -21,6 +21,7 @@ from binpoint.plan.fuse import Step, fuse
 from binpoint.plan.layers import drafts
 from binpoint.plan.parallel import parallel
 from binpoint.plan.place import Draft, End, Place
+from binpoint.plan.shifts import without_multipliers
 from binpoint.plan.store import as_it_is
 from binpoint.target import FpgaTarget
 
@@ -50,7 +51,8 @@ def design(
         BadOption: a folding names no layer or does not divide it; or the style is parallel and the
             design is folded, too large, or more than dense layers.
     """
-    builder = _Builder(graph, folding or {}, target.interface.beat_bits)
+    bare = options.multipliers == "none"
+    builder = _Builder(graph, folding or {}, target.interface.beat_bits, bare)
     made = builder.build(options.name or prefix_of(graph.name))
     return made if style is Style.STREAM else parallel(made, folding or {})
 
@@ -68,6 +70,7 @@ class _Builder:
     graph: Graph
     folding: Mapping[str, Folding]
     beat_bits: int
+    bare: bool
     drafts: list[Draft] = field(default_factory=list[Draft])
     steps: dict[str, Step] = field(default_factory=dict[str, Step])
     sources: dict[str, _Source] = field(default_factory=dict[str, _Source])
@@ -119,7 +122,8 @@ class _Builder:
         for draft in drafts(place):
             for end in draft.writes:
                 self.sources[end.value] = _Source(len(self.drafts), end)
-            self.drafts.append(draft)
+            unit = without_multipliers(draft.unit) if self.bare else draft.unit
+            self.drafts.append(replace(draft, unit=unit))
             self.steps[draft.name] = step
 
     def _root(self, value: str) -> str:

@@ -10,10 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
+
+from binpoint.ir.op import IntArray
+from binpoint.numeric.digits import terms
 from binpoint.plan import fabric, units
 from binpoint.plan.design import Design
 from binpoint.plan.estimate_rows import Whole, whole
-from binpoint.plan.estimate_sums import held, sums
+from binpoint.plan.estimate_sums import adders_depth, held, sums
 from binpoint.plan.fabric import HANDSHAKE, Resources
 from binpoint.plan.store import Store
 from binpoint.plan.units import Unit
@@ -102,6 +106,8 @@ def latency(unit: Unit) -> int:
             return 3 + fabric.bits(unit.simd) * (unit.simd > 1) + _store_stages(unit.store)
         case units.Blend():
             return 3 + _store_stages(unit.store)
+        case units.Sums():
+            return 2 + adders_depth(unit) + _store_stages(unit.store)
         case units.Reduce():
             return 2 + _store_stages(unit.store)
         case units.Map():
@@ -150,6 +156,8 @@ def resources(unit: Unit) -> Resources:
 
 def _stored(unit: Whole) -> Resources:
     """What stores the sums of a unit, if it has a store."""
+    if isinstance(unit, units.Sums):
+        return stores(unit.store, unit.acc.width, 1, unit.pe)
     if isinstance(unit, units.Product | units.Blend):
         return stores(unit.store, unit.acc.width, unit.folds, unit.pe)
     return Resources()
@@ -203,8 +211,10 @@ def _rescaled(store: Store, x: int, folds: int, lanes: int, *, added: bool) -> R
     if same and _is_shift(int(store.multiplier.array[0])):
         each = Resources() if added else Resources(lut=whole, ff=whole)
         each += fabric.clamp(max(whole - shifts[0], y), y)
+    elif store.arithmetic == "rows" and folds == 1:
+        each = fabric.mulshift(x, 1, k, whole, shifts[0], y, "rows")
     else:
-        each = fabric.mulshift(x, m, k, whole, shifts[0], y)
+        each = fabric.mulshift(x, m, k, whole, shifts[0], y, store.arithmetic)
     if len(shifts) > 1:
         each += Resources(lut=whole * math.ceil(math.log(len(shifts), 4)))
     lists = [c.array for c in (store.ups, store.downs) if c is not None]
@@ -212,11 +222,20 @@ def _rescaled(store: Store, x: int, folds: int, lanes: int, *, added: bool) -> R
         each += Resources(lut=listed.shape[1] * x / 3 + y, ff=y)
     words = 1 if same else folds
     constants = fabric.rom(words, lanes * (m + k))
+    if store.arithmetic == "rows" and folds == 1:
+        constants += _known(store.multiplier.array, x, lanes)
     if len(shifts) > 1:
         constants += fabric.rom(words, lanes * fabric.bits(max(shifts) + 1))
     for listed in lists:
         constants += fabric.rom(words, lanes * listed.shape[1] * (x + 1))
     return each * lanes + constants
+
+
+def _known(multipliers: IntArray, x: int, lanes: int) -> Resources:
+    """Products with numbers that all have a place of their own: additions of their digits."""
+    added = np.maximum(terms(multipliers) - 1, 0)
+    total = int(added.sum()) * (lanes if len(added) == 1 else 1)
+    return Resources(lut=(x + 1) * total)
 
 
 def _is_shift(number: int) -> bool:
@@ -343,12 +362,19 @@ def _pair(unit: units.Pair) -> Resources:
     numbers = dict(unit.numbers)
     match unit.form:
         case "linear":
-            each = _scaled(a, numbers["ma"]) + _scaled(b, numbers["mb"])
+            each = fabric.total(
+                [
+                    _scaled(width, number, unit.arithmetic)
+                    for width, number in ((a, numbers["ma"]), (b, numbers["mb"]))
+                ]
+            )
             if each.dsp < _BOTH:
                 each += Resources(lut=product, ff=product)
         case "product":
             zeros = Resources(lut=(a if numbers["zero_a"] else 0) + (b if numbers["zero_b"] else 0))
-            each = zeros + fabric.product(a + 1, b + 1, "multiply")
+            rows = unit.arithmetic == "rows"
+            each = zeros
+            each += fabric.rows(a, b) if rows else fabric.product(a + 1, b + 1, "multiply")
         case "table":
             each = Resources(lut=product)
         case _:
@@ -363,10 +389,13 @@ def _pair(unit: units.Pair) -> Resources:
     return fabric.total(parts) + stores(unit.store, product, 1, unit.pe, added=in_slices)
 
 
-def _scaled(width: int, number: int) -> Resources:
+def _scaled(width: int, number: int, arithmetic: str) -> Resources:
     """A product with a number that is known."""
     if _is_shift(number):
         return Resources()
+    if arithmetic == "rows":
+        added = int(terms(number)) - 1
+        return Resources(lut=added * (width + number.bit_length() / 2))
     return fabric.product(width, number.bit_length() + 1, "multiply")
 
 

@@ -6,12 +6,12 @@ from typing import assert_never
 
 from binpoint.numeric.interval import Interval
 from binpoint.plan import fabric, units
-from binpoint.plan.estimate_sums import recurrent
+from binpoint.plan.estimate_sums import adders, recurrent
 from binpoint.plan.fabric import HANDSHAKE, Resources
 
 Whole = (
     units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
-    | units.Blend | units.FloatSum | units.Recurrent
+    | units.Blend | units.FloatSum | units.Recurrent | units.Sums
 )  # fmt: skip
 _SMALL_TABLE = 256
 _FLOAT = 32
@@ -40,6 +40,8 @@ def whole(unit: Whole) -> Resources:
             return HANDSHAKE + fabric.rom(unit.iterations, wide) + fabric.counter(unit.iterations)
         case units.Blend():
             return _blend(unit)
+        case units.Sums():
+            return HANDSHAKE + adders(unit)
         case units.FloatSum():
             return _float_sum(unit)
         case units.Recurrent():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from binpoint.numeric.adders import AdderGraph
 from binpoint.numeric.interval import Interval
 from binpoint.ops.cell import SEGMENT_BITS, SEGMENTS
 from binpoint.plan import fabric, units
 from binpoint.plan.fabric import HANDSHAKE, Resources
+from binpoint.plan.shifts import graph_of, ranges, shift_bits
 
 Summing = units.Dense | units.Depthwise | units.Recurrent
 _GATE_BITS = 16
@@ -18,6 +20,9 @@ _MIXED = {"rnn": 0, "gru": 3, "gru_before": 3, "lstm": 3}
 
 def held(unit: Summing) -> int:
     """Bits of a weight in memory."""
+    if unit.arithmetic == "shifts":
+        bits = shift_bits(unit.weights)
+        return sum(bits) + 2 * len(bits)
     return 1 if unit.arithmetic in {"signs", "count"} else unit.weight.width
 
 
@@ -29,7 +34,13 @@ def sums(unit: Summing, lanes: int, terms: int, *, shared: bool) -> Resources:
     if unit.arithmetic == "count":
         width = 1
     acc = unit.acc.width + (not unit.acc.signed)
-    one = fabric.product(x, w, unit.arithmetic, lanes if shared else 1)
+    match unit.arithmetic:
+        case "shifts":
+            one = fabric.shifts(x, shift_bits(unit.weights))
+        case "rows":
+            one = fabric.rows(x, w)
+        case _:
+            one = fabric.product(x, w, unit.arithmetic, lanes if shared else 1)
     return fabric.mac(lanes, terms, one, width, acc)
 
 
@@ -85,3 +96,36 @@ def _gates(unit: units.Recurrent) -> Resources:
     mixed = fabric.product(_GATE_BITS + 1, _GATE_BITS + 1, "multiply") * _MIXED[unit.kind]
     kept = Resources(lut=_WIDE, ff=_WIDE) + fabric.clamp(_WIDE - _GATE_BITS, unit.state.width)
     return each * gates + mixed + kept
+
+
+# ---- graphs of adders
+
+
+def adders_depth(unit: units.Sums) -> int:
+    """Additions that follow one another, the bias not counted."""
+    return max(graph_of(unit.weights).levels())
+
+
+def adders(unit: units.Sums) -> Resources:
+    """Every number of the graph in its time, waiting until the last that adds it is made."""
+    graph, sizes = graph_of(unit.weights), [r.int_type().width for r in ranges(unit)]
+    levels, end = graph.levels(), adders_depth(unit)
+    last = list(levels)
+    parts = [Resources(ff=sum(sizes[: graph.operands]))]
+    for index, adder in enumerate(graph.adders, graph.operands):
+        free = adder.down or (0 if adder.minus else adder.up)
+        parts.append(fabric.adder(sizes[index], min(free, sizes[index])))
+        for number in (adder.left, adder.right):
+            last[number] = max(last[number], levels[index] - 1)
+    for row in graph.rows:
+        if row is not None:
+            last[row.number] = end
+    parts += [fabric.wait(s, b - a) for s, a, b in zip(sizes, levels, last, strict=True)]
+    return fabric.total(parts) + _finished(unit, graph)
+
+
+def _finished(unit: units.Sums, graph: AdderGraph) -> Resources:
+    """Adders for biases that are not zero, and for rows that are less than zero times a number."""
+    pairs = zip(graph.rows, unit.bias.array.tolist(), strict=True)
+    added = sum(bool(bias) or (row is not None and row.negative) for row, bias in pairs)
+    return Resources(lut=unit.acc.width, ff=unit.acc.width) * added

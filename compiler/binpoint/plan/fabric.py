@@ -14,8 +14,11 @@ SHIFT_WORDS = 128
 _FEW = 10
 _WIDE, _NARROW = 25, 18
 _PRODUCT_IN_SLICE = 9
+_SHORT_WAIT = 3
 # Look-up tables of a product by a weight of so many bits, for each bit of the operand (`PRODUCTS`).
 _PRODUCT = {2: 2.0, 3: 3.0, 4: 6.0}
+# A product of several shifted operands, and one by bits, takes more than its parts.
+_TERMS, _ROWS = 1.25, 1.75
 _CLAMP_BIT = 0.6
 _JOIN, _OFFSET = 0.35, 0.3
 _COMPARE_BIT = 0.72
@@ -99,6 +102,35 @@ def product(x: int, w: int, arithmetic: str, sharers: int = 1) -> Resources:
             return Resources(lut=wide * _PRODUCT.get(narrow, 1.0))
 
 
+def shifts(x: int, bits: tuple[int, ...]) -> Resources:
+    """A sum of shifted operands of `x` bits, each added, taken off or left out.
+
+    `bits` are those of each shift: a look-up table chooses among four places, free multiplexers
+    behind it join two and four of them.
+    """
+    reach = max((1 << b) - 1 for b in bits)
+    moved = sum((x + (1 << b) - 1) * max(1, (1 << b) // 4) for b in bits)
+    lut = moved + len(bits) * (x + reach + 1)
+    return Resources(lut=lut * (_TERMS if len(bits) > 1 else 1))
+
+
+def rows(x: int, w: int) -> Resources:
+    """A product by `w` bits, each of which adds a shifted operand."""
+    return Resources(lut=_ROWS * (w - 1) * (x + 1))
+
+
+def adder(width: int, free: int) -> Resources:
+    """A sum of `width` bits, registered, whose `free` lowest bits are those of one operand."""
+    return Resources(lut=width - free, ff=width)
+
+
+def wait(width: int, cycles: int) -> Resources:
+    """A number that waits so long: registers, or shift registers in look-up tables."""
+    if cycles < _SHORT_WAIT:
+        return Resources(ff=width * cycles)
+    return Resources(lut=width)
+
+
 def tree(count: int, width: int, *, in_slice: bool) -> Resources:
     """The sum of `count` registered numbers of `width` bits, every level registered.
 
@@ -131,13 +163,17 @@ def clamp(x: int, y: int) -> Resources:
     return Resources(lut=y + _CLAMP_BIT * x if x > y else 0, ff=y)
 
 
-def mulshift(x: int, m: int, k: int, whole: int, shift: int, y: int) -> Resources:
+def mulshift(
+    x: int, m: int, k: int, whole: int, shift: int, y: int, arithmetic: str = "multiply"
+) -> Resources:
     """``clamp((x·m + k) >> shift)``: multiplier of `m` bits, offset of `k`, sum of `whole`.
 
     One slice adds the offset itself; the products of several are joined by adders.
     """
-    slices = in_slices(x, m)
     end = clamp(max(whole - shift, y), y)
+    if arithmetic == "rows":
+        return end + rows(x, m) + Resources(lut=whole, ff=whole + k)
+    slices = in_slices(x, m)
     if slices == 1:
         return end + Resources(dsp=1)
     low = _NARROW - 1

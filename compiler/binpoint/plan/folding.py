@@ -23,6 +23,7 @@ from binpoint.plan.estimate import DesignEstimate
 from binpoint.plan.fabric import Resources
 from binpoint.plan.fifo import Sizing, sized
 from binpoint.plan.place import divisors, simds, together
+from binpoint.plan.shifts import at_once
 from binpoint.plan.units import Unit
 from binpoint.target import Fabric, FpgaTarget
 
@@ -337,7 +338,7 @@ def _option(layer: Layer, window: Layer | None, way: Folding, part: Fabric) -> _
 def _lanes(unit: Unit, way: Folding) -> tuple[int, ...]:
     """Lanes of the words that a unit reads."""
     match unit:
-        case units.Dense():
+        case units.Dense() | units.Sums():
             return (way.simd,)
         case units.Product():
             return (way.simd, way.pe)
@@ -349,7 +350,9 @@ def folded(unit: Unit, way: Folding) -> Unit:
     """A unit folded otherwise; `way` must divide it."""
     pe = way.pe
     match unit:
-        case units.Dense() | units.Product() | units.Depthwise() | units.Recurrent():
+        case units.Dense():
+            return at_once(replace(unit, pe=pe, simd=way.simd))
+        case units.Product() | units.Depthwise() | units.Recurrent():
             return replace(unit, pe=pe, simd=way.simd)
         case units.LayerNorm():
             return replace(unit, pe=pe)
@@ -394,7 +397,7 @@ def folded_window(window: Feeder, way: Folding, consumer: Unit) -> Feeder:
         words, inner = (n * window.lanes // way.pe for n in (window.words, window.inner))
         return replace(window, words=words, inner=inner, lanes=way.pe)
     depth = window.words * window.lanes
-    if isinstance(consumer, units.Dense):
+    if isinstance(consumer, units.Dense | units.Sums):
         tall = together(way.simd, depth, window.kernel[0])
         lanes = way.simd // tall
         return replace(window, words=depth // lanes, lanes=lanes, together=tall)

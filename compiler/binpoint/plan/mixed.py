@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.ir.evaluate import evaluate
@@ -17,8 +16,6 @@ from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import IntegerOp
 from binpoint.lower.simplify import ProveRequantizers
 from binpoint.numeric.fixed import FixedType
-from binpoint.ops.conv import IntConv
-from binpoint.ops.dense import IntDense
 from binpoint.ops.halo import Region, regions, spatial
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
@@ -26,11 +23,12 @@ from binpoint.passes.convert import stored_inputs
 from binpoint.plan.patches import undivided
 from binpoint.quantize.bit_search import WHOLE, Candidate, search
 from binpoint.quantize.coarsen import Occurrences
-from binpoint.quantize.narrow import Floats, Maps, maps_of, narrowed
+from binpoint.quantize.narrow import Maps, maps_of
 from binpoint.quantize.patch_values import with_outliers
+from binpoint.quantize.stage_samples import Array, Masks, corrected, error
 
-Array = NDArray[Any]
-Masks = Mapping[str, NDArray[np.bool_]]
+_TRIED = 2
+"""Samples on which the error of each map is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +38,11 @@ class MixedPatches(Pass):
     1. VDPC: a patch of a stage has outliers if more than a part 1 − `phi` of what it reads is
        farther from the mean than that part of normal values would be. It keeps 8 bits.
     2. VDQS: the maps of the others have those of `bits` with the highest score
-       (1 − λ)·(BitOPs saved) − λ·(entropy lost); λ is `lambda`. Scales are those of the least
-       squared error, and biases take the mean error of the coarser maps away.
+       (1 − λ)·(BitOPs saved) − λ·Ω; λ is `lambda`, and Ω as `omega` says: the ``error`` that
+       the map causes at the stage's end, relative to what is there, or as in the paper the part of
+       its ``entropy`` that is lost.
+    3. Scales are those of the least squared error, and biases take the mean error of the coarser
+       maps away.
     """
 
     name: ClassVar[str] = "mixed-patches"
@@ -50,8 +51,9 @@ class MixedPatches(Pass):
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     phi: float = 0.96
-    lambda_: float = 0.25
+    lambda_: float = 0.4
     bits: tuple[int, ...] = (8, 4)
+    omega: Literal["error", "entropy"] = "error"
     samples: int = 8
 
     def run(self, graph: Graph, context: Context) -> Graph:
@@ -120,10 +122,7 @@ class Seen:
         if not any(body_of):
             return op
         masks = self.masks([p.result for p, b in zip(op.patches, body_of, strict=True) if b])
-        candidates = [self._candidate(maps, masks) for maps in self.groups if maps.free]
-        fewer = sorted((b for b in knobs.bits if b < WHOLE), reverse=True)
-        chosen = search(candidates, knobs.lambda_, fewer)
-        types = {name: c.kind for name, c in chosen.items() if c.bits < WHOLE}
+        types = search(self._candidates(knobs, masks), knobs.lambda_)
         if not types:
             return op
         coarse = corrected(body, types, self.maps, masks)
@@ -139,73 +138,41 @@ class Seen:
                 masks[name][tuple(slice(a, b + 1) for a, b in region)] = True
         return masks
 
-    def _candidate(self, maps: Maps, masks: Masks) -> Candidate:
-        """How often the codes of a map occur in the patches, and what reads it."""
+    def _candidates(self, knobs: MixedPatches, masks: Masks) -> list[Candidate]:
+        """The maps that may have fewer bits, and whose bits some layer multiplies."""
+        works = {n.name: self._macs(n) for n in self.body.nodes()}
+        found: list[Candidate] = []
+        for maps in self.groups:
+            readers = {n.name for name in maps.names for n in self.body.consumers(name)}
+            work = sum(works[name] for name in readers) / max(1, sum(works.values()))
+            if not maps.free or not work:
+                continue
+            seen = self._occurrences(maps, masks)
+            axis = len(self.body.value(maps.names[0]).shape) - 1
+            kinds = [seen.coarser(bits, axis) for bits in knobs.bits if bits < WHOLE]
+            losses = [self._loss(knobs, maps, seen, kind, masks) for kind in kinds]
+            choices = tuple(zip(kinds, losses, strict=True))
+            found.append(Candidate(maps.names, work, choices))
+        return found
+
+    def _occurrences(self, maps: Maps, masks: Masks) -> Occurrences:
+        """How often the codes of a map occur in the patches."""
         kind = self.body.value(maps.names[0]).elem
         chosen = [a[0][masks[name]] for name in maps.names for a in self.maps[name]]
         seen = reduce(add, (Occurrences.of(kind, codes) for codes in chosen))
-        if maps.apart and seen.positive:
-            seen = reduce(add, (Occurrences.of(kind, codes, apart=True) for codes in chosen))
-        read = {n.name: n for name in maps.names for n in self.body.consumers(name)}
-        total = sum(self._macs(n) for n in self.body.nodes())
-        work = sum(self._macs(n) for n in read.values()) / max(total, 1)
-        return Candidate(maps.names, seen, work, len(self.body.value(maps.names[0]).shape) - 1)
+        if not (maps.apart and seen.positive):
+            return seen
+        return reduce(add, (Occurrences.of(kind, codes, apart=True) for codes in chosen))
+
+    def _loss(
+        self, knobs: MixedPatches, maps: Maps, seen: Occurrences, kind: FixedType, masks: Masks
+    ) -> float:
+        """Ω of a map with a coarser type."""
+        if knobs.omega == "entropy":
+            return seen.lost(kind)
+        tried = {name: arrays[:_TRIED] for name, arrays in self.maps.items()}
+        return error(self.body, dict.fromkeys(maps.names, kind), tried, masks)
 
     def _macs(self, node: Node) -> int:
         assert isinstance(node.op, IntegerOp)
         return node.op.work(self.body.arguments(node), self.body.results(node)).macs
-
-
-def corrected(
-    body: Graph,
-    types: Mapping[str, FixedType],
-    maps: Mapping[str, Sequence[Array]],
-    masks: Masks,
-) -> Graph:
-    """The stage with maps of other types, and with biases without the mean error that they cause.
-
-    Layer by layer in the order of execution, over the positions of the patches: what the sums of a
-    channel are too large in the mean is taken off, as `bias_correction` does for weights.
-    """
-    shifts: dict[str, Floats] = {}
-    coarse = narrowed(body, types)
-    (start,) = body.inputs
-    arrays: dict[str, Sequence[Array]] = {start: maps[start]}
-    order = coarse.nodes()
-    last = {name: node.name for node in order for name in node.inputs}
-    for node in order:
-        (name,) = node.outputs
-        results = _results(coarse, node, arrays)
-        if isinstance(node.op, IntConv | IntDense):
-            units = [[float(s) for s in g.value(name).elem.scales] for g in (coarse, body)]
-            step = np.array(units[0]) / np.array(units[1])
-            exact = _results(body, body.node(node.name), maps)
-            error = _mean(results, masks[name]) * step - _mean(exact, masks[name])
-            shifts[node.name] = -error
-            less = np.rint(error / step).astype(np.int64)
-            results = [(r - less).astype(np.int32) for r in results]
-        arrays[name] = results
-        arrays = {n: a for n, a in arrays.items() if last.get(n) != node.name}
-    return narrowed(body, types, shifts)
-
-
-def _results(graph: Graph, node: Node, maps: Mapping[str, Sequence[Array]]) -> list[Array]:
-    """What a node computes of each sample, as small as its type."""
-    assert isinstance(node.op, IntegerOp)
-    operands = [
-        [v.constant.array.astype(np.int64)] if v.constant is not None else maps[v.name]
-        for v in graph.arguments(node)
-    ]
-    count = max(len(column) for column in operands)
-    dtype = graph.value(node.outputs[0]).elem.storage.dtype
-    found: list[Array] = []
-    for index in range(count):
-        row = [column[index % len(column)].astype(np.int64) for column in operands]
-        (result,) = node.op.reference(*row)
-        found.append(result.astype(dtype))
-    return found
-
-
-def _mean(maps: Sequence[Array], mask: NDArray[np.bool_]) -> Floats:
-    """``[C]``: over all samples and the positions of the mask."""
-    return np.mean([m[0][mask].mean(axis=0, dtype=np.float64) for m in maps], axis=0)

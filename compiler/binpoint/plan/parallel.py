@@ -8,9 +8,7 @@ from dataclasses import replace
 from binpoint.errors import BadOption
 from binpoint.plan import units
 from binpoint.plan.design import Design, Folding, Layer, Style
-
-_MOST_PRODUCTS = 4096
-"""Of one layer: what synthesis tools unroll."""
+from binpoint.plan.shifts import MOST_PRODUCTS, at_once
 
 
 def parallel(design: Design, folding: Mapping[str, Folding]) -> Design:
@@ -23,7 +21,16 @@ def parallel(design: Design, folding: Mapping[str, Folding]) -> Design:
         raise BadOption("a parallel top is not folded", have=", ".join(sorted(folding)))
     for layer in design.layers:
         _check(layer)
-    return replace(design, style=Style.PARALLEL)
+    layers = tuple(replace(layer, unit=_spread(layer.unit)) for layer in design.layers)
+    return replace(design, layers=layers, style=Style.PARALLEL)
+
+
+def _spread(unit: units.Unit) -> units.Unit:
+    """A graph of adders in place of products with constants, if it is to have no multiplier."""
+    if isinstance(unit, units.Dense):
+        spread = at_once(replace(unit, pe=unit.channels, simd=unit.depth))
+        return spread if isinstance(spread, units.Sums) else unit
+    return unit
 
 
 def _check(layer: Layer) -> None:
@@ -32,12 +39,12 @@ def _check(layer: Layer) -> None:
     match unit:
         case units.Dense(rows=1, groups=1):
             products = unit.channels * unit.depth
-            if products > _MOST_PRODUCTS:
+            if products > MOST_PRODUCTS:
                 raise BadOption(
                     "a layer is too large for a parallel top",
                     at=at,
                     have=f"{products} products",
-                    want=f"at most {_MOST_PRODUCTS}",
+                    want=f"at most {MOST_PRODUCTS}",
                     hint=hint,
                 )
         case units.Map() | units.Pair() | units.Fork() | units.Arg(rows=1, folds=1):

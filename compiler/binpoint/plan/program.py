@@ -111,6 +111,27 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """What a call of a streaming model leaves to the next one, in memory of the caller's.
+
+    Args:
+        name: an identifier.
+        initial: the constant that it begins as.
+        source: the value that holds it after its step, from element `offset` on.
+    """
+
+    name: str
+    initial: ConstantArray
+    source: Buffer
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return self.initial.array.array.size
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """All that emission needs: order, offsets, types, arguments are decided."""
 
@@ -127,6 +148,8 @@ class Program:
     scratch: Mapping[str, int] = field(default_factory=dict[str, int])
     stages: Mapping[str, Stage] = field(default_factory=dict[str, Stage])
     """By the name of the step that is one."""
+    states: Mapping[tuple[str, str], State] = field(default_factory=dict[tuple[str, str], State])
+    """By step and argument that reads it."""
 
     @property
     def constant_bytes(self) -> int:

@@ -8,7 +8,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Value
 from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
-from binpoint.ops.cell import Cell, IntRecurrent
+from binpoint.ops.cell import IntRecurrent
 from binpoint.plan import units
 from binpoint.plan.moves import source
 from binpoint.plan.place import Draft, Place, array_of
@@ -18,11 +18,9 @@ from binpoint.plan.sums import Products
 def recurrent(place: Place) -> list[Draft]:
     """One loop over all steps; initial states that are constants are streams from memories."""
     op = cast("IntRecurrent", place.op)
-    a, r, bias, factors, start, *rest = place.inputs
-    starts = {"start": start}
-    if op.cell is Cell.LSTM:
-        starts["memory"] = rest.pop(0)
-    count, (batch, hidden) = a.shape[0], start.shape
+    a, r, bias, factors, *rest = place.inputs
+    starts = op.starts(place.inputs)
+    count, (batch, hidden) = a.shape[0], starts["start"].shape
     fold = place.fold(pe=hidden, simd=hidden)
     products = Products(array_of(r), array_of(bias), Interval.of_type(op.state.storage))
     total, scaled = _rescaled(products, array_of(factors), op.shift)
@@ -37,7 +35,7 @@ def recurrent(place: Place) -> list[Draft]:
         shift=op.shift,
         total=total.int_type(),
         scaled=scaled.int_type(),
-        tables=tuple(_constant(table) for table in rest),
+        tables=tuple(_constant(table) for table in rest[len(starts) :]),
         fraction=op.fraction,
         state_bits=op.state_bits,
         memory_bits=op.memory_bits,

@@ -149,7 +149,7 @@ class Reciprocal(Unit):
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm(Unit):
-    """Rows of `count` elements normalized, as `ops.layernorm.IntLayerNorm` defines it.
+    """Rows of `count` elements normalized, as `ops.exactnorm.IntLayerNorm` defines it.
 
     Args:
         multipliers, offsets: ``[count]``.

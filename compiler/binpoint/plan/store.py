@@ -38,6 +38,7 @@ class Store:
         thresholds: ``[C, T]``.
         sign: ``[C]``, 1 or -1, by which the operand is multiplied before comparison; None for 1.
         table: ``[C, codes]``; `low` is the operand of the first entry.
+        arithmetic: of the product: ``multiply``, or ``rows``, which adds x at each bit of m.
     """
 
     form: str
@@ -56,6 +57,7 @@ class Store:
     sign: Constant | None = None
     table: Constant | None = None
     low: int = 0
+    arithmetic: str = "multiply"
 
     @property
     def per_channel(self) -> bool:

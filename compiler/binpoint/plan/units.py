@@ -23,7 +23,7 @@ from binpoint.plan.rows import LayerNorm, Reciprocal, Softmax
 from binpoint.plan.steps import Recurrent
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit, last_steps
-from binpoint.plan.weighing import Blend, FloatSum, Product, Source
+from binpoint.plan.weighing import Blend, FloatSum, Product, Source, Sums
 
 __all__ = (
     "AHEAD",
@@ -48,6 +48,7 @@ __all__ = (
     "Reduce",
     "Softmax",
     "Source",
+    "Sums",
     "Unit",
     "Window",
     "narrowest",
@@ -72,7 +73,8 @@ class Dense(Unit):
         arithmetic: ``multiply``; ``planes`` adds shifted operands, for weights of one or two bits;
             ``signs`` adds or subtracts, for weights of -1 and 1 only, held as one bit; ``count``
             counts equal bits, where the operand is carried as one bit as well, and doubles: `bias`
-            has the depth taken off then.
+            has the depth taken off then; ``shifts`` and ``rows``: see `plan.shifts`.
+        adders: whether it becomes `Sums` once nothing of it is folded.
     """
 
     stem: ClassVar[str] = "dense"
@@ -89,6 +91,7 @@ class Dense(Unit):
     pe: int
     simd: int
     arithmetic: str = "multiply"
+    adders: bool = False
 
     @property
     def channels(self) -> int:
@@ -400,6 +403,7 @@ class Pair(Unit):
         constant: the constant operand, one row; None if both are streams.
         constant_first: whether it is `a`.
         held: operand, 0 or 1, that is repeated over rows; None if both are streams of full size.
+        arithmetic: of products with constants: ``multiply`` or ``rows``.
     """
 
     stem: ClassVar[str] = "pair"
@@ -416,6 +420,7 @@ class Pair(Unit):
     constant: Constant | None = None
     constant_first: bool = False
     held: int | None = None
+    arithmetic: str = "multiply"
 
     @property
     def iterations(self) -> int:

@@ -20,6 +20,43 @@ _DRAIN = 12
 
 
 @dataclass(frozen=True, slots=True)
+class Sums(Unit):
+    """y[r, n] = store(bias[n] + Σ_k x[r, k]·w[n, k]), a row a cycle, by additions and shifts alone.
+
+    Args:
+        rows: positions.
+        weights: ``[channels, depth]``.
+        bias: ``[channels]``, what the store has not taken in.
+        x: type of the operand.
+        acc: type of the sums, with and without the bias.
+    """
+
+    stem: ClassVar[str] = "sums"
+
+    rows: int
+    weights: Constant
+    bias: Constant
+    x: IntType
+    acc: IntType
+    store: Store
+
+    @property
+    def pe(self) -> int:
+        """Channels, all side by side."""
+        return self.weights.array.shape[0]
+
+    @property
+    def simd(self) -> int:
+        """Products in a sum, all side by side."""
+        return self.weights.array.shape[1]
+
+    @property
+    def iterations(self) -> int:
+        """One a row."""
+        return self.rows
+
+
+@dataclass(frozen=True, slots=True)
 class Product(Unit):
     """y[i, m, n] = store(Σ_k (a[i, m, k] − za)·(b[i, k, n] − zb)), PE sums of SIMD products.
 

@@ -14,6 +14,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Role
+from binpoint.numeric.digits import grid, nearest
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.elementwise import Binary
@@ -41,7 +42,8 @@ class AssignTypes(Pass):
        count, so that a convolution before a Relu is rounded straight into the clamped range.
     3. Constant operands that are no weights get the type of their group, or one of their own.
     4. Weights become codes of eight bits, or of those that the options `weight_bits` and
-       `layer_bits` give, symmetric, one scale per output channel. Biases stay real, or
+       `layer_bits` give, symmetric, one scale per output channel; with the option `weight_terms`
+       only codes that are sums of so many signed powers of two. Biases stay real, or
        become so again where they were stored for a scale that is no longer that of the sums; with
        the option `bias_correction` the mean error of each channel is taken out of them.
 
@@ -57,6 +59,7 @@ class AssignTypes(Pass):
     before: ClassVar[Stage] = Stage.FLOAT
     after: ClassVar[Stage] = Stage.TYPED
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
+    assigns: ClassVar[bool] = True
 
     samples: int = 100
     corrections: int = 32
@@ -300,19 +303,37 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         assert data[0].fixed is not None
         array = value.constant.array
         bias = real_bias(biases[0]) if biases else None
+        bits = weight_bits(node, options)
+        few = None if options.weight_terms is None else grid(options.weight_terms, _most(bits))
         try:
             kind = weight_type(
                 array,
                 bias,
                 float(data[0].fixed.scale),
                 power_of_two=options.scales == "power-of-two",
-                bits=weight_bits(node, options),
+                bits=bits,
+                codes=few,
             )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
-        most = kind.storage.max
-        codes = np.clip(kind.quantize(array), -most, most).astype(kind.storage.dtype)
+        codes = _codes(array, kind, few).astype(kind.storage.dtype)
         replace_operand(graph, node, index, codes, kind)
+
+
+def _most(bits: int) -> int:
+    """The largest symmetric code."""
+    return (1 << (bits - 1)) - 1
+
+
+def _codes(
+    array: NDArray[Any], kind: FixedType, few: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """The nearest symmetric codes of a type, or the nearest of few."""
+    most = _most(kind.storage.width)
+    if few is None:
+        return np.clip(kind.quantize(array), -most, most)
+    scales = np.array([float(s) for s in kind.scales]).reshape(-1, *(1,) * (array.ndim - 1))
+    return nearest(array / scales, few)
 
 
 def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:

@@ -90,6 +90,7 @@ class BinaryPoints(Pass):
     before: ClassVar[Stage] = Stage.FLOAT
     after: ClassVar[Stage] = Stage.FLOAT
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
+    assigns: ClassVar[bool] = True
 
     samples: int = 100
     joint_samples: int = 100

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from binpoint.errors import RangeOverflow
 from binpoint.ir.graph import Node
+from binpoint.numeric.digits import nearest
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, FixedType, IntType
 from binpoint.options import CompileOptions
@@ -93,13 +96,15 @@ def weight_type(
     *,
     power_of_two: bool,
     bits: int = 8,
+    codes: NDArray[np.int64] | None = None,
 ) -> FixedType:
     """The symmetric type of weights ``[O, …]``, one scale per output channel.
 
-    Codes of eight bits are −127..127, and of others alike. A channel of zeros takes the largest
-    scale of the others, or 2^-7. Below eight bits a scale may leave out a channel's largest weights
-    (`_least_error`). A scale is widened where the bias, in units of it and `x_scale`, and the
-    largest sum of products together could leave 32 bits.
+    Codes of eight bits are −127..127, and of others alike; or those in `codes` alone, ascending. A
+    channel of zeros takes the largest scale of the others, or 2^-7. Below eight bits, and with
+    `codes`, scales are those of least error (`_least_error`), so a channel's largest weights may
+    lie beyond the last code. A scale is widened where the bias, in units of it and `x_scale`, and
+    the largest sum of products together could leave 32 bits.
 
     Raises:
         RangeOverflow: a channel has more products than 32 bits can sum.
@@ -107,8 +112,11 @@ def weight_type(
     storage = IntType(bits, signed=True)
     rows = weights.reshape(weights.shape[0], -1).astype(np.float64)
     steps = np.abs(rows).max(axis=1, initial=0.0) / storage.max
-    if bits < I8.width:
-        steps = _least_error(rows, steps, storage.max)
+    if codes is not None:
+        steps = _least_error(rows, steps, partial(nearest, codes=codes))
+    elif bits < I8.width:
+        most = storage.max
+        steps = _least_error(rows, steps, lambda x: np.clip(np.rint(x), -most, most))
     reach = bias if bias is not None else np.zeros(1)
     steps = np.maximum(steps, least_step(reach, x_scale, rows.shape[1], storage))
     used = steps[steps > 0]
@@ -132,14 +140,14 @@ def least_step(
 
 
 def _least_error(
-    rows: NDArray[np.float64], steps: NDArray[np.float64], most: int
+    rows: NDArray[np.float64], steps: NDArray[np.float64], rounded: Callable[[Any], NDArray[Any]]
 ) -> NDArray[np.float64]:
     """Of each row's steps from 0.2 to 1 times the given one, that with the least squared error."""
     best = np.full(len(rows), np.inf)
     found = steps.copy()
     for part in np.linspace(1.0, 0.2, 81):
         tried = np.where(steps > 0, steps * part, 1.0)[:, None]
-        error = ((np.clip(np.rint(rows / tried), -most, most) * tried - rows) ** 2).sum(axis=1)
+        error = ((rounded(rows / tried) * tried - rows) ** 2).sum(axis=1)
         better = error < best
         best = np.where(better, error, best)
         found = np.where(better, steps * part, found)

@@ -114,8 +114,13 @@ def steps_of(old: FixedType, new: FixedType) -> tuple[Fraction, ...]:
     return tuple(scale.as_fraction() / old.scale.as_fraction() for scale in new.scales)
 
 
-def recoded(codes: NDArray[Any], old: FixedType, new: FixedType, step: Fraction) -> IntArray:
-    """The nearest codes of the new type, ties to even, clamped; of a channel with this step."""
-    real = (np.asarray(codes, np.int64) - old.zero_points[0]) / float(step)
+def recoded(
+    codes: NDArray[Any], old: FixedType, new: FixedType, step: Fraction | NDArray[np.float64]
+) -> IntArray:
+    """The nearest codes of the new type, ties to even, clamped.
+
+    `step` is that of `steps_of`; an array of them is for the last axis.
+    """
+    real = (np.asarray(codes, np.int64) - old.zero_points[0]) / np.asarray(step, np.float64)
     levels = np.rint(real).astype(np.int64) + new.zero_points[0]
     return np.clip(levels, new.storage.min, new.storage.max)

@@ -17,7 +17,7 @@ from binpoint.ops.blocks import IntSum
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.pairwise import IntAdd, IntMul
-from binpoint.ops.patched import nodes_within
+from binpoint.ops.patched import Patched, nodes_within
 from binpoint.ops.pooling import IntAverage, OnnxruntimeAverage
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeMul
@@ -42,6 +42,7 @@ _SUMS = ("Conv", "Gemm", "MatMul", "AveragePool")
 _FLOAT = "onnxruntime computes this in float32; here it is rounded once from exact integers"
 _FILLED = "the model states no integer type of this value; its type was chosen here"
 _OPTION = "the option `semantics` asks for other rounding than onnxruntime's"
+_COARSE = "the option `patches` gives patches without outliers maps of fewer bits"
 _REFUSED = "onnxruntime does not run the model"
 
 
@@ -80,6 +81,11 @@ def departures(
     except InvalidModel:
         return (Departure("", (), _REFUSED),)
     found = [Departure(name, _origin(graph, name), _FILLED) for name in graph.filled]
+    found += [
+        Departure(node.outputs[0], node.origin.names, _COARSE)
+        for node in graph.nodes()
+        if isinstance(node.op, Patched) and len(node.op.bodies) > 1
+    ]
     for holder, node in nodes_within(graph):
         assert isinstance(node.op, IntegerOp)
         reasons = node.op.work(holder.arguments(node), holder.results(node)).notes

@@ -243,7 +243,7 @@ def _flags(
 ) -> list[str | Path]:
     match build:
         case Build.NATIVE:
-            checks = ("-O1", "-g", *SANITIZERS) if checked else ("-O2",)
+            checks = ("-O1", "-g1", *SANITIZERS) if checked else ("-O2",)
             return [*checks, "-DBP_NATIVE"]
         case Build.AP:
             assert headers is not None

@@ -27,7 +27,8 @@ if _MISSING:
         hint='pip install torch==2.13.0, then pip install "binpoint[training]"',
     )
 
-from binpoint.training.calibrate import calibrate  # noqa: E402 - only where torch is
+from binpoint.training.adapt import AdaptWidths  # noqa: E402 - only where torch is
+from binpoint.training.calibrate import calibrate  # noqa: E402
 from binpoint.training.cast import Overflow, Rounding, cast  # noqa: E402
 from binpoint.training.export import export  # noqa: E402
 from binpoint.training.fold import fold_norms  # noqa: E402
@@ -38,6 +39,7 @@ from binpoint.training.quantizers import FixedPoint, formats  # noqa: E402
 from binpoint.training.tune import Fit, tune  # noqa: E402
 
 __all__ = (
+    "AdaptWidths",
     "Fit",
     "FixedPoint",
     "Overflow",

@@ -16,6 +16,8 @@ from typing import Any, assert_never
 import torch
 from brevitas.function.ops_ste import floor_ste, round_ste
 
+from binpoint.numeric.digits import grid
+
 
 class Rounding(StrEnum):
     """What becomes of the bits behind the last."""
@@ -60,6 +62,23 @@ class _HalfUp(torch.autograd.Function):
         return slopes[0]
 
 
+class _Nearest(torch.autograd.Function):
+    """The nearest of some ascending codes, of two as near the one nearer to 0; gradient one."""
+
+    @staticmethod
+    def forward(_: Any, x: Any, codes: Any) -> Any:
+        few = torch.from_numpy(codes).to(x)
+        above = torch.searchsorted(few, x.detach().contiguous()).clamp(1, len(few) - 1)
+        low, high = few[above - 1], few[above]
+        down, up = x - low, high - x
+        nearer = (down < up) | ((down == up) & (low.abs() < high.abs()))
+        return torch.where(nearer, low, high)
+
+    @staticmethod
+    def backward(_: Any, *slopes: Any) -> Any:
+        return slopes[0], None
+
+
 def rounded(x: Any, rounding: Rounding) -> Any:
     """Integers, as floats of the operand's type; the gradient is one."""
     match rounding:
@@ -81,8 +100,11 @@ def codes(
     signed: bool = True,
     rounding: Rounding = Rounding.HALF_EVEN,
     overflow: Overflow = Overflow.SATURATE,
+    terms: int | None = None,
 ) -> Any:
     """overflow(round(x · 2^point), width), integers as floats.
+
+    With `terms` the nearest code that is a sum of at most so many signed powers of two.
 
     Args:
         x: any shape.
@@ -91,9 +113,12 @@ def codes(
         signed: whether codes are below zero, too.
         rounding: the rule.
         overflow: the rule.
+        terms: signed powers of two in a code, at most; for signed codes that do not wrap.
     """
-    steps = rounded(x / torch.exp2(-point), rounding)
     low, high = ends(width, signed=signed, overflow=overflow)
+    if terms is not None:
+        return _Nearest.apply(torch.clamp(x / torch.exp2(-point), low, high), grid(terms, high))
+    steps = rounded(x / torch.exp2(-point), rounding)
     if overflow is Overflow.WRAP:
         turns = torch.floor((steps.detach() - low) / (1 << width))
         return steps - turns * (1 << width)
@@ -108,12 +133,13 @@ def cast(
     signed: bool = True,
     rounding: Rounding = Rounding.HALF_EVEN,
     overflow: Overflow = Overflow.SATURATE,
+    terms: int | None = None,
 ) -> Any:
     """The value of the codes, ``codes(…) · 2^-point``; arguments as for `codes`.
 
     Exact, but for wrapping beyond the digits of the float type.
     """
-    found = codes(x, point, width, signed=signed, rounding=rounding, overflow=overflow)
+    found = codes(x, point, width, signed=signed, rounding=rounding, overflow=overflow, terms=terms)
     return found * torch.exp2(-point)
 
 

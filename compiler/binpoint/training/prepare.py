@@ -47,6 +47,7 @@ class Formats:
         rounding: of all casts but those of inputs, which are half even.
         overflow: of activations; weights are symmetric, inputs saturate.
         per_channel: whether weights have a binary point per output channel.
+        weight_terms: signed powers of two that a weight is the sum of, at most (K-hot weights).
         input_signed: whether inputs are below zero, too.
         output_bits: of the module's results; None leaves them as exact sums, which the last layer
             must be linear for.
@@ -60,6 +61,7 @@ class Formats:
     rounding: Rounding = Rounding.HALF_EVEN
     overflow: Overflow = Overflow.SATURATE
     per_channel: bool = True
+    weight_terms: int | None = None
     input_signed: bool = True
     output_bits: int | None = None
 
@@ -69,6 +71,7 @@ class Formats:
             bit_width=bits or self.weight_bits,
             rounding=self.rounding,
             per_channel=self.per_channel,
+            terms=self.weight_terms,
         )
 
     def biases(self) -> Any:

@@ -43,6 +43,7 @@ class FixedPoint(nn.Module):
         overflow: what becomes of codes outside the range.
         point_shape: of the binary points: (), or one per channel, broadcasting with the tensor.
         start: a tensor to take the first binary point from.
+        terms: signed powers of two that a code is the sum of, at most; any number by default.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class FixedPoint(nn.Module):
         overflow: str = Overflow.SATURATE,
         point_shape: tuple[int, ...] = (),
         start: Any = None,
+        terms: int | None = None,
     ) -> None:
         super().__init__()
         if not 1 + signed <= bit_width <= _WIDEST:
@@ -63,6 +65,12 @@ class FixedPoint(nn.Module):
             )
         self.signed, self.rounding = signed, Rounding(rounding)
         self.overflow = Overflow(overflow)
+        self.terms = terms
+        if terms is not None and (terms < 1 or not signed or self.overflow is Overflow.WRAP):
+            raise NotTrainable(
+                "codes of few signed powers of two are signed, and do not wrap",
+                have=f"{terms} powers, {'signed' if signed else 'unsigned'}, {self.overflow}",
+            )
         self.point = nn.Parameter(torch.zeros(point_shape))
         self.register_buffer("width", torch.tensor(float(bit_width)))
         self.register_buffer("zero", torch.tensor(0.0))
@@ -88,6 +96,16 @@ class FixedPoint(nn.Module):
         """The binary points as whole numbers."""
         return torch.round(self.point.detach())
 
+    @property
+    def _rules(self) -> dict[str, Any]:
+        """What a cast needs to know beside point and width."""
+        return {
+            "signed": self.signed,
+            "rounding": self.rounding,
+            "overflow": self.overflow,
+            "terms": self.terms,
+        }
+
     def forward(self, x: Any) -> tuple[Any, Any, Any, Any]:
         """The tensor's value after the cast, and scale, zero point and width."""
         if self.seen is not None:
@@ -97,23 +115,14 @@ class FixedPoint(nn.Module):
         if not self.ready:
             self._begin(x)
         point = whole(self.point, self._factor(x))
-        y = cast(
-            x, point, self.bits, signed=self.signed, rounding=self.rounding, overflow=self.overflow
-        )
+        y = cast(x, point, self.bits, **self._rules)
         if self.ran is not None:
             self.ran.append(torch.round(y.detach() / torch.exp2(-point.detach())))
         return y, torch.exp2(-point), self.zero, self.width
 
     def codes(self, x: Any) -> Any:
         """The integers that a tensor becomes."""
-        return codes(
-            x,
-            self.points,
-            self.bits,
-            signed=self.signed,
-            rounding=self.rounding,
-            overflow=self.overflow,
-        ).detach()
+        return codes(x, self.points, self.bits, **self._rules).detach()
 
     def _begin(self, x: Any) -> None:
         if not self.training:
@@ -146,10 +155,7 @@ class FixedPoint(nn.Module):
         least, first = torch.full_like(best, torch.inf), best
         for step in range(_CANDIDATES):
             tried = first + step
-            y = cast(
-                x, tried, self.bits, signed=self.signed, rounding=self.rounding,
-                overflow=self.overflow,
-            )  # fmt: skip
+            y = cast(x, tried, self.bits, **self._rules)
             error = _over_rest((y - x) ** 2, self.point.shape, torch.mean)
             better = error < least
             best, least = torch.where(better, tried, best), torch.where(better, error, least)
@@ -161,11 +167,18 @@ class FixedPoint(nn.Module):
         self.point.copy_(points)
         self.ready.fill_(True)
 
+    @torch.no_grad()
+    def resize(self, bits: int) -> None:
+        """Take another width; the binary points move along, so that the range stays."""
+        self.point += bits - self.bits
+        self.width.fill_(float(bits))
+
     def extra_repr(self) -> str:
         """The format: sign, width, range of binary points."""
         low, high = (int(v) for v in (self.points.min(), self.points.max()))
         sign = "i" if self.signed else "u"
-        return f"{sign}{self.bits}, point {low}" + (f" to {high}" if low != high else "")
+        hot = f", {self.terms}-hot" if self.terms is not None else ""
+        return f"{sign}{self.bits}{hot}, point {low}" + (f" to {high}" if low != high else "")
 
 
 def _over_rest(x: Any, shape: Any, reduce: Any) -> Any:
@@ -196,10 +209,14 @@ class _FixedPointInjector(ExtendedInjector):
 
 
 class WeightFixedPoint(_FixedPointInjector):
-    """Weights with one binary point, or one per output channel (`weight_per_channel=True`)."""
+    """Weights with one binary point, or one per output channel (`weight_per_channel=True`).
+
+    With `weight_terms=K` they are sums of at most K signed powers of two.
+    """
 
     proxy_class = WeightQuantProxyFromInjector
     overflow = Overflow.SYMMETRIC
+    terms = None
     per_channel = False
 
     @value

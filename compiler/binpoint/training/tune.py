@@ -100,6 +100,13 @@ def tune(module: fx.GraphModule, x: Any, fit: Fit | None = None) -> list[Fitted]
             )
     if not len(x):
         raise NotTrainable("there are no samples to tune with")
+    hot = [name for name, part in fixed_points(module) if part.terms is not None]
+    if hot:
+        raise NotTrainable(
+            "weights of few signed powers of two have no rounding up or down to learn",
+            at=hot[0],
+            hint="train them, or prepare without weight_terms",
+        )
     place = device()
     module.to(place).eval()
     twin = copy.deepcopy(module)

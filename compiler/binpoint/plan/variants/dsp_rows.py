@@ -23,7 +23,7 @@ from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, Number, Table
 from binpoint.numeric.fixed import I8, I32, U8
 from binpoint.numeric.float32 import Ints
-from binpoint.ops.layernorm import IntLayerNorm
+from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
@@ -65,7 +65,8 @@ def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:
     if not isinstance(op, IntLayerNorm) or options.optimize == "size" or not _rows(step, graph):
         return False
     narrow = dict(step.call.traits)["sums"] == "narrow"
-    return narrow and op.block.inner == 1 and op.block.n >= _FEW
+    about_mean = op.plain and op.centre is None
+    return about_mean and narrow and op.block.inner == 1 and op.block.n >= _FEW
 
 
 def parameters(step: Step, graph: Graph) -> tuple[Ints, Ints]:

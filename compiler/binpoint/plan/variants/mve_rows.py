@@ -26,7 +26,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, Number, Table
 from binpoint.numeric.fixed import I32, U8
-from binpoint.ops.layernorm import IntLayerNorm
+from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step

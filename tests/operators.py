@@ -116,7 +116,7 @@ def global_pool(w: Weave, x: str) -> str | None:
 
 
 def reduction(w: Weave, x: str) -> str | None:
-    op = w.pick(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"])
+    op = w.pick(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"])
     rank = len(w.shape(x))
     axes = sorted(w.random.sample(range(1, rank), w.number(1, rank - 1))) if rank > 1 else []
     if not axes:
@@ -242,9 +242,24 @@ def layer_norm(w: Weave, x: str) -> str | None:
     return w.apply("LayerNormalization", x, gamma, *([beta] if w.chance(0.7) else []), axis=-1)
 
 
+def channel_norm(w: Weave, x: str) -> str | None:
+    """Of channels, alone or in groups, or along any axis by its Euclidean norm."""
+    shape = w.shape(x)
+    if w.chance(0.3):
+        return w.apply("LpNormalization", x, axis=w.number(1 - len(shape), -1), p=2)
+    if len(shape) < 3 or np.prod(shape[2:]) < 2:
+        return None
+    gamma, beta = (w.constant(w.normal(shape[1:2])) for _ in range(2))
+    if w.opset < 21 or w.chance(0.5):
+        return w.apply("InstanceNormalization", x, gamma, beta)
+    groups = w.pick([n for n in range(1, shape[1] + 1) if shape[1] % n == 0])
+    return w.apply("GroupNormalization", x, gamma, beta, num_groups=groups)
+
+
 def softmax(w: Weave, x: str) -> str | None:
     rank = len(w.shape(x))
-    return w.apply("Softmax", x, axis=w.pick([-1, rank - 1, w.number(0, rank - 1)]))
+    op = "LogSoftmax" if w.chance(0.2) else "Softmax"
+    return w.apply(op, x, axis=w.pick([-1, rank - 1, w.number(0, rank - 1)]))
 
 
 def argmax(w: Weave, x: str) -> str | None:
@@ -453,7 +468,7 @@ def residual(w: Weave, x: str) -> str | None:
 MAKERS: tuple[Maker, ...] = (
     convolution, conv_block, conv_block, transposed_convolution, pool, pool, global_pool,
     reduction, binary, binary, division, power, function, function, positive_function, clamp,
-    relu6, prelu, batch_norm, softmax, layer_norm, argmax, concat, concat, split, cut, pad,
-    reshape, transpose, gather, repeat, blocks, resize, gemm, matmul, nothing, residual,
+    relu6, prelu, batch_norm, softmax, layer_norm, channel_norm, argmax, concat, concat, split, cut,
+    pad, reshape, transpose, gather, repeat, blocks, resize, gemm, matmul, nothing, residual,
     residual,
 )  # fmt: skip

@@ -30,13 +30,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compiled(folder: Path, target: str = "zynq-7020", **options: object) -> Result:
+def compiled(
+    folder: Path, target: str = "zynq-7020", verify: str = "all", **options: object
+) -> Result:
     return compile_model(
         folder / "qnet.onnx",
         load_target(target),
         CompileOptions(**options),  # pyright: ignore[reportArgumentType]
         samples=folder / "net.npz",
-        verify="all",
+        verify=verify,
         verify_samples=20,
     )
 
@@ -125,7 +127,7 @@ def test_a_pace_out_of_reach_says_how_far_it_gets(folder: Path) -> None:
 
 
 def test_a_folding_is_taken_as_given(folder: Path) -> None:
-    base = compiled(folder).report.fpga
+    base = compiled(folder, verify="none").report.fpga
     assert base is not None
     layer = next(unit.name for unit in base.units if unit.kind == "dense")
     found = compiled(folder, folding={layer: Fold(pe=3, simd=4)}).report.fpga
@@ -156,6 +158,7 @@ def test_an_image_goes_in_with_the_axes_of_the_model(tmp_path: Path) -> None:
         load_target("zu3eg"),
         CompileOptions(),
         samples=tmp_path / "x.npz",
+        verify="host",
         verify_samples=6,
     )
     assert result.report.verdict == "equal"

@@ -48,6 +48,14 @@ def coarse_types(body: Graph, random: Random) -> dict[str, FixedType]:
     return types
 
 
+def stage(random: Random) -> Patched | None:
+    """The stage of a random net, if it can have one."""
+    s, _ = net(random)
+    graph = patched(s)
+    ops = [] if graph is None else [n.op for n in graph.nodes()]
+    return next((op for op in ops if isinstance(op, Patched)), None)
+
+
 def mixed(graph: Graph, random: Random) -> Graph | None:
     """The graph with a second body for some patches of its stage; None where no map may change."""
     (node,) = [n for n in graph.nodes() if isinstance(n.op, Patched)]
@@ -93,16 +101,15 @@ def test_mixed_patches_on_the_emulated_core() -> None:
 @settings(max_examples=40, suppress_health_check=_SLOW)
 @given(randoms)
 def test_a_narrowed_stage_is_legal_and_keeps_its_result_s_type(random: Random) -> None:
-    s, _ = net(random)
-    graph = patched(s)
-    if graph is None:
+    op = stage(random)
+    if op is None:
         return
-    (op,) = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
-    types = coarse_types(op.bodies[0], random)
-    made = narrowed(op.bodies[0], types)
+    body = op.bodies[0]
+    types = coarse_types(body, random)
+    made = narrowed(body, types)
     verify(made, "integer")
-    assert made.value(made.outputs[0]).type == op.bodies[0].value(made.outputs[0]).type
-    for sample in laws.samples(op.bodies[0], np.random.default_rng(3)):
+    assert made.value(made.outputs[0]).type == body.value(made.outputs[0]).type
+    for sample in laws.samples(body, np.random.default_rng(3)):
         _ = evaluate(made, sample)
 
 
@@ -110,11 +117,9 @@ def test_a_narrowed_stage_is_legal_and_keeps_its_result_s_type(random: Random) -
 @given(randoms)
 def test_a_stage_rewritten_with_the_types_that_it_has_stays(random: Random) -> None:
     """All constants are made anew; sums have their multipliers at another shift."""
-    s, _ = net(random)
-    graph = patched(s)
-    if graph is None:
+    op = stage(random)
+    if op is None:
         return
-    (op,) = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
     body = op.bodies[0]
     same = {
         name: body.value(name).elem
@@ -134,11 +139,9 @@ def test_the_mean_error_of_coarser_maps_is_taken_away() -> None:
     """The sums of each layer have the mean that they had."""
     tried = 0
     for seed in range(12):
-        s, _ = net(Random(seed), 4)
-        graph = patched(s)
-        if graph is None:
+        op = stage(Random(seed))
+        if op is None:
             continue
-        (op,) = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
         body = op.bodies[0]
         types = coarse_types(body, Random(seed))
         seen = Seen(op)

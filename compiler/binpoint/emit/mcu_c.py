@@ -248,15 +248,8 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
     result = next(a for a in buffers if a.written)
     value = program.graph.value(result.value)
     extra = ["scratch"] if step.call.scratch else []
-    arguments = ", ".join(
-        [
-            *(
-                a.name if a.name in states else _argument(program, a)
-                for a in step.call.all_arguments
-            ),
-            *extra,
-        ]
-    )
+    inside = (a.name if a.name in names else _argument(program, a) for a in step.call.all_arguments)
+    arguments = ", ".join([*inside, *extra])
     places = [
         f"state->{states[a.name].name}" if a.name in states else _place(program, a)
         for a in names.values()
@@ -298,12 +291,10 @@ def _moves(program: Program, argument: Buffer) -> bool:
 
 
 def _argument(program: Program, argument: Argument) -> str:
-    """An argument of the kernel inside the wrapper: a parameter, a constant array, a literal."""
+    """An argument of the kernel that the wrapper does not take: a constant array, a literal."""
     match argument:
         case Number(value=value, kind=kind):
             return c_int(value, kind)
-        case Buffer(name=name) if _moves(program, argument):
-            return name
         case _:
             return f"{program.name}_{program.constant_of(argument).name}"
 

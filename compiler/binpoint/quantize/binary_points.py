@@ -140,8 +140,7 @@ class BinaryPoints(Pass):
         )
         chooser = AssignTypes(samples=self.samples)
         typed = chooser.run(graph.copy(), replace(context, options=options))
-        bare = graph.copy()
-        plain_types(bare, context.options.activation_bits)
+        bare = _bare(graph, context)
         border = frozenset((*graph.inputs, *graph.outputs))
         types: dict[Place, FixedType] = {}
         for group in find_groups(bare):
@@ -161,8 +160,7 @@ class BinaryPoints(Pass):
         samples = context.samples.spread(self.joint_samples)
         exact = Simulation(graph, rounded=False)
         outputs = [exact.outputs(i, frozenset(graph.outputs)) for i in samples.inputs()]
-        bare = graph.copy()
-        plain_types(bare, context.options.activation_bits)
+        bare = _bare(graph, context)
         stated = {Place((v.name,)): v.fixed for v in bare.values() if v.fixed and not v.constant}
         types = dict(points.types)
         moved: set[Place] = set()
@@ -198,6 +196,13 @@ class BinaryPoints(Pass):
                 bias = build.constant(constant.array, hint=name)
                 result.replace(replace(node, inputs=(*node.inputs[:2], bias.name)))
         return result
+
+
+def _bare(graph: Graph, context: Context) -> Graph:
+    """A copy with those types that follow without ranges."""
+    bare = graph.copy()
+    plain_types(bare, context.options.activation_bits)
+    return bare
 
 
 def _pointed(kind: FixedType | None) -> FixedType:

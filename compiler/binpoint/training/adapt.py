@@ -16,7 +16,7 @@ from torch import nn
 from binpoint.errors import NotTrainable
 from binpoint.training.cast import rounded
 from binpoint.training.learn import Epoch
-from binpoint.training.quantizers import FixedPoint
+from binpoint.training.quantizers import FixedPoint, weight_point
 
 _EACH, _FEWEST, _MOST = 32, 16, 512
 _WIDEST = 16
@@ -55,8 +55,8 @@ class AdaptWidths:
         """Change the widths; returns those of all layers, and which changed, as `conv1 4-1=3`."""
         said: list[str] = []
         for name, layer in module.named_modules():
-            part = getattr(getattr(layer, "weight_quant", None), "tensor_quant", None)
-            if isinstance(part, FixedPoint):
+            part = weight_point(layer)
+            if part is not None:
                 said.append(f"{name} {self._adapted(layer.weight.detach(), part)}")
         return f"bits after epoch {epoch.index + 1}: {', '.join(said)}"
 

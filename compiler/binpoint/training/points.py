@@ -24,7 +24,7 @@ from binpoint.quantize.binary_points import BinaryPoints
 from binpoint.quantize.simulate import Simulation
 from binpoint.target import load_target
 from binpoint.training.calibrate import activations
-from binpoint.training.quantizers import FixedPoint, fixed_points
+from binpoint.training.quantizers import FixedPoint, fixed_points, weight_point
 
 _CLOSE = 1e-3
 """Of the largest value: how much a tensor may differ from the same one elsewhere."""
@@ -50,7 +50,7 @@ def place_points(module: fx.GraphModule, x: Any, *, joint: bool = True) -> None:
     for _, part in fixed_points(twin):
         part.open = True
     graph, seen = _real(twin, x[:1]), _seen(twin, x[:1])
-    layers = {m: part for m in module.modules() if (part := _weights(m)) is not None}
+    layers = {m: part for m in module.modules() if (part := weight_point(m)) is not None}
     parts = dict(activations(module))
     border = {p.bits for n, p in parts.items() if torch.equal(seen[n], x[:1])}
     inner = {p.bits for n, p in parts.items() if not torch.equal(seen[n], x[:1])}
@@ -96,11 +96,6 @@ def _same(array: Any, tensor: Any) -> bool:
         np.allclose(array.reshape(-1), t.reshape(-1).numpy(), rtol=0, atol=close)
         for t in (tensor, last)
     )
-
-
-def _weights(layer: Any) -> FixedPoint | None:
-    part = getattr(getattr(layer, "weight_quant", None), "tensor_quant", None)
-    return part if isinstance(part, FixedPoint) else None
 
 
 def _real(twin: Any, example: Any) -> Graph:

@@ -266,6 +266,12 @@ def fixed_points(module: nn.Module) -> Iterator[tuple[str, FixedPoint]]:
             yield name, part
 
 
+def weight_point(layer: Any) -> FixedPoint | None:
+    """The quantizer of a layer's weights, if it has one of these."""
+    part = getattr(getattr(layer, "weight_quant", None), "tensor_quant", None)
+    return part if isinstance(part, FixedPoint) else None
+
+
 def formats(module: nn.Module) -> dict[str, str]:
     """The format of every quantizer by its name, as `i4, point 3`."""
     return {name: part.extra_repr() for name, part in fixed_points(module)}

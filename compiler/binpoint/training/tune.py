@@ -29,7 +29,7 @@ from binpoint.errors import NotTrainable
 from binpoint.training.kinds import Kind, kind_of
 from binpoint.training.learn import device
 from binpoint.training.norm import FixedBatchNorm
-from binpoint.training.quantizers import FixedPoint, fixed_points
+from binpoint.training.quantizers import FixedPoint, fixed_points, weight_point
 
 _STEPS = (0, 1, -1)
 """Bits by which binary points are tried finer and coarser."""
@@ -151,8 +151,7 @@ class _Walk:
     def _layer(self, node: fx.Node) -> Any:
         """The layer with fixed-point weights that a node is, or None."""
         layer = self.module.get_submodule(node.target) if node.op == "call_module" else None
-        quantizer = getattr(getattr(layer, "weight_quant", None), "tensor_quant", None)
-        return layer if isinstance(quantizer, FixedPoint) else None
+        return layer if weight_point(layer) is not None else None
 
     def _chain(self, node: fx.Node) -> list[fx.Node]:
         """The layer, and what follows it alone up to the first cast."""

@@ -20,7 +20,7 @@ import numpy as np
 from binpoint.ir.constant import Constant
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, Number, Table
+from binpoint.ir.kernel import Argument, KernelCall, Table
 from binpoint.numeric.fixed import I8, I32, U8
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.exactnorm import IntLayerNorm
@@ -43,20 +43,23 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     assert isinstance(op, IntLayerNorm)
     name, lo, hi = saturation(op.lo, op.hi)
-    numbers = {a.name: a for a in call.arguments if isinstance(a, Number)}
-    x, y = (a for a in call.arguments if isinstance(a, Buffer) and a.name in "xy")
-    pairs = np.stack(parameters(step, graph), axis=1).astype(np.int32)
-    arguments: tuple[Argument, ...] = (
-        x, y, Table("constants", Constant(pairs), I32),
-        *(numbers[n] for n in ("outer", "n", "spare", "epsilon", "up")),
-    )  # fmt: skip
+    pairs = np.stack(parameters(step, graph), axis=1)
     traits = (
         ("saturation", name), ("least", str(op.lo)), ("most", str(op.hi)),
         ("narrow", "narrow" if lo or hi else ""), ("shift", str(op.shift)),
     )  # fmt: skip
     note = "SMLAD adds two squares; SMMUL, SMMLA and a saturating shift are the formula itself"
+    arguments = with_constants(call, pairs)
     found = replace(call, arguments=arguments, traits=traits, variant="dsp", note=note, shared=True)
     return replace(step, call=found)
+
+
+def with_constants(call: KernelCall, constants: Ints) -> tuple[Argument, ...]:
+    """A layer norm's arguments with its multipliers and offsets in one table."""
+    own = {a.name: a for a in call.arguments}
+    table = Table("constants", Constant(constants.astype(np.int32)), I32)
+    rest = (own[name] for name in ("outer", "n", "spare", "epsilon", "up"))
+    return (own["x"], own["y"], table, *rest)
 
 
 def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:

@@ -24,13 +24,13 @@ import numpy as np
 from binpoint.ir.constant import Constant
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, Number, Table
-from binpoint.numeric.fixed import I32, U8
+from binpoint.ir.kernel import Argument, Number, Table
+from binpoint.numeric.fixed import U8
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.dsp_rows import is_quick, normalizes, parameters
+from binpoint.plan.variants.dsp_rows import is_quick, normalizes, parameters, with_constants
 
 _GROUP = 8
 _HALF = 16
@@ -57,18 +57,12 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     half = 1 << (op.shift - 1)
     if op.totals(m, k).lo - half < -(2**31):
         return None
-    numbers = {a.name: a for a in call.arguments if isinstance(a, Number)}
-    x, y = (a for a in call.arguments if isinstance(a, Buffer) and a.name in "xy")
     padded = [np.pad(a, (0, -len(a) % _GROUP)) for a in (m, k - half)]
     blocks = [a.reshape(-1, _GROUP // 2, 2) for a in padded]
-    fours = np.stack(blocks, axis=1).transpose(0, 3, 1, 2).astype(np.int32)
-    arguments: tuple[Argument, ...] = (
-        x, y, Table("constants", Constant(fours.reshape(-1)), I32),
-        *(numbers[n] for n in ("outer", "n", "spare", "epsilon", "up")),
-    )  # fmt: skip
+    fours = np.stack(blocks, axis=1).transpose(0, 3, 1, 2).reshape(-1)
     found = replace(
-        call, arguments=arguments, traits=(("shift", str(op.shift)),), variant="mve", shared=True,
-        note="the formula itself, eight elements at a time",
+        call, arguments=with_constants(call, fours), traits=(("shift", str(op.shift)),),
+        variant="mve", shared=True, note="the formula itself, eight elements at a time",
     )  # fmt: skip
     return replace(step, call=found)
 

@@ -1,9 +1,10 @@
-"""A stage's layers between maps of fewer bits: weights stay, what rounds gets other scales.
+"""A stage's layers between maps of fewer bits, with weights of fewer: what rounds has other scales.
 
-    acc in units of s'·sw:  bias' = rint((bias + (z − zero)·Σw) · s/s') − (z' − zero')·Σw
+    acc in units of s'·sw':  bias' = rint((bias + (z − zero)·Σw) · s·sw/(s'·sw')) − (z' − zero')·Σw'
 
-for a linear op whose operand changes from (s, z) to (s', z'); the Requantize behind it is scaled by
-s'/s and by the ratio of the result's scales.
+for a linear op whose operand changes from (s, z) to (s', z') and its weights from (sw, w) to
+(sw', w'); the Requantize behind it is scaled by s'·sw'/(s·sw) and by the ratio of the result's
+scales.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I32, FixedType
+from binpoint.numeric.fixed import I32, FixedType, IntType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.conv import IntConv, IntDepthwise
@@ -32,6 +33,7 @@ from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Req
 from binpoint.ops.rescale import accumulator, dyadic
 from binpoint.ops.runtime_pair import OnnxruntimeAdd
 from binpoint.quantize.coarsen import recoded, steps_of
+from binpoint.quantize.compensate import Rounded
 
 _LINEAR = (IntConv, IntDense)
 _ROUNDING = (DyadicRequantize, OnnxruntimeRequantize)
@@ -106,8 +108,21 @@ def _reads(body: Graph, node: Node, name: str) -> bool:
     return isinstance(node.op, (*_SUMS, *_MOVES, IntLookup))
 
 
+def linear_of(body: Graph) -> tuple[Node, ...]:
+    """The layers whose weights may be others, in order: their sums are rounded next."""
+    found: list[Node] = []
+    for node in body.nodes():
+        reader = body.sole_consumer(node.outputs[0]) if isinstance(node.op, _LINEAR) else None
+        if reader is not None and isinstance(reader.op, _ROUNDING):
+            found.append(node)
+    return tuple(found)
+
+
 def narrowed(
-    body: Graph, types: Mapping[str, FixedType], shifts: Mapping[str, Floats] | None = None
+    body: Graph,
+    types: Mapping[str, FixedType],
+    shifts: Mapping[str, Floats] | None = None,
+    weights: Mapping[str, Rounded] | None = None,
 ) -> Graph:
     """The stage with other types for some maps; the result's stays.
 
@@ -117,15 +132,20 @@ def narrowed(
             is put in front.
         shifts: for a linear op by name, ``[O]``: what is to be added to its sums, in units of the
             stage as it was.
+        weights: of the layers of `linear_of`, by name.
     """
-    return _Rewriter(body, types, shifts or {}).run()
+    return _Rewriter(body, types, shifts or {}, weights or {}).run()
 
 
 class _Rewriter:
     def __init__(
-        self, body: Graph, types: Mapping[str, FixedType], shifts: Mapping[str, Floats]
+        self,
+        body: Graph,
+        types: Mapping[str, FixedType],
+        shifts: Mapping[str, Floats],
+        weights: Mapping[str, Rounded],
     ) -> None:
-        self.body, self.types, self.shifts = body, types, shifts
+        self.body, self.types, self.shifts, self.weights = body, types, shifts, weights
         self.made = Graph(body.name)
         self.made.inputs, self.made.outputs = body.inputs, body.outputs
         self.names: dict[str, str] = {}
@@ -219,17 +239,24 @@ class _Rewriter:
                 return op, ()
 
     def _scaled(self, node: Node) -> bool:
-        """Whether the node rounds sums whose bias or unit is another now."""
+        """Whether the node has or rounds sums whose bias or unit is another now."""
         if not isinstance(node.op, Requantize):
-            return node.name in self.shifts
+            return node.name in self.shifts or node.name in self.weights
         maker = self.body.producer(node.inputs[0])
-        return maker is not None and (maker.inputs[0] in self.types or maker.name in self.shifts)
+        return maker is not None and (maker.inputs[0] in self.types or self._scaled(maker))
 
     def _linear(self, node: Node, op: IntConv | IntDense) -> tuple[IntegerOp, Sequence[Value]]:
         old, w, bias = self.body.arguments(node)
         new = self._new(old.name)
         steps = self._units(node)
-        sums = op.rows(w).sum(axis=1)
+        build = GraphBuilder(self.made, f"{node.name}_coarser")
+        sums = now_sums = op.rows(w).sum(axis=1)
+        other = self.weights.get(node.name)
+        if other is not None:
+            now_sums = other.codes.sum(axis=1)
+            kind = FixedType.per_tensor(IntType(other.bits, signed=True), Dyadic.one())
+            codes = op.unrowed(other.codes, w.shape)
+            w = build.constant(codes, kind, hint=f"{node.name}_weights")
         assert bias.constant is not None
         was = op.zero if isinstance(op, IntConv) else 0
         padded = isinstance(op, IntConv) and op.window.padded
@@ -237,11 +264,10 @@ class _Rewriter:
         whole = bias.constant.array + (old.elem.zero_point - was) * sums
         whole = whole + self.shifts.get(node.name, 0.0)
         codes = np.rint(whole / np.array([float(s) for s in steps])).astype(np.int64)
-        codes -= (new.elem.zero_points[0] - now) * sums
+        codes -= (new.elem.zero_points[0] - now) * now_sums
         reach = Interval.of(codes)
         if not Interval.of_type(I32).contains(reach):
             raise AccumulatorOverflow("a bias leaves 32 bits", at=node.name, have=str(reach))
-        build = GraphBuilder(self.made, f"{node.name}_coarser")
         constant = build.constant(codes, bias.elem, hint=f"{node.name}_bias")
         kinds = zip(*_wide(op.result.scales, steps), strict=True)
         units = [_times(scale, step) for scale, step in kinds]
@@ -252,11 +278,15 @@ class _Rewriter:
     def _units(self, linear: Node) -> tuple[Fraction, ...]:
         """How many of its old units a unit of the sums is: for all, or for each channel."""
         steps = self._steps(linear.inputs[0])
-        if len(steps) == 1:
+        if len(steps) > 1:
+            (acc,) = self.body.results(linear)
+            repeat = acc.shape[-1] // len(steps)
+            steps = tuple(step for step in steps for _ in range(repeat))
+        other = self.weights.get(linear.name)
+        if other is None:
             return steps
-        (acc,) = self.body.results(linear)
-        repeat = acc.shape[-1] // len(steps)
-        return tuple(step for step in steps for _ in range(repeat))
+        pairs = zip(*_wide(steps, [Fraction(float(s)) for s in other.steps]), strict=True)
+        return tuple(a * b for a, b in pairs)
 
     def _requantize(self, node: Node, op: DyadicRequantize | OnnxruntimeRequantize) -> Requantize:
         (acc,) = node.inputs

@@ -12,6 +12,7 @@ from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.lower.simplify import ProveRequantizers
+from binpoint.numeric.fixed import FixedType
 from binpoint.ops.halo import Region, regions, spatial
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
@@ -136,7 +137,8 @@ class Seen:
         if not types and not weights:
             return op
         body_of = tuple(int(bool(types) and not o) for o in outlying)
-        kinds = {0: ({}, fine if types else self.masks(results)), 1: (types, narrow)}
+        none: dict[str, FixedType] = {}
+        kinds = {0: (none, fine if types else self.masks(results)), 1: (types, narrow)}
         used = sorted(set(body_of))
         made = fitted(body, [kinds[index] for index in used], weights, self.maps)
         bodies = [body, body]

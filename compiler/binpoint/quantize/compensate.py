@@ -3,8 +3,8 @@
 The sums of a channel are y = x·w over many positions. Of the moments H = Σ x'ᵀx' of the operands
 x' as they will be, and of x'ᵀx of both, follow
 
-* the real weights whose sums are nearest to y, w* = w + (H + δ)⁻¹·(Σ x'ᵀx − H)·w, where x' has fewer
-  bits than x;
+* the real weights whose sums are nearest to y, w* = w + (H + δ)⁻¹·(Σ x'ᵀx − H)·w, where x' has
+  fewer bits than x;
 * codes with a small (q·s − w*)·H·(q·s − w*)ᵀ: column by column, the error of each spread over those
   that are still to be rounded (optimal brain surgeon; Frantar et al., GPTQ, ICLR 2023), for several
   steps s; then each code is moved while that helps, and s is the best for the codes.
@@ -96,10 +96,10 @@ def operands(op: IntConv | IntDense, x: Floats, mask: NDArray[np.bool_], most: i
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """Weights of `bits`: codes ``[O, K]``, steps ``[O]``, float32 numbers of the old weights' units.
+    """Weights of `bits`: codes ``[O, K]``, and steps ``[O]`` that float32 holds.
 
     `shift` is what sums lack in the mean because of them; `error` what they are off besides, and
-    `signal` what they vary: variances. All ``[O]``, in the old units.
+    `signal` what they vary: variances. All ``[O]``, in units of the old weights.
     """
 
     bits: int
@@ -123,8 +123,9 @@ def compensated(weights: Floats, moments: Moments, bits: int) -> Rounded:
     cross, gram = moments.centred()
     mean = np.trace(gram, axis1=1, axis2=2) / depth
     damped = gram + (_DAMPING * mean + 1e-9)[:, None, None] * np.eye(depth)
-    moved = np.swapaxes(cross - gram, 1, 2)
-    wanted = rows + np.swapaxes(np.linalg.solve(damped, np.swapaxes(rows @ moved, 1, 2)), 1, 2)
+    lost = np.swapaxes(rows @ np.swapaxes(cross - gram, 1, 2), 1, 2)
+    moved: Floats = np.asarray(np.linalg.solve(damped, lost), np.float64)
+    wanted = rows + np.swapaxes(moved, 1, 2)
     codes, steps = _nearest(wanted, damped, 2 ** (bits - 1) - 1)
     steps = steps.astype(np.float32).astype(np.float64)
     exact, found = (
@@ -154,7 +155,8 @@ def _nearest(rows: Floats, gram: Floats, most: int) -> tuple[Floats, Floats]:
     columns = np.take_along_axis(rows, order[:, None, :], axis=2)
     square = np.take_along_axis(gram, order[:, :, None], axis=1)
     square = np.take_along_axis(square, order[:, None, :], axis=2)
-    spread = np.swapaxes(np.linalg.cholesky(np.linalg.inv(square)), 1, 2)
+    triangle: Floats = np.asarray(np.linalg.cholesky(np.linalg.inv(square)), np.float64)
+    spread = np.swapaxes(triangle, 1, 2)
     best = np.full(whole.shape, np.inf)
     codes, steps = np.zeros_like(columns), whole.copy()
     for part in _STEPS:

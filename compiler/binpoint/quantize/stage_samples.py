@@ -1,4 +1,4 @@
-"""A stage on samples: what coarser maps and weights cost, and how weights and biases make up for it."""
+"""A stage on samples: what coarser maps and weights cost, and weights and biases that make up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Masks = Mapping[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Weights of fewer bits by layer, and a stage with them for each of the precisions asked for."""
+    """Weights of fewer bits by layer, and a stage with them in each precision asked for."""
 
     weights: Mapping[str, Rounded]
     bodies: tuple[Graph, ...]

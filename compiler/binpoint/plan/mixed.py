@@ -1,4 +1,4 @@
-"""mixed-patches: patches without outliers have maps of fewer bits (QuantMCU, DATE 2024)."""
+"""mixed-patches: layers in patches have maps and weights of fewer bits (QuantMCU, DATE 2024)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from binpoint.quantize.stage_search import Omega, StageSearch, macs
 
 @dataclass(frozen=True, slots=True)
 class MixedPatches(Pass):
-    """Give patches without outliers fewer bits, where the option `patches` is ``mixed``.
+    """Give layers in patches fewer bits, where the option `patches` is ``mixed``.
 
     1. VDPC: a patch of a stage has outliers if more than a part 1 − `phi` of what it reads is
-       farther from the mean than that part of normal values would be. It keeps 8 bits.
-    2. VDQS: the maps of the others have those of `bits` with the highest score
-       (1 − λ)·(BitOPs saved) − λ·Ω; λ is `lambda`, and Ω as `omega` says: the ``error`` that
-       the map causes at the stage's end, relative to what is there, or as in the paper the part of
-       its ``entropy`` that is lost.
-    3. Scales are those of the least squared error, and biases take the mean error of the coarser
-       maps away.
+       farther from the mean than that part of normal values would be. Its maps keep 8 bits.
+    2. VDQS: the maps of the others have some of `bits`, and the weights of all, which are the same
+       for both kinds of patches, some of `weights`, so that (1 − λ)·Φ − λ·Ω is high; λ is `lambda`,
+       Φ the part of the BitOPs that is saved, and Ω as `omega` says of what is lost: the ``error``
+       at the stage's end, relative to what is there, or as in the paper a part of ``entropy``.
+    3. Scales are those of the least squared error. Weights are rounded so that the sums of products
+       are off least, and biases take the mean error away.
     """
 
     name: ClassVar[str] = "mixed-patches"

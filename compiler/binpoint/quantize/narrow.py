@@ -26,7 +26,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
-from binpoint.ops.lookup import IntLookup, lookup
+from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pairwise import IntAdd
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
@@ -51,8 +51,9 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 class Maps:
     """Maps of a stage that have one type, by name in order.
 
-    `free` ones may have any type, `apart` ones a scale for each channel, as only depthwise
-    convolutions read them.
+    `free` ones may have any type, which what the stage reads may not, as it would be copied for
+    that, nor its result; `apart` ones a scale for each channel, as only depthwise convolutions read
+    them.
     """
 
     names: tuple[str, ...]
@@ -92,9 +93,14 @@ def _is_sum(body: Graph, name: str) -> bool:
 def _is_free(body: Graph, name: str) -> bool:
     """Whether all that computes and reads the map can do so in another type."""
     value, maker = body.value(name), body.producer(name)
-    if name in body.outputs or value.elem.storage.width > 8 or value.elem.axis is not None:
+    if (
+        name in (*body.inputs, *body.outputs)
+        or value.elem.storage.width > 8
+        or value.elem.axis is not None
+    ):
         return False
-    made = maker is None or isinstance(maker.op, (*_ROUNDING, *_SUMS, *_MOVES, IntLookup))
+    assert maker is not None
+    made = isinstance(maker.op, (*_ROUNDING, *_SUMS, *_MOVES, IntLookup))
     return made and all(_reads(body, node, name) for node in body.consumers(name))
 
 
@@ -128,8 +134,7 @@ def narrowed(
 
     Args:
         body: a stage.
-        types: of maps that are free, those that share a type alike. For the stage's input a table
-            is put in front.
+        types: of maps that are free, those that share a type alike.
         shifts: for a linear op by name, ``[O]``: what is to be added to its sums, in units of the
             stage as it was.
         weights: of the layers of `linear_of`, by name.
@@ -148,33 +153,19 @@ class _Rewriter:
         self.body, self.types, self.shifts, self.weights = body, types, shifts, weights
         self.made = Graph(body.name)
         self.made.inputs, self.made.outputs = body.inputs, body.outputs
-        self.names: dict[str, str] = {}
 
     def run(self) -> Graph:
         """The graph, node by node."""
         for value in self.body.values():
             if value.constant is not None or value.name in self.body.inputs:
                 _ = self.made.add_value(value)
-        for name in self.body.inputs:
-            if name in self.types:
-                self._enter(name)
         for node in self.body.nodes():
-            inputs = tuple(self.names.get(name, name) for name in node.inputs)
-            self._add(replace(node, inputs=inputs), self._op(node))
+            self._add(node, self._op(node))
         for value in list(self.made.values()):
             unused = value.constant is not None and not self.made.consumers(value.name)
             if unused:
                 self.made.drop_value(value.name)
         return self.made
-
-    def _enter(self, name: str) -> None:
-        """A table from the stage's input to its codes in the other type."""
-        value, kind = self.body.value(name), self.types[name]
-        storage = value.elem.storage
-        codes = np.arange(storage.min, storage.max + 1)
-        build = GraphBuilder(self.made, f"{name}_coarser")
-        entries = recoded(codes, value.elem, kind, self._step(name))
-        self.names[name] = lookup(build, value, entries, kind).name
 
     def _add(self, node: Node, change: tuple[IntegerOp, Sequence[Value]]) -> None:
         """A node that computes the same maps, with constants in place of its own."""
@@ -190,9 +181,6 @@ class _Rewriter:
             )
         ]
         _ = self.made.add(replace(node, op=op), results)
-
-    def _new(self, name: str) -> Value:
-        return self.made.value(self.names.get(name, name))
 
     def _kind(self, name: str) -> FixedType:
         """The type of a map that is still to be computed."""
@@ -223,7 +211,7 @@ class _Rewriter:
             case IntAdd():
                 return self._sum(node, op), ()
             case OnnxruntimeAdd():
-                a, b = (self._new(n) for n in node.inputs)
+                a, b = (self.made.value(n) for n in node.inputs)
                 kind = self._kind(node.outputs[0])
                 lo, hi = self._ends(node, op.lo, op.hi)
                 pair = replace(
@@ -247,7 +235,7 @@ class _Rewriter:
 
     def _linear(self, node: Node, op: IntConv | IntDense) -> tuple[IntegerOp, Sequence[Value]]:
         old, w, bias = self.body.arguments(node)
-        new = self._new(old.name)
+        new = self.made.value(old.name)
         steps = self._units(node)
         build = GraphBuilder(self.made, f"{node.name}_coarser")
         sums = now_sums = op.rows(w).sum(axis=1)
@@ -325,7 +313,7 @@ class _Rewriter:
         )
 
     def _sum(self, node: Node, op: IntAdd) -> IntAdd:
-        a, b = (self._new(n) for n in node.inputs)
+        a, b = (self.made.value(n) for n in node.inputs)
         kind = self._kind(node.outputs[0])
         down = self._step(node.outputs[0])
         ratios = [
@@ -344,7 +332,7 @@ class _Rewriter:
 
     def _lookup(self, node: Node, op: IntLookup) -> tuple[IntegerOp, Sequence[Value]]:
         old, table = self.body.arguments(node)
-        new, result = self._new(old.name), self.body.value(node.outputs[0])
+        new, result = self.made.value(old.name), self.body.value(node.outputs[0])
         storage, kind = new.elem.storage, self._kind(result.name)
         codes = np.arange(storage.min, storage.max + 1)
         assert table.constant is not None

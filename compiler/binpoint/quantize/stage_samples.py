@@ -77,16 +77,13 @@ class _Track:
         self.graph = narrowed(body, types)
         (start,) = body.inputs
         self.arrays: dict[str, Sequence[Array]] = {start: maps[start]}
-        for node in self.graph.nodes():
-            if not body.has_value(node.outputs[0]):
-                self.arrays[node.outputs[0]] = _results(self.graph, node, self.arrays)
-        self.last = {name: node.name for node in self.graph.nodes() for name in node.inputs}
+        self.last = {name: node.name for node in body.nodes() for name in node.inputs}
 
     def moments(self, node: Node) -> Moments:
         """Of what a linear op reads, as it was and as it is."""
-        (name, *_), (twin, *_) = node.inputs, self.graph.node(node.name).inputs
-        new = None if self.arrays[twin] is self.maps[name] else self.graph.value(twin).elem
-        return moments_of(self.body, node, self.maps[name], self.masks, self.arrays[twin], new)
+        name, now = node.inputs[0], self.arrays[node.inputs[0]]
+        new = None if now is self.maps[name] else self.graph.value(name).elem
+        return moments_of(self.body, node, self.maps[name], self.masks, now, new)
 
     def step(self, node: Node, weights: Mapping[str, Rounded], *, corrected: bool) -> None:
         """Compute a node, with a bias without the mean error where it is `corrected`."""
@@ -104,7 +101,7 @@ class _Track:
             less = np.rint(error / step).astype(np.int64)
             results = [(r - less).astype(np.int32) for r in results]
         self.arrays[name] = results
-        for operand in twin.inputs:
+        for operand in node.inputs:
             if self.last.get(operand) == node.name:
                 _ = self.arrays.pop(operand, None)
 
@@ -179,11 +176,9 @@ def error(
     made = narrowed(body, types, shifts, weights)
     arrays: dict[str, Sequence[Array]] = {}
     for name, kind in types.items():
-        arrays[name] = maps[name]
-        if name not in body.inputs:
-            old = body.value(name).elem
-            steps = np.array([float(step) for step in steps_of(old, kind)])
-            arrays[name] = [recoded(a, old, kind, steps) for a in maps[name]]
+        old = body.value(name).elem
+        steps = np.array([float(step) for step in steps_of(old, kind)])
+        arrays[name] = [recoded(a, old, kind, steps) for a in maps[name]]
     # Only what comes behind is computed anew.
     for node in made.nodes():
         other = node.name in weights or any(name in arrays for name in node.inputs)

@@ -71,7 +71,7 @@ class StageSearch:
         found: dict[str, Mapping[int, float]] = {}
         for maps in maps_of(self.body) if self.narrow and self.map_bits else ():
             read = any(_macs(self.body, n) for m in maps.names for n in self.body.consumers(m))
-            if maps.free and read and self.body.inputs[0] not in maps.names:
+            if maps.free and read:
                 found[maps.names[0]] = self._of_maps(maps)
         for node in linear_of(self.body) if self.weight_bits else ():
             found[_weights(node)] = self._of_weights(node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import msgspec
 
@@ -127,7 +126,7 @@ def _stage(program: Program, name: str, op: Patched) -> PatchStage:
         PatchClass(
             patches=counts[index],
             share=counts[index] / len(op.patches),
-            bits=_bits(op.bodies[index], maps),
+            bits=tuple(op.bodies[index].value(name).elem.storage.width for name in maps),
             weights=tuple(width for _, width in _layers(op.bodies[index])),
         )
         for index in op.used
@@ -149,13 +148,6 @@ def _maps(body: Graph) -> tuple[str, ...]:
     """The maps in memory, without sums that are requantized as they come."""
     nodes = [n for n in body.nodes() if not (isinstance(n.op, IntegerOp) and n.op.accumulates)]
     return (*body.inputs, *(name for node in nodes for name in node.outputs))
-
-
-def _bits(body: Graph, maps: Sequence[str]) -> tuple[int, ...]:
-    """Bits of each map in a body; what it reads has those that a table in front gives it."""
-    own = [name for name in _maps(body) if name not in maps]
-    entered = {maps[0]: own[0]} if own else {}
-    return tuple(body.value(entered.get(n, n)).elem.storage.width for n in maps)
 
 
 def _layers(body: Graph) -> list[tuple[str, int]]:

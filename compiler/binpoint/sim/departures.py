@@ -42,7 +42,7 @@ _SUMS = ("Conv", "Gemm", "MatMul", "AveragePool")
 _FLOAT = "onnxruntime computes this in float32; here it is rounded once from exact integers"
 _FILLED = "the model states no integer type of this value; its type was chosen here"
 _OPTION = "the option `semantics` asks for other rounding than onnxruntime's"
-_COARSE = "the option `patches` gives patches without outliers maps of fewer bits"
+_COARSE = "the option `patches` gives maps and weights of patches fewer bits"
 _REFUSED = "onnxruntime does not run the model"
 
 

@@ -18,8 +18,8 @@ from binpoint.errors import BadOption
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Buffer, Epilogue, KernelCall, Number, Table
-from binpoint.numeric.digits import parts
-from binpoint.numeric.fixed import I32, U8, U16, IntType
+from binpoint.numeric.digits import parts, terms
+from binpoint.numeric.fixed import I32, U8, U16
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
@@ -115,43 +115,42 @@ def additions(step: Step, graph: Graph) -> Step | None:
     if weights is None or offsets is None or numbers.get("dilation_w", 1) != 1:
         return None
     codes = _rows(op, weights.array.astype(np.int64), numbers)
-    zero = numbers.get("zero_x", 0)
-    folded = offsets.array.astype(np.int64) - zero * codes.sum(axis=1)
+    folded = offsets.array.astype(np.int64) - numbers.get("zero_x", 0) * codes.sum(axis=1)
     plus, minus = parts(codes)
     largest = max(abs(x.elem.min), abs(x.elem.max))
     if ((plus + minus).sum(axis=1) * largest + np.abs(folded)).max() > _LIMIT:
         return None
-    lists = [_listed(*row) for row in zip(plus, minus, strict=True)]
-    terms = np.array([code for row in lists for code in row], np.int64)
-    kind = _code_type(terms)
+    tables = (_terms(plus, minus), Table("bias", Constant(folded.astype(np.int32)), I32))
     channels, length = codes.shape
     depth = -(-(length + 1) // _FOUR) * _FOUR
-    if isinstance(op, IntDense):
-        positions, shape = numbers["rows"], {"rows": numbers["rows"], "length": length}
-    else:
-        positions = numbers["out_h"] * numbers["out_w"]
-        shape = {name: numbers[name] for name in WINDOW} | {"fill": zero}
-    positions = min(POSITIONS, positions)
-    tables = (
-        Table("terms", Constant(terms.astype(kind.dtype)), kind),
-        Table("bias", Constant(folded.astype(np.int32)), I32),
-    )
+    shape, places = _shape(op, numbers, length)
     sizes = shape | {"channels": channels, "depth": depth}
     arguments: tuple[Argument, ...] = (
         x, *tables, y, *(Number(n, v) for n, v in sizes.items()),
     )  # fmt: skip
+    positions = min(POSITIONS, places)
     found = KernelCall(
         "dense" if isinstance(op, IntDense) else "conv",
         arguments,
-        (("positions", str(positions)), ("row", f"{x.elem}_{kind}_{positions}")),
+        (("positions", str(positions)), ("row", f"{x.elem}_{tables[0].elem}_{positions}")),
         epilogue=call.epilogue,
         formula=call.formula,
         scratch=positions * depth * x.elem.dtype.itemsize,
         variant="shifts",
-        note=f"{int(np.count_nonzero(weights.array))} weights as {_count(plus, minus)} signed "
-        "powers of two, each added in its turn, zero points in the biases",
+        note=f"{int(np.count_nonzero(codes))} weights as {int(terms(codes).sum())} signed powers "
+        "of two, each added in its turn, zero points in the biases",
     )
     return replace(step, call=found)
+
+
+def _shape(
+    op: IntDense | IntConv, numbers: dict[str, int], length: int
+) -> tuple[dict[str, int], int]:
+    """The numbers that the template wants, and how many windows or rows there are."""
+    if isinstance(op, IntDense):
+        return {"rows": numbers["rows"], "length": length}, numbers["rows"]
+    shape = {name: numbers[name] for name in WINDOW} | {"fill": numbers["zero_x"]}
+    return shape, numbers["out_h"] * numbers["out_w"]
 
 
 def _rows(op: IntDense | IntConv, weights: Ints, numbers: dict[str, int]) -> Ints:
@@ -163,7 +162,7 @@ def _rows(op: IntDense | IntConv, weights: Ints, numbers: dict[str, int]) -> Int
     channels, groups = weights.shape[0], numbers["groups"]
     own = weights.reshape(channels, -1, weights.shape[-1])
     whole = np.zeros((channels, own.shape[1], groups, own.shape[2]), np.int64)
-    places: Ints = np.arange(channels) // (channels // groups)
+    places = np.repeat(np.arange(groups), channels // groups)
     whole[np.arange(channels), :, places] = own
     return whole.reshape(channels, -1)
 
@@ -186,9 +185,8 @@ def _listed(plus: Ints, minus: Ints) -> list[int]:
     return found
 
 
-def _code_type(terms: Ints) -> IntType:
-    return U8 if int(terms.max(initial=0)) <= U8.max else U16
-
-
-def _count(plus: Ints, minus: Ints) -> int:
-    return int(sum(int(v).bit_count() for v in (plus | minus).reshape(-1)))
+def _terms(plus: Ints, minus: Ints) -> Table:
+    """The lists of all channels, in bytes where they are short."""
+    codes = [code for row in zip(plus, minus, strict=True) for code in _listed(*row)]
+    kind = U8 if max(codes) <= U8.max else U16
+    return Table("terms", Constant(np.array(codes, kind.dtype)), kind)

@@ -24,7 +24,9 @@ Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "mcu": frozenset({"optimize", "patches", "packed_maps", "fpu", "arena", "io", "streaming", "planner"}),
+        "mcu": frozenset(
+            {"optimize", "patches", "packed_maps", "fpu", "arena", "io", "streaming", "planner"}
+        ),
         "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
     }
 )

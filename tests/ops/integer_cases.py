@@ -413,5 +413,7 @@ CASES: tuple[Case, ...] = (
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
     summed, extreme, arg_extreme, max_pool, average, average, softmax, softmax, layer_norm,
     copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
-    shares, shares, gated, gated, gated, layer_norm, pack, pack, unpack, unpack,
+    shares, shares, gated, gated, gated, layer_norm,
 )  # fmt: skip
+PACKING: tuple[Case, ...] = (pack, pack, unpack, unpack)
+"""Of maps that only microcontrollers have."""

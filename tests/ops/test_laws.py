@@ -16,10 +16,10 @@ from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from tests import laws
 from tests.ops.float_cases import FLOAT_CASES
-from tests.ops.integer_cases import CASES, Case, in_place
+from tests.ops.integer_cases import CASES, PACKING, Case, in_place
 from tests.ops.sketch import Sketch
 
-_EVERYTHING: tuple[Case, ...] = (*CASES, *(case.add for case in FLOAT_CASES))
+_EVERYTHING: tuple[Case, ...] = (*CASES, *(c.add for c in FLOAT_CASES), *PACKING)
 
 
 def sketched(case: Case, random: Random) -> Sketch:

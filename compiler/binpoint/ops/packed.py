@@ -1,8 +1,8 @@
 """Packed maps: codes of less than eight bits, several to a byte, in the arena.
 
-A pixel's channels lie in ``B = ceil(C / (8 / bits))`` bytes. Digit d of byte j, from the low bits on, is
-channel ``d * B + j``: so that four neighbouring bytes hold, digit by digit, four neighbouring channels,
-and a word is unpacked by a mask and a shift for every four codes.
+A pixel's channels lie in ``B = ceil(C / (8 / bits))`` bytes. Digit d of byte j, from the low bits
+on, is channel ``d * B + j``: so that four neighbouring bytes hold, digit by digit, four
+neighbouring channels, and a word is unpacked by a mask and a shift for every four codes.
 """
 
 from __future__ import annotations
@@ -102,10 +102,12 @@ class Digits:
             Number("channels", self.channels),
             Number("plane", self.plane),
         )
-        return KernelCall(stem, arguments, (("digits", f"{self._name}"),), formula=formula)
+        traits = (("digits", self.name), ("whole", "whole" if self.whole else ""))
+        return KernelCall(stem, arguments, traits, formula=formula)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """Sign and bits: ``u4``."""
         return f"{'s' if self.signed else 'u'}{self.bits}"
 
 

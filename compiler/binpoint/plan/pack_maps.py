@@ -45,7 +45,10 @@ class PackMaps(Pass):
         if stages and all(len(op.bodies) == 1 for op in stages):
             whole = undivided(graph)
             other = self._packed(whole, arrange(whole, options, target), context)
-            if other is not None and other[1].arena_bytes <= (found or (graph, plain))[1].arena_bytes:
+            if (
+                other is not None
+                and other[1].arena_bytes <= (found or (graph, plain))[1].arena_bytes
+            ):
                 found = other
         return graph if found is None else found[0]
 

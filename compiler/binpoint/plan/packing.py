@@ -60,11 +60,9 @@ class Packing:
     @cached_property
     def _roots(self) -> dict[str, str]:
         """The value whose memory each value lies in, of those in the arena."""
-        roots: dict[str, str] = {}
         placed = self.program.storage
-        for name in (*self.graph.inputs, *(n for s in self._steps for n in s.writes)):
-            if placed[name].place is Place.ARENA:
-                roots[name] = name
+        names = (*self.graph.inputs, *(n for s in self._steps for n in s.writes))
+        roots = {name: name for name in names if placed[name].place is Place.ARENA}
         for step in self._steps:
             if step.alias and step.writes[0] in roots:
                 roots[step.writes[0]] = roots.get(step.reads[0], step.writes[0])

@@ -172,7 +172,7 @@ def copy(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return _plain(moved, step.call.traits, "by words")
 
 
-def packed(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     """Digits of four bytes at a time."""
     op = step.nodes[0].op
     if not isinstance(op, IntPack | IntUnpack) or not op.digits.whole or op.digits.plane < 4:
@@ -180,8 +180,9 @@ def packed(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
     if any(v.elem.storage.width > _BYTE for v in values):
         return None
+    words = ("words", "words" if op.digits.plane % 4 == 0 else "")
     note = "a mask and a shift of a word for four codes"
-    return _plain(step, step.call.traits, note)
+    return _plain(step, (("digits", op.digits.name), words), note)
 
 
 def _wide(graph: Graph, step: Step) -> bool:

@@ -12,11 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
-<<<<<<< HEAD
-from binpoint.report.maps import PackedMaps
-=======
 from binpoint.ir.text import describe_figures
->>>>>>> main
+from binpoint.report.maps import PackedMaps
 from binpoint.report.patches import CurvePoint, PatchClass, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 

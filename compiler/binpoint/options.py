@@ -27,7 +27,7 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
         "mcu": frozenset(
             {"optimize", "patches", "packed_maps", "fpu", "arena", "io", "streaming", "planner"}
         ),
-        "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
+        "fpga": frozenset({"fps", "latency_us", "top", "folding"}),
     }
 )
 """Options that mean something for targets of one family only."""
@@ -86,8 +86,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         top: of an FPGA design: layers joined by ``stream``s, or all computed at once in
             ``parallel``; ``auto`` takes the second where only it reaches the asked pace.
         folding: of FPGA layers by name; the others are folded to keep the pace.
-        multipliers: of an FPGA design: ``auto`` writes products as such; ``none`` writes those with
-            constants as shifts and additions, and layers computed at once as graphs of adders.
+        multipliers: ``auto`` writes products as such; ``none`` writes those with constants as
+            shifts and additions, and layers of an FPGA design that are computed at once as graphs
+            of adders.
         seed: of everything random.
         check: evaluate the graph before and after each pass that promises to keep its values.
     """

@@ -165,6 +165,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             s.call.epilogue is not None and s.call.epilogue.form == "fpu"
             for _, s in program.calls()
         ),
+        "bare": options.multipliers == "none",
         "softfloat": any(dict(s.call.traits).get("softfloat") for _, s in program.calls()),
     }
     files = {

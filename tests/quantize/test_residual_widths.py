@@ -8,8 +8,8 @@ import pytest
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.text import dump
-from binpoint.numeric.fixed import I16, FloatType, TensorType
 from binpoint.lower.to_integers import ToIntegers
+from binpoint.numeric.fixed import I16, FloatType, TensorType
 from binpoint.ops.dense import Dense
 from binpoint.ops.elementwise import Binary, Kind
 from binpoint.ops.layernorm import LayerNorm
@@ -37,7 +37,7 @@ def norm(build: GraphBuilder, x: Value) -> Value:
 
 
 def stream(rng: np.random.Generator, *, also: str = "") -> Graph:
-    """A transformer's stream: places added, then a norm and a product a sum; norm and product end it.
+    """A transformer's stream: places added, then a norm and two products a sum; a norm ends it.
 
     `also` reads the second sum: `product`, or `output`. Rows turn and are clamped on the way.
     """

@@ -216,7 +216,7 @@ def residuals_table(case: Case, told: Callable[[str], None]) -> list[list[str]]:
     rows = [["bits of activations", "residual sums", "samples", "error of the outputs", "top-1"]]
     runs = run_source(case.model, case.graph, case.scored)
     wanted = np.stack([outputs[case.graph.output_names[0]].reshape(-1) for outputs in runs])
-    for bits, residuals in product(WIDTHS, ("narrow", "wide", "auto")):
+    for bits, residuals in product(WIDTHS, ("narrow", "wide")):
         options = CompileOptions(activation_bits=bits, residuals=residuals)
         outputs = case.outputs(options)
         errors = np.stack([o.reshape(-1) for o in outputs]) - wanted

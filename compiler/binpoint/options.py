@@ -67,6 +67,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         bias_correction: take the mean error of the quantized weights out of the biases.
         equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
         activation_bits: of activations of a float model.
+        residuals: bits of sums that only sums and norms read, as in a transformer's residual
+            stream: ``wide`` is 16, ``narrow`` as many as other activations, ``auto`` 16 where the
+            outputs over the samples gain by it.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         layer_bits: `weight_bits` of single layers, by the name of their node in the model.
@@ -105,6 +108,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bias_correction: bool = True
     equalize: bool = True
     activation_bits: Bits = 8
+    residuals: Literal["auto", "narrow", "wide"] = "auto"
     weight_bits: Bits = 8
     layer_bits: dict[str, Bits] = {}
     weight_terms: Annotated[int, msgspec.Meta(ge=1, le=4)] | None = None

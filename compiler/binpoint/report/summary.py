@@ -21,6 +21,7 @@ from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program, calls_of
 from binpoint.report.accuracy import Score
+from binpoint.report.detections import Detecting, detecting_of
 from binpoint.report.patches import CurvePoint, Patches
 from binpoint.sim.departures import Departure
 from binpoint.sim.measure import Cost, Measurement
@@ -223,6 +224,7 @@ class Report(_Table, frozen=True):
         float_linked: floating-point routines and instructions in the emulated image.
         patches: of layers computed patch by patch, if there are any.
         patch_curve: memory against extra work, where `analyze` asks for it.
+        detections: of the head that makes boxes, if there is one.
         departures: for a model that came quantized, where its bytes are not all onnxruntime's.
         changed_files: files of a folder that no longer are as they were written.
     """
@@ -257,6 +259,7 @@ class Report(_Table, frozen=True):
     fpga: Fpga | None = None
     patches: Patches | None = None
     patch_curve: tuple[CurvePoint, ...] = ()
+    detections: Detecting | None = None
     changed_files: tuple[str, ...] = ()
 
 
@@ -303,6 +306,7 @@ def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: F
         budget=tuple(_memory(u) for u in memory_use(program, target, figures)),
         patches=findings.patches,
         patch_curve=findings.patch_curve,
+        detections=detecting_of(program, figures),
     )
 
 

@@ -1,6 +1,8 @@
-"""Mean average precision of a network in float, and of the integers that it is compiled to.
+"""Mean average precision of yolo.onnx in float, and of the integers that it is compiled to.
 
 python examples/09_tinyissimo_yolo/evaluate.py [TARGET] [--model FILE] [KEY=VALUE …]
+
+compiles another file in its place, as train_quantized.py writes them.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from boxes import precision
 from numpy.typing import NDArray
 from scenes import scenes
@@ -42,20 +45,21 @@ def samples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def compiled(
     model: Path, target: str, options: CompileOptions, images: NDArray[np.float32]
 ) -> Result:
-    """A network compiled, its ranges found on the images for calibration."""
+    """A network compiled, its ranges found on the images for calibration unless it has its own."""
+    name = onnx.load(model, load_external_data=False).graph.input[0].name
     return binpoint.compile_model(
         model,
         binpoint.load_target(target),
         options,
-        samples={"image": images},
+        samples={name: images},
         verify="all",
         verify_samples=4,
     )
 
 
-def floating(model: Path, options: CompileOptions, images: NDArray[Any]) -> Boxes:
-    """Boxes of the float network, its outputs in steps of 1/4096."""
-    session = ort.plain(str(model))
+def floating(options: CompileOptions, images: NDArray[Any]) -> Boxes:
+    """Boxes of yolo.onnx in float, its outputs in steps of 1/4096."""
+    session = ort.plain(str(FOLDER / "yolo.onnx"))
     (name,) = session.outputs
     cells = [session.run({"image": image[None]})[name] for image in images]
     value = Value(name, TensorType(cells[0].shape, _FINE))
@@ -93,7 +97,7 @@ def main() -> None:
     result = compiled(model, target, options, images[:CALIBRATION])
     images, objects = images[CALIBRATION:], objects[CALIBRATION:]
     report = result.report
-    print(f"float: {precision(floating(model, options, images), objects):.4f}")
+    print(f"float: {precision(floating(options, images), objects):.4f}")
     print(f"integer: {precision(integer(result, options, images), objects):.4f}")
     print(f"flash {report.flash_bytes}, arena {report.arena_bytes}, MACs {report.macs}")
     print(f"instructions {report.instructions}, {report.verdict}, {report.detections}")

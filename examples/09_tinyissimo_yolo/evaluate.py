@@ -46,7 +46,7 @@ def compiled(
     model: Path, target: str, options: CompileOptions, images: NDArray[np.float32]
 ) -> Result:
     """A network compiled, its ranges found on the images for calibration unless it has its own."""
-    name = onnx.load(model, load_external_data=False).graph.input[0].name
+    name = onnx.load_model_from_string(model.read_bytes()).graph.input[0].name
     return binpoint.compile_model(
         model,
         binpoint.load_target(target),

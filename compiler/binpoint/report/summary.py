@@ -226,6 +226,9 @@ class Report(_Table, frozen=True):
         patch_curve: memory against extra work, where `analyze` asks for it.
         detections: of the head that makes boxes, if there is one.
         departures: for a model that came quantized, where its bytes are not all onnxruntime's.
+        passes: figures of passes about their own work, by pass: of `binary-points` the types, how
+            many its joint search moved, and the relative squared error of the outputs before and
+            after it.
         changed_files: files of a folder that no longer are as they were written.
     """
 
@@ -260,6 +263,9 @@ class Report(_Table, frozen=True):
     patches: Patches | None = None
     patch_curve: tuple[CurvePoint, ...] = ()
     detections: Detecting | None = None
+    passes: Mapping[str, Mapping[str, float]] = msgspec.field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
     changed_files: tuple[str, ...] = ()
 
 
@@ -352,6 +358,7 @@ def known(
         requantizers=count_requantizers(graph),
         budget=(),
         layers=layers,
+        passes=graph.figures,
     )
 
 

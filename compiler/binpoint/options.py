@@ -38,7 +38,7 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
                 "streaming",
                 "planner",
                 "detections",
-            }  # fmt: skip
+            }
         ),
         "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
     }

@@ -28,6 +28,7 @@ from binpoint.plan.variants import (
     mve_matmul,
     mve_matrix,
     mve_rows,
+    recurrent,
     shifts,
 )
 from binpoint.target import Feature, McuTarget, Price
@@ -46,6 +47,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_matmul.matmul),
     ("mve", mve_rows.layernorm),
     ("mve", mve_rows.softmax),
+    ("mve", recurrent.mve),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),
@@ -60,6 +62,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_matmul.matmul),
     ("dsp", dsp_rows.layernorm),
     ("dsp", dsp_rows.softmax),
+    ("dsp", recurrent.dsp),
     ("dsp", block_matrix.narrow),
     ("registers", block_matrix.wide),
     ("registers", block_matrix.pair),

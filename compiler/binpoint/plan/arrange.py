@@ -10,6 +10,7 @@ from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.lower.keep_states import kept_states
 from binpoint.options import CompileOptions
+from binpoint.plan.direct import joined
 from binpoint.plan.fuse import Modelled, Step, fuse
 from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
@@ -49,7 +50,7 @@ def arrange(
     """
     steps = fuse(graph)
     if target is not None:
-        steps = choose(steps, graph, target, options)
+        steps = joined(choose(steps, graph, target, options), graph)
     found = ((s.name, stage_of(s, graph, options, target, arrange)) for s in steps)
     stages = {name: stage for name, stage in found if stage is not None}
     steps = tuple(_holding(step, stages.get(step.name)) for step in steps)

@@ -16,6 +16,7 @@ from binpoint.numeric.fixed import TensorType
 from binpoint.ops.banded import Banded
 from binpoint.ops.halo import divisible, spatial, windowed
 from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
+from binpoint.plan.direct import reads_digits, writes_digits, written
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
 from binpoint.plan.program import Place, Program
@@ -123,10 +124,15 @@ class Packing:
         """Scratch memory for the rows of packed maps that a band reads and writes."""
         total = 0
         for name in packed & {*step.reads, *step.writes}:
-            value = self.graph.value(name)
+            value, digits = self.graph.value(name), self.digits[name]
             height = spatial(value)[0]
             count = min(height, self._rows(step, name, rows)) if self.divides(step) else height
-            total += aligned(bytes_of(value) // height * count)
+            size = bytes_of(value) // height * count
+            if name in step.reads and reads_digits(step.call, digits):
+                size = 0
+            elif name in step.writes and writes_digits(step.call, digits):
+                size = written(step.call) * digits.channels
+            total += aligned(size)
         return total
 
     def _rows(self, step: Step, name: str, rows: int) -> int:

@@ -109,7 +109,7 @@ def _holding(step: Step, stage: Stage | None) -> Step:
         return step
     modelled, cycles = step.modelled, stage.planned_cycles
     if modelled is not None and cycles is not None:
-        modelled = Modelled(modelled.kernel, cycles)
+        modelled = Modelled(stage.kernel or modelled.kernel, cycles)
     return replace(step, call=replace(step.call, scratch=stage.bytes), modelled=modelled)
 
 

@@ -1,13 +1,16 @@
 """Kernels that read or write packed maps themselves: nothing is unpacked beside them.
 
-The DSP kernels of matrix products and convolutions widen what they read into scratch memory anyway, as
-fast from digits as from bytes; and they make a row of results at a time, which is packed as it is
-complete. So a step between an `IntUnpack` and an `IntPack` becomes one call.
+The DSP kernels of matrix products and convolutions widen what they read into scratch memory anyway,
+as fast from digits as from bytes; and they make a row of results at a time, which is packed as it
+is complete. Depthwise ones do so channel by channel. So a step between an `IntUnpack` and an
+`IntPack` becomes one call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number
@@ -47,7 +50,15 @@ def reads_digits(call: KernelCall, digits: Digits) -> bool:
     traits = dict(call.traits)
     if call.variant != "dsp" or traits.get("groups") or not _words(digits):
         return False
-    return call.stem == "dense" or (call.stem == "conv" and traits["layout"] != "columns")
+    match call.stem:
+        case "dense" | "depthwise":
+            return True
+        case "conv":
+            return traits["layout"] != "columns"
+        case "sum":
+            return _number(call, "inner") == digits.channels
+        case _:
+            return False
 
 
 def writes_digits(call: KernelCall, digits: Digits) -> bool:
@@ -55,16 +66,20 @@ def writes_digits(call: KernelCall, digits: Digits) -> bool:
     traits = dict(call.traits)
     if call.variant != "dsp" or traits.get("groups") or not _words(digits):
         return False
-    return call.stem == "conv" or (call.stem == "dense" and traits["shape"] == "wide")
+    if call.stem == "dense":
+        return traits["shape"] == "wide"
+    return call.stem in ("conv", "depthwise")
 
 
-def written(call: KernelCall) -> int:
-    """Positions of the result that such a kernel holds in scratch before they are packed."""
+def held(call: KernelCall, digits: Digits) -> int:
+    """Bytes of results that such a kernel holds in scratch before they are packed."""
     numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
     traits = dict(call.traits)
+    if call.stem == "depthwise":
+        return numbers["across"] * numbers["along"]
     if "few" in numbers:
-        return numbers["few"]
-    return numbers["out_w"] * (2 if traits.get("pairs") == "across" else 1)
+        return numbers["few"] * digits.channels
+    return numbers["out_w"] * (2 if traits.get("pairs") == "across" else 1) * digits.channels
 
 
 def _words(digits: Digits) -> bool:
@@ -74,21 +89,79 @@ def _words(digits: Digits) -> bool:
 def _reading(step: Step, unpack: Step, digits: Digits) -> Step:
     source = unpack.reads[0]
     old = unpack.writes[0]
-    order = dict(step.call.traits)["order"]
-    widen = Block("widen_digits", (("digits", digits.name), ("order", order)))
     moved = tuple(
         replace(a, value=source, elem=U8) if isinstance(a, Buffer) and a.value == old else a
         for a in step.call.arguments
     )
     call = replace(
         step.call,
-        arguments=(*moved, Number("x_plane", digits.plane)),
+        arguments=moved,
         traits=(*step.call.traits, ("source", digits.name)),
-        blocks=(*(b for b in step.call.blocks if b.stem != "widen"), widen),
         note=f"{step.call.note}; reads codes of {digits.bits} bits",
     )
+    call = _SOURCES[call.stem](call, digits)
     reads = tuple(source if name == old else name for name in step.reads)
     return replace(step, call=call, reads=reads, in_place=())
+
+
+def _widening(call: KernelCall, digits: Digits) -> KernelCall:
+    """A matrix kernel: its own function widens digits."""
+    order = dict(call.traits)["order"]
+    widen = Block("widen_digits", (("digits", digits.name), ("order", order)))
+    return replace(
+        call,
+        arguments=(*call.arguments, Number("x_plane", digits.plane)),
+        blocks=(*(b for b in call.blocks if b.stem != "widen"), widen),
+    )
+
+
+def _planes(call: KernelCall, digits: Digits) -> KernelCall:
+    """A depthwise kernel: pixels are as many bytes apart as they have."""
+    spans = ("image", "src_across", "src_along")
+    arguments = tuple(
+        replace(a, value=a.value // digits.per_byte)
+        if isinstance(a, Number) and a.name in spans
+        else a
+        for a in call.arguments
+    )
+    return replace(call, arguments=(*arguments, Number("x_plane", digits.plane)))
+
+
+def _by_channel(call: KernelCall, digits: Digits) -> KernelCall:
+    """A depthwise kernel whose results of a channel are neighbours."""
+    positions = _number(call, "across") * _number(call, "along")
+    arguments: list[Argument] = []
+    for a in call.arguments:
+        if isinstance(a, Number) and a.name == "dst_across":
+            arguments.append(replace(a, value=a.value // digits.channels))
+        elif not isinstance(a, Number) or a.name != "result":
+            arguments.append(a)
+    traits = tuple(
+        (name, str(int(value) // digits.channels) if name == "step" else value)
+        for name, value in call.traits
+    )
+    numbers = (*arguments, Number("positions", positions))
+    return replace(call, arguments=numbers, traits=traits)
+
+
+def _totals(call: KernelCall, digits: Digits) -> KernelCall:
+    """Sums of digits: of codes that are moved up to no less than zero."""
+    moved = _number(call, "n") * digits.offset
+    arguments = tuple(
+        replace(a, value=a.value - moved) if isinstance(a, Number) and a.name == "start" else a
+        for a in call.arguments
+    )
+    return replace(call, stem="sum_digits", arguments=(*arguments, Number("plane", digits.plane)))
+
+
+_SOURCES: Mapping[str, Callable[[KernelCall, Digits], KernelCall]] = MappingProxyType(
+    {"dense": _widening, "conv": _widening, "depthwise": _planes, "sum": _totals}
+)
+"""By stem: how a kernel reads digits."""
+
+
+def _number(call: KernelCall, name: str) -> int:
+    return next(a.value for a in call.arguments if isinstance(a, Number) and a.name == name)
 
 
 def _writing(step: Step, pack: Step, digits: Digits) -> Step:
@@ -102,10 +175,13 @@ def _writing(step: Step, pack: Step, digits: Digits) -> Step:
         step.call,
         arguments=(*arguments, Number("codes_at", at), Number("y_plane", digits.plane)),
         traits=(*step.call.traits, ("into", digits.name)),
-        blocks=(*step.call.blocks, Block("pack_words", (("digits", digits.name),))),
-        scratch=at + written(step.call) * digits.channels,
+        scratch=at + held(step.call, digits),
         note=f"{step.call.note}; writes codes of {digits.bits} bits",
     )
+    if call.stem == "depthwise":
+        call = _by_channel(call, digits)
+    else:
+        call = replace(call, blocks=(*call.blocks, Block("pack_words", (("digits", digits.name),))))
     modelled = step.modelled
     if modelled is not None and pack.modelled is not None:
         modelled = Modelled(modelled.kernel, modelled.cycles + pack.modelled.cycles)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import msgspec
 
@@ -37,11 +36,13 @@ class PatchClass(_Table, frozen=True):
         patches: how many.
         share: of all patches of the stage.
         bits: of each of the stage's `maps`.
+        weights: bits of the weights of each of the stage's `layers`.
     """
 
     patches: int
     share: float
     bits: tuple[int, ...]
+    weights: tuple[int, ...]
 
 
 class PatchStage(_Table, frozen=True):
@@ -54,6 +55,7 @@ class PatchStage(_Table, frozen=True):
         pieces: kinds of patches, by size and place relative to the borders.
         macs, macs_once: multiply-accumulates, and those without halos.
         maps: what the stage reads, and every map in it, in order.
+        layers: what has weights, by the sums that it computes, in order.
     """
 
     split: str
@@ -63,6 +65,7 @@ class PatchStage(_Table, frozen=True):
     macs: int
     macs_once: int
     maps: tuple[str, ...]
+    layers: tuple[str, ...]
     classes: tuple[PatchClass, ...]
 
 
@@ -125,7 +128,8 @@ def _stage(program: Program, name: str, op: Patched) -> PatchStage:
         PatchClass(
             patches=counts[index],
             share=counts[index] / len(op.patches),
-            bits=_bits(op.bodies[index], maps),
+            bits=tuple(op.bodies[index].value(name).elem.storage.width for name in maps),
+            weights=tuple(width for _, width in _layers(op.bodies[index])),
         )
         for index in op.used
     )
@@ -137,6 +141,7 @@ def _stage(program: Program, name: str, op: Patched) -> PatchStage:
         macs=macs,
         macs_once=once,
         maps=maps,
+        layers=tuple(name for name, _ in _layers(op.bodies[0])),
         classes=classes,
     )
 
@@ -147,11 +152,10 @@ def _maps(body: Graph) -> tuple[str, ...]:
     return (*body.inputs, *(name for node in nodes for name in node.outputs))
 
 
-def _bits(body: Graph, maps: Sequence[str]) -> tuple[int, ...]:
-    """Bits of each map in a body; what it reads has those that a table in front gives it."""
-    own = [name for name in _maps(body) if name not in maps]
-    entered = {maps[0]: own[0]} if own else {}
-    return tuple(body.value(entered.get(n, n)).elem.storage.width for n in maps)
+def _layers(body: Graph) -> list[tuple[str, int]]:
+    """What each layer with weights computes, and their bits."""
+    nodes = [n for n in body.nodes() if isinstance(n.op, IntConv | IntDense)]
+    return [(n.outputs[0], body.arguments(n)[1].elem.storage.width) for n in nodes]
 
 
 def _macs(graph: Graph) -> int:

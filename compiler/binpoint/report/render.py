@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import cast
@@ -14,7 +15,7 @@ from rich.table import Table
 from binpoint.errors import InputNotFound, UsageError
 from binpoint.ir.text import describe_figures
 from binpoint.report.maps import PackedMaps
-from binpoint.report.patches import CurvePoint, PatchClass, Patches
+from binpoint.report.patches import CurvePoint, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 
 
@@ -258,11 +259,13 @@ def _patches(found: Patches) -> Table:
         "pieces",
         "MACs",
         "without halos",
-        "bits of the maps: share",
+        "bits of maps, of weights: share",
     ):
         table.add_column(name)
     for stage in found.stages:
-        shares = "; ".join(f"{_widths(c)}: {100 * c.share:.0f} %" for c in stage.classes)
+        shares = "; ".join(
+            f"{_widths(c.bits)}, {_widths(c.weights)}: {100 * c.share:.0f} %" for c in stage.classes
+        )
         table.add_row(
             stage.split,
             "x".join(map(str, stage.grid)),
@@ -275,9 +278,9 @@ def _patches(found: Patches) -> Table:
     return table
 
 
-def _widths(found: PatchClass) -> str:
-    """Bits map by map, or once where all have as many."""
-    return str(found.bits[0]) if len(set(found.bits)) == 1 else "-".join(map(str, found.bits))
+def _widths(bits: Sequence[int]) -> str:
+    """Bits one by one, or once where all have as many."""
+    return "-".join(map(str, bits[:1] if len(set(bits)) == 1 else bits))
 
 
 def _curve(points: tuple[CurvePoint, ...]) -> Table:

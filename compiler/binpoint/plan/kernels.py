@@ -29,6 +29,7 @@ from binpoint.plan.variants import (
     mve_matrix,
     mve_rows,
     recurrent,
+    shifts,
 )
 from binpoint.target import Feature, McuTarget, Price
 
@@ -78,9 +79,13 @@ def choose(
 ) -> tuple[Step, ...]:
     """The steps, each with the kernel that is modelled to take the fewest cycles.
 
+    Without multipliers there is one of each.
+
     Of kernels that cost the same it is the first of `FAMILIES`, then portable C. Where size counts
     it always is the first, so that layers share their kernels.
     """
+    if options.multipliers == "none":
+        return tuple(shifts.bare(step, graph) for step in steps)
     price = target.price or _EVEN
     found: list[Step] = []
     for step in steps:

@@ -5,7 +5,7 @@
 
 writes two files of QONNX, which `evaluate.py` scores: `ptq8.onnx`, with binary points of least
 squared error over 256 scenes, and `qat8.onnx`, where weights and binary points were trained from
-there on, for 3 epochs of 3,000 scenes. Needs PyTorch and the extra `training`.
+there on, for 2 epochs of 800 scenes. Needs PyTorch and the extra `training`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from binpoint.training.learn import Epoch
 
 FOLDER = Path(__file__).resolve().parent
 SEED, CALIBRATION = 5, 256
-EPOCHS, SCENES, BATCH = 3, 3000, 32
+EPOCHS, SCENES, BATCH = 2, 800, 32
 RATES = {8: 2e-4, 4: 1e-3}
 
 

@@ -19,6 +19,7 @@ options = st.builds(
     binary_points=st.sampled_from(["range", "mse", "joint"]),
     equalize=st.booleans(),
     activation_bits=st.integers(2, 8),
+    residuals=st.sampled_from(["auto", "narrow", "wide"]),
     weight_bits=st.integers(2, 8),
     weight_terms=st.none() | st.integers(1, 4),
     multipliers=st.sampled_from(["auto", "none"]),

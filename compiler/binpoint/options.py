@@ -40,7 +40,7 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
                 "detections",
             }
         ),
-        "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
+        "fpga": frozenset({"fps", "latency_us", "top", "folding"}),
     }
 )
 """Options that mean something for targets of one family only."""
@@ -126,6 +126,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         bias_correction: take the mean error of the quantized weights out of the biases.
         equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
         activation_bits: of activations of a float model.
+        residuals: bits of sums that only sums and norms read, as in a transformer's residual
+            stream: ``wide`` is 16, ``narrow`` as many as other activations, ``auto`` 16 where the
+            outputs over the samples gain by it.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         layer_bits: `weight_bits` of single layers, by the name of their node in the model.
@@ -145,8 +148,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         top: of an FPGA design: layers joined by ``stream``s, or all computed at once in
             ``parallel``; ``auto`` takes the second where only it reaches the asked pace.
         folding: of FPGA layers by name; the others are folded to keep the pace.
-        multipliers: of an FPGA design: ``auto`` writes products as such; ``none`` writes those with
-            constants as shifts and additions, and layers computed at once as graphs of adders.
+        multipliers: ``auto`` writes products as such; ``none`` writes those with constants as
+            shifts and additions, and layers of an FPGA design that are computed at once as graphs
+            of adders.
         detections: also emit a function that makes boxes of the values of an output.
         seed: of everything random.
         check: evaluate the graph before and after each pass that promises to keep its values.
@@ -164,6 +168,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bias_correction: bool = True
     equalize: bool = True
     activation_bits: Bits = 8
+    residuals: Literal["auto", "narrow", "wide"] = "auto"
     weight_bits: Bits = 8
     layer_bits: dict[str, Bits] = {}
     weight_terms: Annotated[int, msgspec.Meta(ge=1, le=4)] | None = None

@@ -166,6 +166,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             s.call.epilogue is not None and s.call.epilogue.form == "fpu"
             for _, s in program.calls()
         ),
+        "bare": options.multipliers == "none",
         "detector": detector_view(program.detector, program.outputs),
         "softfloat": any(dict(s.call.traits).get("softfloat") for _, s in program.calls()),
     }

@@ -17,6 +17,7 @@ from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.choose_methods import ChooseMethods
 from binpoint.lower.keep_states import KeepStates
+from binpoint.lower.shift_products import ShiftProducts
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.slim import SlimIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -63,6 +64,7 @@ def mcu() -> Pipeline:
         AssignTypes(),
         RemoveTypedChannels(),
         ToIntegers(),
+        ShiftProducts(),
         MergeClamps(),
         SlimIntegers(),
         SimplifyIntegers(),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import assert_never
 
 from binpoint.numeric.interval import Interval
+from binpoint.ops.logshares import NONE
 from binpoint.plan import fabric, units
 from binpoint.plan.estimate_sums import adders, recurrent
 from binpoint.plan.fabric import HANDSHAKE, Resources
 
 Whole = (
-    units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
+    units.Softmax | units.LogShares | units.Reciprocal | units.LayerNorm | units.Product | units.Source
     | units.Blend | units.FloatSum | units.Recurrent | units.Sums
 )  # fmt: skip
 _SMALL_TABLE = 256
@@ -29,6 +30,8 @@ def whole(unit: Whole) -> Resources:
     match unit:
         case units.Softmax():
             return _softmax(unit)
+        case units.LogShares():
+            return _log_shares(unit)
         case units.Reciprocal():
             return _reciprocal(unit)
         case units.LayerNorm():
@@ -71,6 +74,24 @@ def _softmax(unit: units.Softmax) -> Resources:
         stage * unit.quotient_bits,
         fabric.clamp(unit.quotient_bits, 8),
         fabric.counter(unit.block_cycles),
+    ]
+    return fabric.total(parts)
+
+
+def _log_shares(unit: units.LogShares) -> Resources:
+    """Held rows, a table, an adder, a product a row and fifteen comparisons."""
+    entry = Interval.of(unit.table.array).int_type().width
+    total = entry + fabric.bits(unit.count)
+    parts = [
+        HANDSHAKE,
+        fabric.ram(unit.count, unit.x.width),
+        fabric.rom(unit.table.array.size, entry, _SMALL_TABLE),
+        fabric.compare(unit.x.width) + Resources(lut=unit.x.width, ff=unit.x.width),
+        Resources(lut=total, ff=total),
+        (fabric.product(total, _HIGH, "multiply") + Resources(ff=total)) * len(unit.marks),
+        fabric.compare(entry) * NONE,
+        Resources(lut=NONE, ff=entry + NONE),
+        fabric.counter(unit.row_cycles),
     ]
     return fabric.total(parts)
 
@@ -129,9 +150,14 @@ def _layernorm(unit: units.LayerNorm) -> Resources:
 def _product(unit: units.Product) -> Resources:
     """As a dense layer, with memories in place of constants."""
     left, right = (t.width + (not t.signed) for t in (unit.left, unit.right))
-    width = min(unit.product.width + (not unit.product.signed), left + right)
+    width = unit.product.width + (not unit.product.signed)
     acc = unit.acc.width + (not unit.acc.signed)
-    one = fabric.product(left, right, "multiply", unit.pe)
+    if unit.shifts:
+        # A shifter of four levels, two of them in a look-up table a bit.
+        one = Resources(lut=_SHIFTER * width, ff=width)
+    else:
+        width = min(width, left + right)
+        one = fabric.product(left, right, "multiply", unit.pe)
     banks = 1 if unit.batches == 1 else 2
     centred = (left * unit.simd if unit.zero_a else 0) + (
         right * unit.simd * unit.pe if unit.zero_b else 0

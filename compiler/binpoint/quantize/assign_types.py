@@ -199,7 +199,7 @@ def _pass_down(graph: Graph, node: Node, bits: int) -> set[str]:
     kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
     stated = node.op.result_type(*operands)
     prescribed = stated is not None and stated.scales != (Dyadic.one(),)
-    if stated is not None and prescribed and not graph.rational:
+    if stated is not None and prescribed and not (graph.rational or node.op.own_rounding):
         stated = narrowed(stated, bits)
     if stated is None and node.op.keeps_type and len(kinds) == 1:
         (stated,) = kinds

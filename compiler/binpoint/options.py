@@ -68,7 +68,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         weight_terms: signed powers of two that a weight of a float model is the sum of, at most; by
             default any number.
         methods: how approximated functions are computed: ``table``, ``shift``, ``shift-released``
-            or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``.
+            or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``;
+            softmax also by ``log2`` or ``log-sqrt2``.
         semantics: of requantization; ``auto`` is exact for QONNX, follows onnxruntime for other
             quantized models.
         fpu: allow float instructions where the target has them.

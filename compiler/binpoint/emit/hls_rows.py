@@ -155,7 +155,7 @@ def _product(name: str, unit: units.Product) -> Parts:
     head = f"const {int_name(unit.a)} &a, const {int_name(unit.b)} &b"
     product = f"bp_mul<product_t>({left}, {right})"
     if unit.shifts:
-        product = f"a == {NONE} ? product_t(0) : product_t(product_t({right}) << ({TOP} - int(a)))"
+        product = f"a == {NONE} ? product_t(0) : bp_moved<product_t>({right}, {TOP} - int(a))"
     functions = (("product_t product", head, product),)
     arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
     return Parts("product", constants, types, (), arrays, store, "acc_t", functions)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from binpoint.ir.graph import Graph, Node
 from binpoint.ops.dense import IntMatMul
-from binpoint.ops.logshares import CODE, IntShiftMatMul, is_shift
+from binpoint.ops.logshares import LOG2, IntLogShares, IntShiftMatMul, is_shift
 from binpoint.ops.lookup import IntLookup
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
@@ -17,8 +17,9 @@ from binpoint.passes.cleanup import remove_dead
 class ShiftProducts(Pass):
     """Let a matrix product take the codes of powers of two.
 
-    1. A product whose left operand is what a table makes of codes of a log2 softmax reads the codes
-       themselves and shifts the right operand by them. Other readers keep the table.
+    1. A product whose left operand is what a table makes of the codes of a log2 softmax over the
+       last axis reads the codes themselves and shifts the right operand by them. Other readers keep
+       the table.
     """
 
     name: ClassVar[str] = "shift-products"
@@ -41,7 +42,11 @@ def _shifted(graph: Graph, node: Node, op: object) -> None:
     if table is None or not isinstance(table.op, IntLookup) or op.zero_a != 0:
         return
     codes, entries = graph.arguments(table)
+    shares = graph.producer(codes.name)
     assert entries.constant is not None
-    if codes.elem == CODE and is_shift(entries.constant.array):
+    if shares is None or not isinstance(shares.op, IntLogShares):
+        return
+    rows = shares.op.block.inner == 1 and shares.op.block.n == codes.shape[-1]
+    if rows and shares.op.base == LOG2 and is_shift(entries.constant.array):
         shift = IntShiftMatMul(op.zero_b, op.result)
         graph.replace(replace(node, op=shift, inputs=(codes.name, node.inputs[1])))

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from binpoint.errors import AccumulatorOverflow
+from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
@@ -40,9 +40,13 @@ NONE = 15
 """The code of no share, and the largest."""
 TOP = NONE - 1
 """Halvings from the whole to the least share."""
+WHOLE = math.isqrt(2 << 2 * TOP)
+"""What the powers of a row add up to at most, in units of 2^-14; see `IntShiftMatMul`."""
 MARK_BITS = 31
 _SUM_BITS = 31
 _MOST_BITS = 23
+_LEAST = 2**20
+_LONGEST = 2**11 - 1
 CODE = FixedType.per_tensor(IntType(4, signed=False), Dyadic.one())
 """The type of codes: exponents."""
 POWERS = FixedType.per_tensor(I16, Dyadic(1, -TOP))
@@ -103,16 +107,26 @@ def powers(
     Raises:
         NoIntegerForm: rows are too long.
     """
-    table = exponentials(float(x.elem.scale), block.n, _bits(block.n), where)
+    bits = _bits(block.n, where)
+    table = exponentials(float(x.elem.scale), block.n, bits, where)
     if keep is not None:
         x, table = masked(build, x, keep, where), beyond(table)
-    kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
+    kind = FixedType.per_tensor(I32, Dyadic(1, -bits))
     entries = build.constant(table, kind, hint=f"{where}_table")
     codes = build.one(IntLogShares(block, base), x, entries)
     return lookup(build, codes, target.quantize(base.values()), target)
 
 
-def _bits(count: int) -> int:
+def _bits(count: int, where: str) -> int:
+    """Of terms, so that the sum fits.
+
+    Raises:
+        NoIntegerForm: too few are left.
+    """
+    if count > _LONGEST:
+        raise NoIntegerForm(
+            f"softmax over {count} elements by powers of two", at=where, want=f"at most {_LONGEST}"
+        )
     return min(_MOST_BITS, _SUM_BITS - count.bit_length())
 
 
@@ -143,7 +157,7 @@ class IntLogShares(IntegerOp):
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
         """All codes, but for shares that are the whole; proves every width."""
         top = inputs[1].interval.hi
-        assert top > 1, "a mark may vanish"
+        assert top >= _LEAST, "the terms are too coarse"
         assert top * self.block.n < 1 << _SUM_BITS, "the sum leaves 31 bits"
         return (Interval(0, 0 if self.block.n == 1 else NONE),)
 
@@ -200,7 +214,10 @@ class IntLogShares(IntegerOp):
 class IntShiftMatMul(IntegerOp):
     """acc[…, m, n] = Σ_k (b[…, k, n] − zb)·2^(14 − a[…, m, k]), without the k of code 15.
 
-    So it is the matrix product with the powers of two that codes of `LOG2` stand for.
+    So it is the matrix product with the powers of two that codes of `LOG2` stand for. Rows of a are
+    those of a softmax. A term of code q < 15 has t·2^(q+1) > M, hence a row's powers add up to
+    less than 2·S/M, where M > S·√2 − 2: less than √2·(1 + 2^-19), as S ≥ 2^20, and in units of 2^-14
+    at most ⌊2^14·√2⌋ = 23170.
     """
 
     stem: ClassVar[str] = "shift_matmul"
@@ -216,12 +233,8 @@ class IntShiftMatMul(IntegerOp):
         return (TensorType((*a.shape[:-1], b.shape[-1]), self.result),)
 
     def bounds(self, *inputs: Value) -> tuple[Interval, ...]:
-        """Depth times the extreme product."""
-        a, b = inputs
-        bound = Interval(0, 1 << TOP) * (b.interval - self.zero_b) * a.shape[-1]
-        if not Interval.of_type(I32).contains(bound):
-            raise AccumulatorOverflow("a sum may leave 32 bits", have=str(bound))
-        return (bound,)
+        """The whole of a row on one element."""
+        return (Interval(0, WHOLE) * (inputs[1].interval - self.zero_b),)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
@@ -233,7 +246,7 @@ class IntShiftMatMul(IntegerOp):
         """A table of powers, and MatMul."""
         a, b = inputs
         x, y = w.lookup(_weights(), a), w.sub(b, w.const(self.zero_b))
-        return (w.matmul(x, y, (x.range * y.range * a.shape[-1]).union(Interval(0, 0))),)
+        return (w.matmul(x, y, Interval(0, WHOLE) * y.range),)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Batches by rows by columns by depth."""

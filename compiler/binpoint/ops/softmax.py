@@ -134,7 +134,8 @@ class Softmax(FloatOp):
 
     def rounded(self, *results: FloatArray) -> tuple[FloatArray, ...]:
         """The nearest of 15 powers by their logarithm, or zero."""
-        return tuple(_BASES[self.method].nearest(y) for y in results)
+        base = _BASES.get(self.method)
+        return results if base is None else tuple(base.nearest(y) for y in results)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """With the largest element taken off."""

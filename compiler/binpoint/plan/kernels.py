@@ -58,6 +58,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_matmul.matmul),
     ("dsp", dsp_rows.layernorm),
     ("dsp", dsp_rows.softmax),
+    ("dsp", dsp_rows.log_shares),
     ("dsp", block_matrix.narrow),
     ("registers", block_matrix.wide),
     ("registers", block_matrix.pair),

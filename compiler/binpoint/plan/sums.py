@@ -17,7 +17,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
 from binpoint.ops.conv_transpose import IntConvTranspose
 from binpoint.ops.dense import IntMatMul
-from binpoint.ops.logshares import TOP, IntShiftMatMul
+from binpoint.ops.logshares import TOP, WHOLE, IntShiftMatMul
 from binpoint.ops.requantize import Requantize
 from binpoint.plan import units
 from binpoint.plan.moves import source
@@ -137,7 +137,7 @@ def matmul(place: Place) -> list[Draft]:
     fold = place.fold(pe=columns, simd=depth)
     zero_a = 0 if shifts else op.zero_a
     left, right = a.interval - zero_a, b.interval - op.zero_b
-    weight = Interval(0, 1 << TOP) if shifts else left
+    most = (Interval(0, WHOLE) if shifts else left * depth) * right
     unit = units.Product(
         batches=math.prod(a.shape[:-2]),
         rows=a.shape[-2],
@@ -149,8 +149,8 @@ def matmul(place: Place) -> list[Draft]:
         b=b.interval.int_type(),
         left=narrowest(left, a.interval),
         right=narrowest(right, b.interval),
-        acc=narrowest((weight * right).union(Interval(0, 0)) * depth),
-        product=narrowest(weight * right),
+        acc=narrowest(most.union(Interval(0, 0))),
+        product=narrowest((Interval(0, 1 << TOP) if shifts else left) * right),
         store=store_of(place, acc),
         pe=fold.pe,
         simd=fold.simd,

@@ -22,8 +22,8 @@ from binpoint.ops.logshares import NONE, TOP
 from binpoint.plan import units
 
 Whole = (
-    units.Softmax | units.LogShares | units.Reciprocal | units.LayerNorm | units.Product | units.Source
-    | units.Blend | units.FloatSum
+    units.Softmax | units.LogShares | units.Reciprocal | units.LayerNorm | units.Product
+    | units.Source | units.Blend | units.FloatSum
 )  # fmt: skip
 
 

@@ -101,6 +101,11 @@ def powers(
     """Codes of the shares of 8-bit `x`, and by a table what they stand for in a type.
 
     Args:
+        build: where they are added.
+        x: operand.
+        block: its rows.
+        base: of the logarithms.
+        target: type of the result.
         keep: ones and zeros that say which elements count; None: all.
         where: for messages and names.
 
@@ -215,9 +220,9 @@ class IntShiftMatMul(IntegerOp):
     """acc[…, m, n] = Σ_k (b[…, k, n] − zb)·2^(14 − a[…, m, k]), without the k of code 15.
 
     So it is the matrix product with the powers of two that codes of `LOG2` stand for. Rows of a are
-    those of a softmax. A term of code q < 15 has t·2^(q+1) > M, hence a row's powers add up to
-    less than 2·S/M, where M > S·√2 − 2: less than √2·(1 + 2^-19), as S ≥ 2^20, and in units of 2^-14
-    at most ⌊2^14·√2⌋ = 23170.
+    those of a softmax. A term of code q < 15 has t·2^(q+1) > M, hence a row's powers add up to less
+    than 2·S/M, where M > S·√2 − 2: less than √2·(1 + 2^-19), as S ≥ 2^20, and in units of 2^-14 at
+    most ⌊2^14·√2⌋ = 23170.
     """
 
     stem: ClassVar[str] = "shift_matmul"

@@ -64,9 +64,7 @@ _LARGEST_SUM = 2**31
 _RELEASED = FixedType.per_tensor(I16, Dyadic(1, -15))
 SHIFTMAX_BITS = 15
 """Halvings of I-ViT's Shiftmax."""
-_BASES: Mapping[Method, Base] = MappingProxyType(
-    {Method.LOG2: LOG2, Method.LOG_SQRT2: LOG_SQRT2}
-)
+_BASES: Mapping[Method, Base] = MappingProxyType({Method.LOG2: LOG2, Method.LOG_SQRT2: LOG_SQRT2})
 
 
 def share_type(storage: IntType) -> FixedType:

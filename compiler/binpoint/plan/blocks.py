@@ -13,8 +13,8 @@ from binpoint.ops import rowgate
 from binpoint.ops.blocks import Block, IntArgExtreme, IntExtreme, IntSum
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.exponential import Exponential
-from binpoint.ops.rowgate import IntShiftGelu
 from binpoint.ops.logshares import IntLogShares
+from binpoint.ops.rowgate import IntShiftGelu
 from binpoint.ops.shares import IntShares, Reciprocal, Rounded
 from binpoint.ops.softmax import IntSoftmax, OnnxruntimeSoftmax
 from binpoint.plan import units

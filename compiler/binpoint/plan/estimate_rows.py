@@ -11,8 +11,8 @@ from binpoint.plan.estimate_sums import adders, recurrent
 from binpoint.plan.fabric import HANDSHAKE, Resources
 
 Whole = (
-    units.Softmax | units.LogShares | units.Reciprocal | units.LayerNorm | units.Product | units.Source
-    | units.Blend | units.FloatSum | units.Recurrent | units.Sums
+    units.Softmax | units.LogShares | units.Reciprocal | units.LayerNorm | units.Product
+    | units.Source | units.Blend | units.FloatSum | units.Recurrent | units.Sums
 )  # fmt: skip
 _SMALL_TABLE = 256
 _FLOAT = 32
@@ -28,19 +28,12 @@ _HIGH = 32
 def whole(unit: Whole) -> Resources:
     """What a unit takes without its store."""
     match unit:
-        case units.Softmax():
-            return _softmax(unit)
-        case units.LogShares():
-            return _log_shares(unit)
-        case units.Reciprocal():
-            return _reciprocal(unit)
+        case units.Softmax() | units.LogShares() | units.Reciprocal():
+            return _shares(unit)
         case units.LayerNorm():
             return _layernorm(unit)
         case units.Product():
             return _product(unit)
-        case units.Source():
-            wide = unit.lanes * unit.elem.width
-            return HANDSHAKE + fabric.rom(unit.iterations, wide) + fabric.counter(unit.iterations)
         case units.Blend():
             return _blend(unit)
         case units.Sums():
@@ -49,8 +42,21 @@ def whole(unit: Whole) -> Resources:
             return _float_sum(unit)
         case units.Recurrent():
             return recurrent(unit)
+        case units.Source():
+            wide = unit.lanes * unit.elem.width
+            return HANDSHAKE + fabric.rom(unit.iterations, wide) + fabric.counter(unit.iterations)
         case _:
             assert_never(unit)
+
+
+def _shares(unit: units.Softmax | units.LogShares | units.Reciprocal) -> Resources:
+    match unit:
+        case units.Softmax():
+            return _softmax(unit)
+        case units.LogShares():
+            return _log_shares(unit)
+        case units.Reciprocal():
+            return _reciprocal(unit)
 
 
 def _softmax(unit: units.Softmax) -> Resources:

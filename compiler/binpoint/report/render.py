@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
+from binpoint.ir.text import describe_figures
 from binpoint.report.patches import CurvePoint, PatchClass, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 
@@ -86,6 +87,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("samples", _samples(report)),
         ("requantizers", _requantizers(report)),
         *(("departure", text) for text in _departures(report)),
+        *((name, describe_figures(found)) for name, found in report.passes.items()),
     ]  # fmt: skip
     rows += [
         (f"{row.memory} budget", _memory(row.used_bytes, row.available_bytes, row.unmeasured))

@@ -224,6 +224,9 @@ class Report(_Table, frozen=True):
         patches: of layers computed patch by patch, if there are any.
         patch_curve: memory against extra work, where `analyze` asks for it.
         departures: for a model that came quantized, where its bytes are not all onnxruntime's.
+        passes: figures of passes about their own work, by pass: of `binary-points` the types, how
+            many its joint search moved, and the relative squared error of the outputs before and
+            after it.
         changed_files: files of a folder that no longer are as they were written.
     """
 
@@ -257,6 +260,9 @@ class Report(_Table, frozen=True):
     fpga: Fpga | None = None
     patches: Patches | None = None
     patch_curve: tuple[CurvePoint, ...] = ()
+    passes: Mapping[str, Mapping[str, float]] = msgspec.field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
     changed_files: tuple[str, ...] = ()
 
 
@@ -348,6 +354,7 @@ def known(
         requantizers=count_requantizers(graph),
         budget=(),
         layers=layers,
+        passes=graph.figures,
     )
 
 

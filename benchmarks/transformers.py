@@ -46,6 +46,8 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
     "shift": {"all": Method.SHIFT},
     "shift, exact layer norm": {"all": Method.SHIFT, **_EXACT},
     "polynomial": {"all": Method.POLYNOMIAL},
+    "log2": {"softmax": Method.LOG2},
+    "log-sqrt2": {"softmax": Method.LOG_SQRT2},
 }
 Reals = NDArray[np.float64]
 

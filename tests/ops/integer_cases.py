@@ -327,6 +327,11 @@ def shift_matmul(s: Sketch) -> Value:
     return s.pick(acc, _requantized(s, acc, columns))
 
 
+def powers(s: Sketch) -> Value:
+    """Both."""
+    return s.pick(log_shares, shift_matmul)(s)
+
+
 def gated(s: Sketch) -> Value:
     """GELU and SiLU without a table."""
     storage = s.storage()
@@ -420,5 +425,5 @@ CASES: tuple[Case, ...] = (
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
     summed, extreme, arg_extreme, max_pool, average, average, softmax, softmax, layer_norm,
     copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
-    shares, shares, log_shares, shift_matmul, gated, gated, gated, layer_norm,
+    shares, shares, gated, gated, gated, layer_norm, powers,
 )  # fmt: skip

@@ -62,6 +62,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         bias_correction: take the mean error of the quantized weights out of the biases.
         softmax_correction: take the mean error of a softmax's quantized shares out of the matrix
             product with them.
+        bridges: choose types of values between convolutions and tokens by the outputs' error.
         equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
         activation_bits: of activations of a float model.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
@@ -100,6 +101,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     binary_points: Literal["range", "mse", "joint"] = "range"
     bias_correction: bool = True
     softmax_correction: bool = False
+    bridges: bool = False
     equalize: bool = True
     activation_bits: Bits = 8
     weight_bits: Bits = 8

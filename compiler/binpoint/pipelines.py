@@ -30,6 +30,7 @@ from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.binary_points import BinaryPoints
+from binpoint.quantize.bridges import ChooseBridges
 from binpoint.quantize.equalize import Equalize
 from binpoint.quantize.reparameterize import ReparameterizeNorms
 from binpoint.target import McuTarget, Target
@@ -61,6 +62,7 @@ def mcu() -> Pipeline:
         Equalize(),
         ReparameterizeNorms(),
         BinaryPoints(),
+        ChooseBridges(),
         AssignTypes(),
         RemoveTypedChannels(),
         ToIntegers(),

@@ -26,6 +26,7 @@ from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
 from binpoint.plan.mixed import MixedPatches
+from binpoint.plan.pack_maps import PackMaps
 from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
@@ -33,6 +34,7 @@ from binpoint.quantize.binary_points import BinaryPoints
 from binpoint.quantize.bridges import ChooseBridges
 from binpoint.quantize.equalize import Equalize
 from binpoint.quantize.reparameterize import ReparameterizeNorms
+from binpoint.quantize.residual_widths import ResidualWidths
 from binpoint.target import McuTarget, Target
 
 
@@ -61,6 +63,7 @@ def mcu() -> Pipeline:
         TypeAccumulators(),
         Equalize(),
         ReparameterizeNorms(),
+        ResidualWidths(),
         BinaryPoints(),
         ChooseBridges(),
         AssignTypes(),
@@ -74,6 +77,7 @@ def mcu() -> Pipeline:
         KeepStates(),
         PatchStage(),
         MixedPatches(),
+        PackMaps(),
     )
 
 
@@ -83,7 +87,7 @@ def fpga() -> Pipeline:
     Its streams never hold a whole map, so it needs no patches; and no state outlasts an inference.
     """
     pipeline = mcu()
-    for taken in (SlimIntegers, KeepStates, PatchStage, MixedPatches):
+    for taken in (SlimIntegers, KeepStates, PatchStage, MixedPatches, PackMaps):
         pipeline = pipeline.without(taken.name)
     return pipeline
 

@@ -10,6 +10,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.numeric.fixed import IntType
+from binpoint.plan.detector import Detector
 from binpoint.plan.fuse import Step
 
 
@@ -62,12 +63,20 @@ class Port:
         return self.value.type.size * self.value.elem.storage.dtype.itemsize
 
 
+def boxes_port(detector: Detector) -> Port:
+    """The boxes that a head makes, as an output of its own."""
+    return Port("boxes", "", detector.value)
+
+
 @dataclass(frozen=True, slots=True)
 class PatchCall:
-    """A patch: which piece computes it, and where it starts in operand and result, in elements."""
+    """A patch: which piece computes it, where it starts in each operand and in the result.
+
+    Places are in elements.
+    """
 
     piece: int
-    source: int
+    sources: tuple[int, ...]
     target: int
 
 
@@ -96,6 +105,15 @@ class Piece:
     program: Program
     paste: Paste | None
 
+    @property
+    def planned_cycles(self) -> int | None:
+        """What the calls of a patch are modelled to take; None without prices."""
+        cycles = self.program.planned_cycles
+        if cycles is None or self.paste is None:
+            return cycles
+        copy = self.paste.copy.modelled
+        return None if copy is None else cycles + self.paste.rows * copy.cycles
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -108,6 +126,13 @@ class Stage:
     def bytes(self) -> int:
         """Scratch memory."""
         return max(piece.program.arena_bytes for piece in self.pieces)
+
+    @property
+    def planned_cycles(self) -> int | None:
+        """What all patches are modelled to take; None without prices."""
+        each = [piece.planned_cycles for piece in self.pieces]
+        cycles = [each[patch.piece] for patch in self.patches]
+        return None if None in cycles else sum(n for n in cycles if n is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +175,33 @@ class Program:
     """By the name of the step that is one."""
     states: Mapping[tuple[str, str], State] = field(default_factory=dict[tuple[str, str], State])
     """By step and argument that reads it."""
+    detector: Detector | None = None
+    """What makes boxes of an output, if that is asked for."""
 
     @property
     def constant_bytes(self) -> int:
         """Weights and tables."""
         return sum(c.bytes for c in self.constants)
+
+    @property
+    def planned_cycles(self) -> int | None:
+        """What all kernels are modelled to take, with patches as often as they come.
+
+        None without prices.
+        """
+        total = 0
+        for step in self.steps:
+            stage = self.stages.get(step.name)
+            if stage is not None:
+                cycles = stage.planned_cycles
+            elif step.alias:
+                continue
+            else:
+                cycles = None if step.modelled is None else step.modelled.cycles
+            if cycles is None:
+                return None
+            total += cycles
+        return total
 
     def constant_of(self, argument: Buffer | Table) -> ConstantArray:
         """The array that an argument points to."""

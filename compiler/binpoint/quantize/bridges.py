@@ -45,7 +45,8 @@ class ChooseBridges(Pass):
        Q-HyViT's choice of scale and scheme (Lee et al. 2023), with the outputs themselves in place
        of their Hessian.
 
-    Does nothing without the option `bridges`, and to a quantized model. `samples` is how many are used at most.
+    Does nothing without the option `bridges`, and to a quantized model. `samples` is how many are
+    used at most.
     """
 
     name: ClassVar[str] = "choose-bridges"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,9 @@ from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
 from binpoint.ir.text import describe_figures
-from binpoint.report.patches import CurvePoint, PatchClass, Patches
+from binpoint.report.detections import Detecting
+from binpoint.report.maps import PackedMaps
+from binpoint.report.patches import CurvePoint, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 
 
@@ -63,6 +66,8 @@ def console(report: Report, console: Console) -> None:
     console.print(_witnesses(report))
     if report.layers:
         console.print(_layers(report, console.width))
+    if report.packed_maps is not None:
+        console.print(_packed_maps(report.packed_maps))
     if report.patches is not None:
         console.print(_patches(report.patches))
     if report.patch_curve:
@@ -87,6 +92,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("samples", _samples(report)),
         ("requantizers", _requantizers(report)),
         *(("departure", text) for text in _departures(report)),
+        *(("boxes", _boxes(found)) for found in (report.detections,) if found is not None),
         *((name, describe_figures(found)) for name, found in report.passes.items()),
     ]  # fmt: skip
     rows += [
@@ -99,6 +105,15 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if report.changed_files:
         rows.append(("changed", ", ".join(report.changed_files)))
     return rows
+
+
+def _boxes(found: Detecting) -> str:
+    """What the head costs."""
+    cost = "" if found.instructions is None else f", {number(found.instructions)} instructions"
+    return (
+        f"at most {found.most} of {number(found.candidates)} of `{found.output}`{cost}; "
+        f"{number(found.result_bytes)} bytes of the caller's"
+    )
 
 
 def _code(report: Report) -> list[tuple[str, str]]:
@@ -226,6 +241,18 @@ _NAME = 12
 """Characters of a layer's name that are always shown."""
 
 
+def _packed_maps(found: PackedMaps) -> Table:
+    """One row a map, and in the title what packing saves."""
+    plain, packed = number(found.arena_plain_bytes), number(found.arena_packed_bytes)
+    title = f"packed maps: arena {packed} in place of {plain} bytes"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("map", "bits", "codes", "bytes"):
+        table.add_column(name)
+    for row in found.maps:
+        table.add_row(row.map, str(row.bits), number(row.codes), number(row.bytes))
+    return table
+
+
 def _patches(found: Patches) -> Table:
     """One row a stage, and in the title what they save together."""
     plain, patched = number(found.arena_plain_bytes), number(found.arena_patched_bytes)
@@ -243,11 +270,13 @@ def _patches(found: Patches) -> Table:
         "pieces",
         "MACs",
         "without halos",
-        "bits of the maps: share",
+        "bits of maps, of weights: share",
     ):
         table.add_column(name)
     for stage in found.stages:
-        shares = "; ".join(f"{_widths(c)}: {100 * c.share:.0f} %" for c in stage.classes)
+        shares = "; ".join(
+            f"{_widths(c.bits)}, {_widths(c.weights)}: {100 * c.share:.0f} %" for c in stage.classes
+        )
         table.add_row(
             stage.split,
             "x".join(map(str, stage.grid)),
@@ -260,9 +289,9 @@ def _patches(found: Patches) -> Table:
     return table
 
 
-def _widths(found: PatchClass) -> str:
-    """Bits map by map, or once where all have as many."""
-    return str(found.bits[0]) if len(set(found.bits)) == 1 else "-".join(map(str, found.bits))
+def _widths(bits: Sequence[int]) -> str:
+    """Bits one by one, or once where all have as many."""
+    return "-".join(map(str, bits[:1] if len(set(bits)) == 1 else bits))
 
 
 def _curve(points: tuple[CurvePoint, ...]) -> Table:

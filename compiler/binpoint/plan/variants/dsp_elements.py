@@ -1,4 +1,4 @@
-"""Element by element with DSP instructions: pairs, lookups, maxima, totals, copies.
+"""Element by element with DSP instructions: pairs, lookups, maxima, totals, copies, packed maps.
 
 Four elements at a time, so that the loop costs little beside them; where size counts, one, and no
 kernel that is larger than the portable one. Sums end in one saturating shift
@@ -22,6 +22,7 @@ from binpoint.ops.blocks import IntSum
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.lookup import IntLookup
+from binpoint.ops.packed import IntPack, IntUnpack
 from binpoint.ops.pairwise import Clamped, IntMul
 from binpoint.ops.pooling import IntAverage, IntMaxPool
 from binpoint.ops.runtime_pair import OnnxruntimeMul
@@ -30,6 +31,7 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.variants.rounding import saturation
 
 _BYTE = 8
+_HALF = 16
 _FEW = 8
 _PRODUCT_PRESCALE = 14
 _UNROLLED_TAPS = 9
@@ -37,11 +39,11 @@ _MOST_ADDED = 256
 
 
 def add(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """Sums of two bytes in 32 bits: two MLA and a saturating shift."""
+    """Sums of two, bytes or halfwords, in 32 bits: two MLA and a saturating shift."""
     op, call = step.nodes[0].op, step.call
     if call.stem != "add" or dict(call.traits)["form"] != "narrow" or not isinstance(op, Clamped):
         return None
-    if _short(call, graph, step):
+    if _short(call, graph, step, _HALF):
         return None
     return _saturated(step, op, options, "two MLA and a saturating shift: the formula itself")
 
@@ -49,7 +51,7 @@ def add(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 def mul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """Products of two bytes: MUL, SMMLA and a saturating shift."""
     op, call = step.nodes[0].op, step.call
-    if not isinstance(op, IntMul | OnnxruntimeMul) or _short(call, graph, step):
+    if not isinstance(op, IntMul | OnnxruntimeMul) or _short(call, graph, step, _BYTE):
         return None
     a, b = graph.arguments(step.nodes[0])
     zeros = (op.zero_a, op.zero_b) if isinstance(op, IntMul) else (op.a.zero_point, op.b.zero_point)
@@ -171,17 +173,30 @@ def copy(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return _plain(moved, step.call.traits, "by words")
 
 
+def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """Digits of four bytes at a time."""
+    op = step.nodes[0].op
+    if not isinstance(op, IntPack | IntUnpack) or not op.digits.whole or op.digits.plane < 4:
+        return None
+    values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
+    if any(v.elem.storage.width > _BYTE for v in values):
+        return None
+    words = ("words", "words" if op.digits.plane % 4 == 0 else "")
+    note = "a mask and a shift of a word for four codes"
+    return _plain(step, (("digits", op.digits.name), words), note)
+
+
 def _wide(graph: Graph, step: Step) -> bool:
     """Whether elements are wider than bytes."""
     return graph.value(step.writes[0]).elem.storage.width > _BYTE
 
 
-def _short(call: KernelCall, graph: Graph, step: Step) -> bool:
-    """Whether elements are wider than bytes, or the innermost loop is too short to gain."""
+def _short(call: KernelCall, graph: Graph, step: Step, widest: int) -> bool:
+    """Whether elements have more bits than `widest`, or the innermost loop is too short to gain."""
     values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
     numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
     last = int(dict(call.traits)["rank"][0]) - 1
-    return any(v.elem.storage.width > _BYTE for v in values) or numbers[f"n{last}"] < 4
+    return any(v.elem.storage.width > widest for v in values) or numbers[f"n{last}"] < 4
 
 
 def _plain(step: Step, traits: Sequence[tuple[str, str]], note: str) -> Step:

@@ -9,6 +9,7 @@ With ``--write`` they become those of the page on methods.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -49,6 +50,8 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
     "shift": {"all": Method.SHIFT},
     "shift, exact layer norm": {"all": Method.SHIFT, **_EXACT},
     "polynomial": {"all": Method.POLYNOMIAL},
+    "log2": {"softmax": Method.LOG2},
+    "log-sqrt2": {"softmax": Method.LOG_SQRT2},
 }
 Reals = NDArray[np.float64]
 
@@ -61,6 +64,7 @@ class Case:
     graph: Graph
     calibration: Samples
     scored: Samples
+    samples: Samples
 
     @classmethod
     def of(cls, model: Path, calibrate_with: int, count: int) -> Case:
@@ -70,9 +74,8 @@ class Case:
         if samples is None or samples.labels is None or samples.count <= calibrate_with:
             raise click.ClickException(f"{model.name} has no {calibrate_with} samples and more")
         stop = calibrate_with + count
-        return cls(
-            model, graph, samples.part(0, calibrate_with), samples.part(calibrate_with, stop)
-        )
+        scored = samples.part(calibrate_with, stop)
+        return cls(model, graph, samples.part(0, calibrate_with), scored, samples)
 
     def context(self, options: CompileOptions) -> Context:
         """Of a compilation with these options."""
@@ -135,18 +138,18 @@ def accuracy_table(cases: Sequence[Case], told: Callable[[str], None]) -> list[l
 # ---- reparameterization
 
 
-def varied(samples: Samples) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Images ``[N, C, H, W]`` as they are, mirrored, and moved by two pixels either way."""
-    for inputs in samples.inputs():
-        ((name, image),) = inputs.items()
-        for other in (image, image[..., ::-1], np.roll(image, 2, -1), np.roll(image, 2, -2)):
-            yield {name: np.ascontiguousarray(other)}
+def draws(samples: Samples, each: int) -> Iterator[tuple[Samples, Samples]]:
+    """Parts of `each` samples that have none in common, and of each part all samples but it."""
+    for start in range(0, samples.count - each + 1, each):
+        part = slice(start, start + each)
+        rest = {name: np.delete(a, part, axis=0) for name, a in samples.arrays.items()}
+        yield samples.part(start, start + each), Samples(rest)
 
 
 def outputs_of(graph: Graph, samples: Samples, *, rounded: bool) -> Reals:
     """Outputs ``[N, …]`` of a float or typed graph."""
     simulation, (name, *_) = Simulation(graph, rounded=rounded), graph.outputs
-    runs = (simulation.outputs(x, frozenset({name}))[name] for x in varied(samples))
+    runs = (simulation.outputs(x, frozenset({name}))[name] for x in samples.inputs())
     return np.stack([y.reshape(-1) for y in runs]).astype(np.float64)
 
 
@@ -174,38 +177,49 @@ def norms_only(typed: Graph, exact: Graph) -> Graph:
     return graph
 
 
-def errors_of(case: Case, bits: int) -> list[str]:
-    """Cells: errors of norms and products alone, then of all: before, after, and the change."""
+def errors_of(graph: Graph, bits: int, calibration: Samples, scored: Samples) -> Reals:
+    """Relative powers of errors: of norms and products alone, of all; each before and after."""
     options = CompileOptions(activation_bits=bits, weight_bits=bits, residuals="narrow")
-    context = case.context(options)
+    context = Context(load_target("host"), options, calibration)
     pipeline = mcu().until(ReparameterizeNorms.name)
     graphs = [
-        run(pipeline.without(ReparameterizeNorms.name), case.graph, context),
-        run(pipeline, case.graph, context),
+        run(pipeline.without(ReparameterizeNorms.name), graph, context),
+        run(pipeline, graph, context),
     ]
-    wanted = outputs_of(graphs[0], case.scored, rounded=False)
-    power = np.square(wanted).sum()
-    alone: list[Reals] = []
-    whole: list[Reals] = []
+    wanted = outputs_of(graphs[0], scored, rounded=False)
+    found: list[list[float]] = [[], []]
     for exact in graphs:
         typed = AssignTypes().run(exact.copy(), context)
-        for found, graph in ((alone, norms_only(typed, exact)), (whole, typed)):
-            errors = outputs_of(graph, case.scored, rounded=True) - wanted
-            found.append(np.square(errors).sum(axis=1))
-    cells = [f"W{bits}A{bits}", str(len(wanted))]
-    for before, after in (alone, whole):
-        cells += [f"{np.sqrt(e.sum() / power):.4f}" for e in (before, after)]
-        spread = np.std(after - before) * np.sqrt(len(wanted)) / before.sum()
-        cells.append(f"{after.sum() / before.sum() - 1:+.1%} ± {spread:.1%}")
+        for row, rounded in zip(found, (norms_only(typed, exact), typed), strict=True):
+            errors = outputs_of(rounded, scored, rounded=True) - wanted
+            row.append(float(np.square(errors).sum() / np.square(wanted).sum()))
+    return np.array(found)
+
+
+def error_cells(bits: int, found: Reals) -> list[str]:
+    """A row of errors ``[draws, 2, 2]``: means, and the change with its standard error."""
+    cells = [f"W{bits}A{bits}", str(len(found))]
+    for part in (0, 1):
+        cells += [f"{e:.4f}" for e in np.sqrt(found[:, part].mean(axis=0))]
+        changes = found[:, part, 1] / found[:, part, 0] - 1
+        error = np.std(changes, ddof=1) / np.sqrt(len(found))
+        cells.append(f"{changes.mean():+.1%} ± {error:.1%}")
     return cells
 
 
-def error_table(case: Case) -> list[list[str]]:
-    """A row for each width."""
-    heads = ["bits", "images"]
+def error_table(case: Case, count: int, told: Callable[[str], None]) -> list[list[str]]:
+    """A row for each width, of so many draws of calibration samples."""
+    heads = ["bits", "draws"]
     for what in ("norms and products behind them", "all"):
         heads += [f"{what}: before", "after", "power"]
-    return [heads, *(errors_of(case, bits) for bits in WIDTHS)]
+    rows = [heads]
+    for bits in WIDTHS:
+        found: list[Reals] = []
+        for part, rest in itertools.islice(draws(case.samples, case.calibration.count), count):
+            found.append(errors_of(case.graph, bits, part, rest))
+            told(f"W{bits}A{bits}: {found[-1].tolist()}")
+        rows.append(error_cells(bits, np.array(found)))
+    return rows
 
 
 # ---- residual sums
@@ -231,10 +245,16 @@ def residuals_table(case: Case, told: Callable[[str], None]) -> list[list[str]]:
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--calibrate-with", default=100, show_default=True)
 @click.option("--samples", "count", default=300, show_default=True, help="To score at most.")
+@click.option("--draws", "taken", default=6, show_default=True, help="Of calibration samples.")
 @click.option("--only", type=click.Choice(TABLES), help="One of the tables.")
 @click.option("--write", "writes", is_flag=True, help="Put the tables into the page on methods.")
 def main(
-    models: tuple[Path, ...], calibrate_with: int, count: int, only: str | None, writes: bool
+    models: tuple[Path, ...],
+    calibrate_with: int,
+    count: int,
+    taken: int,
+    only: str | None,
+    writes: bool,
 ) -> None:
     """Print the tables of MODELS, by default of those in the folder of real models."""
     paths = models or tuple(SHARED / f"{name}.onnx" for name in MODELS)
@@ -250,7 +270,7 @@ def main(
             case "accuracy":
                 tables[name] = accuracy_table(cases, told)
             case "norms":
-                tables[name] = [row for case in floats for row in error_table(case)]
+                tables[name] = [row for case in floats for row in error_table(case, taken, told)]
             case _:
                 tables[name] = [row for case in floats for row in residuals_table(case, told)]
     for name, rows in tables.items():

@@ -124,6 +124,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             those of least squared error (``mse``), or those moved afterwards, one by one, to where
             the model's outputs are least wrong (``joint``).
         bias_correction: take the mean error of the quantized weights out of the biases.
+        softmax_correction: take the mean error of a softmax's quantized shares out of the matrix
+            product with them.
+        bridges: choose types of values between convolutions and tokens by the outputs' error.
         equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
         activation_bits: of activations of a float model.
         residuals: bits of sums that only sums and norms read, as in a transformer's residual
@@ -135,7 +138,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         weight_terms: signed powers of two that a weight of a float model is the sum of, at most; by
             default any number.
         methods: how approximated functions are computed: ``table``, ``shift``, ``shift-released``
-            or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``.
+            or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``;
+            softmax also by ``log2`` or ``log-sqrt2``.
         semantics: of requantization; ``auto`` is exact for QONNX, follows onnxruntime for other
             quantized models.
         fpu: allow float instructions where the target has them.
@@ -166,6 +170,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scales: Literal["free", "power-of-two"] = "free"
     binary_points: Literal["range", "mse", "joint"] = "range"
     bias_correction: bool = True
+    softmax_correction: bool = False
+    bridges: bool = False
     equalize: bool = True
     activation_bits: Bits = 8
     residuals: Literal["auto", "narrow", "wide"] = "auto"

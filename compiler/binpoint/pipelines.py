@@ -17,6 +17,7 @@ from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.choose_methods import ChooseMethods
 from binpoint.lower.keep_states import KeepStates
+from binpoint.lower.shift_products import ShiftProducts
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.slim import SlimIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -30,6 +31,7 @@ from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.binary_points import BinaryPoints
+from binpoint.quantize.bridges import ChooseBridges
 from binpoint.quantize.equalize import Equalize
 from binpoint.quantize.reparameterize import ReparameterizeNorms
 from binpoint.quantize.residual_widths import ResidualWidths
@@ -63,9 +65,11 @@ def mcu() -> Pipeline:
         ReparameterizeNorms(),
         ResidualWidths(),
         BinaryPoints(),
+        ChooseBridges(),
         AssignTypes(),
         RemoveTypedChannels(),
         ToIntegers(),
+        ShiftProducts(),
         MergeClamps(),
         SlimIntegers(),
         SimplifyIntegers(),

@@ -116,3 +116,9 @@ def test_words_of_one_table_are_joined() -> None:
         read_options(assignments=["methods.softmax=shift", "methods.softmax=table"])
     with pytest.raises(BadOption, match="sheft"):
         read_options(assignments=["methods.softmax=sheft"])
+
+
+def test_logarithms_are_of_softmax_alone() -> None:
+    assert chosen({"all": Method.LOG2}) == [*chosen({})[:-1], "softmax log2"]
+    with pytest.raises(BadOption, match="no method `log2`"):
+        chosen({"gelu": Method.LOG2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,10 +22,12 @@ from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.conv_transpose import IntConvTranspose, Spread
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.ops.dense import IntDense, IntMatMul
+from binpoint.ops.distances import exponentials
 from binpoint.ops.gate import KINDS, Gated
 from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.logshares import LOG2, IntLogShares, IntShiftMatMul
 from binpoint.ops.lookup import IntLookup
-from binpoint.ops.methods import Method
+from binpoint.ops.methods import FUNCTIONS, Method
 from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
 from binpoint.ops.pad import IntPad
 from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul
@@ -302,6 +305,34 @@ def shares(s: Sketch) -> Value:
     return s.lower(op, [x], target, s.pick(*Semantics))
 
 
+def log_shares(s: Sketch) -> Value:
+    """Powers of two and of its root, in their own type and in others."""
+    shape = s.shape(s.number(1, 3))
+    x = s.input(shape, s.type(s.storage(I8, U8), s.pick(1.0, 16.0)))
+    op = Softmax(s.number(0, len(shape) - 1), s.pick(Method.LOG2, Method.LOG_SQRT2))
+    target = s.pick(op.result_type(x.elem), s.type(s.storage(I8, U8), 0.3))
+    return s.lower(op, [x], target, s.pick(*Semantics))
+
+
+def shift_matmul(s: Sketch) -> Value:
+    """A matrix shifted by the codes of a log2 softmax."""
+    batch, rows, depth, columns = (s.number(1, n) for n in (2, 4, 9, 6))
+    x = s.input((batch, rows, depth), s.type(s.storage(I8, U8), 4.0))
+    table = s.add(
+        IntLogShares(replace(Block.of(x.shape, (2,)), shape=x.shape), LOG2),
+        x,
+        s.build.constant(exponentials(float(x.elem.scale), depth, 23, "op"), SUM),
+    )
+    b = s.input((batch, depth, columns))
+    acc = s.add(IntShiftMatMul(b.elem.zero_point, SUM), table, b)
+    return s.pick(acc, _requantized(s, acc, columns))
+
+
+def powers(s: Sketch) -> Value:
+    """Both."""
+    return s.pick(log_shares, shift_matmul)(s)
+
+
 def gated(s: Sketch) -> Value:
     """GELU and SiLU without a table."""
     storage = s.storage()
@@ -316,7 +347,7 @@ def layer_norm(s: Sketch) -> Value:
     axis = s.number(0, len(shape) - 1)
     x = s.input(shape)
     parameters = [real(s.rng.normal(size=shape[axis]).astype(np.float32)) for _ in range(2)]
-    method, centred = s.pick(Method.TABLE, *Method), s.pick(True, True, False)
+    method, centred = s.pick(Method.TABLE, *FUNCTIONS["layer-norm"]), s.pick(True, True, False)
     op = LayerNorm(axis, s.pick(0.0, 1e-5, 1.0), method if centred else Method.TABLE, centred)
     y = s.lower(op, [x, *parameters], s.type(size=4.0), s.pick(*Semantics))
     return s.add(Clamp(-5, 100), y) if s.pick(True, False) else y
@@ -413,7 +444,7 @@ CASES: tuple[Case, ...] = (
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
     summed, extreme, arg_extreme, max_pool, average, average, softmax, softmax, layer_norm,
     copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
-    shares, shares, gated, gated, gated, layer_norm,
+    shares, shares, gated, gated, gated, layer_norm, powers,
 )  # fmt: skip
 PACKING: tuple[Case, ...] = (pack, pack, unpack, unpack)
 """Of maps that only microcontrollers have."""

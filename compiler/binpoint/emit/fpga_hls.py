@@ -20,7 +20,7 @@ from binpoint.plan.dataflow import slot_bits
 from binpoint.plan.design import Design, StreamPort, Style
 from binpoint.plan.fabric import SHIFT_WORDS
 from binpoint.plan.program import Port
-from binpoint.plan.shifts import is_without
+from binpoint.plan.shifts import is_without, shifts
 from binpoint.target import FpgaTarget
 
 _FOLDER = "fpga-hls"
@@ -119,7 +119,7 @@ def render(
         "layers": layers,
         "kernels": _kernels(design, layers),
         "parallel": design.style is Style.PARALLEL,
-        "shifts": any(is_without(layer.unit) for layer in design.layers),
+        "shifts": any(is_without(layer.unit) or shifts(layer.unit) for layer in design.layers),
         "interval": design.interval,
         "samples": len(golden),
         "processor": None if design.style is Style.PARALLEL else _processor(target.fabric.part),

@@ -18,11 +18,12 @@ from binpoint.emit.hls_arrays import (
 )
 from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
+from binpoint.ops.logshares import NONE, TOP
 from binpoint.plan import units
 
 Whole = (
-    units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
-    | units.Blend | units.FloatSum
+    units.Softmax | units.LogShares | units.Reciprocal | units.LayerNorm | units.Product
+    | units.Source | units.Blend | units.FloatSum
 )  # fmt: skip
 
 
@@ -31,6 +32,8 @@ def rows_view(name: str, unit: Whole) -> Parts:
     match unit:
         case units.Softmax():
             return _softmax(name, unit)
+        case units.LogShares():
+            return _log_shares(name, unit)
         case units.Reciprocal():
             return _reciprocal(name, unit)
         case units.LayerNorm():
@@ -72,6 +75,18 @@ def _softmax(name: str, unit: units.Softmax) -> Parts:
     return Parts(
         f"softmax_{unit.form}", constants, own=(_bits(f"{name}_entries", unit.table.array),)
     )
+
+
+def _log_shares(name: str, unit: units.LogShares) -> Parts:
+    constants = {
+        "rows": unit.rows,
+        "count": unit.count,
+        "top": unit.table.array.size - 1,
+        "parts": len(unit.marks),
+    }
+    entries = _bits(f"{name}_entries", unit.table.array)
+    marks = _bits(f"{name}_marks", np.array(unit.marks, np.int64))
+    return Parts("log_shares", constants, own=(entries, marks))
 
 
 def _reciprocal(name: str, unit: units.Reciprocal) -> Parts:
@@ -147,7 +162,10 @@ def _product(name: str, unit: units.Product) -> Parts:
         for t, v, zero in (("left_t", "a", unit.zero_a), ("right_t", "b", unit.zero_b))
     )
     head = f"const {int_name(unit.a)} &a, const {int_name(unit.b)} &b"
-    functions = (("product_t product", head, f"bp_mul<product_t>({left}, {right})"),)
+    product = f"bp_mul<product_t>({left}, {right})"
+    if unit.shifts:
+        product = f"a == {NONE} ? product_t(0) : bp_moved<product_t>({right}, {TOP} - int(a))"
+    functions = (("product_t product", head, product),)
     arrays, store = store_view(name, unit.store, unit.folds, unit.pe)
     return Parts("product", constants, types, (), arrays, store, "acc_t", functions)
 

@@ -140,6 +140,18 @@ class FloatOp(Op, Reader):
         """Types that the op prescribes for operands that have none; those not listed are free."""
         return ()
 
+    @property
+    def own_rounding(self) -> bool:
+        """Whether results are rounded to numbers that no type lists, as `rounded` says.
+
+        Then a type that the op prescribes keeps its width, whatever is asked of activations.
+        """
+        return False
+
+    def rounded(self, *results: FloatArray) -> tuple[FloatArray, ...]:
+        """Exact results as the integer form has them before they take their type."""
+        return results
+
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
         """The op g with g(transpose(x, order)) = transpose(self(x), result.order), if there is one.
 

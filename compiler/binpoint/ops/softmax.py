@@ -1,4 +1,6 @@
-"""Softmax over one axis, by a table of exponentials; by other methods see `shares`.
+"""Softmax over one axis, by a table of exponentials.
+
+By other methods see `shares`; for shares that are powers of two, `logshares`.
 
 ``DYADIC``       t[d] = round(exp(−d·sx)·2^b) for the distance d of an element from the largest,
                  S = Σ t in 32 bits, y = floor((256·t + ⌊S/2⌋) / S) + zp steps of 2^-8, saturated.
@@ -11,8 +13,7 @@
                  onnxruntime itself computes in float, where the order of a sum depends on the
                  machine: then as ``DYADIC``, and noted.
 
-A masked element takes the code 2^8 below the smallest one, in 16 bits; the table goes on with 2^8
-zeros. So its term is zero exactly, in both semantics, and it is never the largest.
+A masked element (`distances`) has the share zero exactly, in both semantics.
 
 Results are of scale 2^-8 with the smallest code for zero, unless the model states another type.
 """
@@ -20,8 +21,9 @@ Results are of scale 2^-8 with the smallest code for zero, unless the model stat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -38,20 +40,19 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
-from binpoint.ops.broadcast import Broadcast
+from binpoint.ops.distances import CODES, beyond, eight_bits, exponentials, masked
 from binpoint.ops.exponential import Exponential, PolynomialExp, ShiftExp
+from binpoint.ops.logshares import LOG2, LOG_SQRT2, POWERS, Base, powers
 from binpoint.ops.lookup import convert
 from binpoint.ops.methods import Method
-from binpoint.ops.pairwise import IntMinMax
 from binpoint.ops.shape import reshape_value
 from binpoint.ops.shares import IntShares, Reciprocal, Rounded
 
 _OTHER = "softmax by {}: an approximation, which onnxruntime does not compute"
 _NOTE = "softmax in float: onnxruntime adds in float32 and may differ by one in rare cases"
-_CODES = 256
 _STEPS = 256
 _MOST_BITS = 23
-_MOST = 2**16
+_FINEST = 2**16
 _WIDEST = 16
 _BITS = IntType(32, signed=False)
 _LARGEST_FACTOR = 2**27
@@ -63,6 +64,7 @@ _LARGEST_SUM = 2**31
 _RELEASED = FixedType.per_tensor(I16, Dyadic(1, -15))
 SHIFTMAX_BITS = 15
 """Halvings of I-ViT's Shiftmax."""
+_BASES: Mapping[Method, Base] = MappingProxyType({Method.LOG2: LOG2, Method.LOG_SQRT2: LOG_SQRT2})
 
 
 def share_type(storage: IntType) -> FixedType:
@@ -119,7 +121,19 @@ class Softmax(FloatOp):
         x = inputs[0]
         if self.method is Method.SHIFT_RELEASED:
             return _RELEASED
+        if self.own_rounding:
+            return POWERS
         return share_type(U8 if x is None else x.storage)
+
+    @property
+    def own_rounding(self) -> bool:
+        """Whether shares are powers of two, or of its root."""
+        return self.method in _BASES
+
+    def rounded(self, *results: FloatArray) -> tuple[FloatArray, ...]:
+        """The nearest of 15 powers by their logarithm, or zero."""
+        base = _BASES.get(self.method)
+        return results if base is None else tuple(base.nearest(y) for y in results)
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
         """With the largest element taken off."""
@@ -133,29 +147,34 @@ class Softmax(FloatOp):
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """A composite op that reads a table, or computes its exponentials."""
         x = build.integer(site.inputs[0])
+        if self.own_rounding:
+            return (self._powers(site, build, x),)
         if self.method is not Method.TABLE:
             return (self._shares(site, build, x),)
-        if x.elem.storage.width > 8:
-            raise NoIntegerForm(
-                f"softmax of {x.elem.storage.width}-bit values by table",
-                at=site.name,
-                hint="quantize its operand to 8 bits",
-            )
+        eight_bits(x, site.name)
         block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
         target = site.results[0] or share_type(x.elem.storage)
         runtime = site.semantics is Semantics.ONNXRUNTIME
-        masked = len(site.inputs) > 1
-        if runtime and not masked and _is_quantized(x.elem, target):
+        with_mask = len(site.inputs) > 1
+        if runtime and not with_mask and _is_quantized(x.elem, target):
             return (_quantized(site, build, x, block, target),)
-        table = _table(float(x.elem.scale), block.n, site.name)
-        if masked:
-            x = _masked(build, x, constant_array(site.inputs[1]), site.name)
-            table = np.concatenate([table, np.zeros_like(table)])
+        table = exponentials(float(x.elem.scale), block.n, _bits(block.n), site.name)
+        if with_mask:
+            x = masked(build, x, constant_array(site.inputs[1]), site.name)
+            table = beyond(table)
         kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
         entries = build.constant(table, kind, hint=f"{site.name}_table")
         factor, shift = _steps(target, site.name)
         op = IntSoftmax(block, target, factor, shift, (_NOTE,) if runtime else ())
         return (build.one(op, x, entries),)
+
+    def _powers(self, site: Site, build: GraphBuilder, x: Value) -> Value:
+        """Codes of powers, and what they stand for."""
+        eight_bits(x, site.name)
+        keep = constant_array(site.inputs[1]) if len(site.inputs) > 1 else None
+        block = replace(Block.of(x.shape, (self.axis,)), shape=x.shape)
+        target = site.results[0] or POWERS
+        return powers(build, x, block, _BASES[self.method], target, keep, site.name)
 
     def _shares(self, site: Site, build: GraphBuilder, x: Value) -> Value:
         """By shifts or a polynomial; as released its own 15-bit result is rescaled if need be."""
@@ -186,26 +205,8 @@ class Softmax(FloatOp):
         return build.one(IntShares(block, terms, rounded, target, notes), x)
 
 
-def _masked(build: GraphBuilder, x: Value, keep: FloatArray, where: str) -> Value:
-    """Masked codes lowered below all others, by as much as a table of all distances is long."""
-    storage = x.elem.storage
-    low = storage.min - _CODES
-    kind = replace(x.elem, storage=I16)
-    places = build.constant(np.where(keep != 0, storage.max, low), kind, hint=f"{where}_mask")
-    axes = Broadcast.of(x.shape, places.shape, where)
-    return build.one(IntMinMax(axes, False, kind), x, places)
-
-
 def _bits(count: int) -> int:
     return min(_MOST_BITS, 32 - count.bit_length())
-
-
-def _table(scale: float, count: int, where: str) -> IntArray:
-    """exp(−d·scale)·2^b for d = 0..255."""
-    if count > _MOST:
-        raise NoIntegerForm(f"softmax over {count} elements", at=where, want=f"at most {_MOST}")
-    distance = np.arange(_CODES, dtype=np.float64)
-    return np.rint(np.exp(-distance * scale) * 2.0 ** _bits(count)).astype(np.int64)
 
 
 def _steps(target: FixedType, where: str) -> tuple[int, int]:
@@ -217,7 +218,7 @@ def _steps(target: FixedType, where: str) -> tuple[int, int]:
             f"a softmax with {target.storage.width}-bit results", at=where, want=f"{_WIDEST} bits"
         )
     steps = 1 / target.scale.as_fraction()
-    if steps > _MOST:
+    if steps > _FINEST:
         raise NoIntegerForm(
             "a softmax in steps below 2^-16", at=where, have=str(target), hint="a larger scale"
         )
@@ -270,7 +271,7 @@ class IntSoftmax(IntegerOp):
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""
         x, table = inputs[0], inputs[1]
-        assert table.shape in ((_CODES,), (2 * _CODES,)), "the table does not fit"
+        assert table.shape in ((CODES,), (2 * CODES,)), "the table does not fit"
         reach = x.interval.hi - x.interval.lo
         assert reach < table.type.size, "a distance is not in the table"
         return (TensorType(self.block.shape, self.result),)
@@ -388,7 +389,7 @@ class OnnxruntimeSoftmax(IntegerOp):
             Number("lo", self.result.storage.min),
             Number("hi", self.result.storage.max),
         )
-        product = "_wide" if factor > _CODES else ""
+        product = "_wide" if factor > CODES else ""
         table = inputs[1].constant
         assert table is not None
         normal = ((table.array == 0) | (table.array >= _NORMAL)).all()

@@ -13,6 +13,7 @@ from binpoint.ops import rowgate
 from binpoint.ops.blocks import Block, IntArgExtreme, IntExtreme, IntSum
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.exponential import Exponential
+from binpoint.ops.logshares import IntLogShares
 from binpoint.ops.rowgate import IntShiftGelu
 from binpoint.ops.shares import IntShares, Reciprocal, Rounded
 from binpoint.ops.softmax import IntSoftmax, OnnxruntimeSoftmax
@@ -114,6 +115,20 @@ def shares(place: Place) -> list[Draft]:
             lo=storage.min,
             hi=storage.max,
         )
+    return _over_rows(place, unit, op.block, 1)
+
+
+def log_shares(place: Place) -> list[Draft]:
+    """Codes of shares of rows."""
+    op, (x, table) = place.op, place.inputs
+    assert isinstance(op, IntLogShares)
+    unit = units.LogShares(
+        rows=op.block.outer * op.block.inner,
+        count=op.block.n,
+        x=x.interval.int_type(),
+        table=Constant(array_of(table)[::-1]),
+        marks=op.base.marks,
+    )
     return _over_rows(place, unit, op.block, 1)
 
 

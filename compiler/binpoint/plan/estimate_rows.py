@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import assert_never
 
 from binpoint.numeric.interval import Interval
+from binpoint.ops.logshares import NONE
 from binpoint.plan import fabric, units
 from binpoint.plan.estimate_sums import adders, recurrent
 from binpoint.plan.fabric import HANDSHAKE, Resources
 
 Whole = (
-    units.Softmax | units.Reciprocal | units.LayerNorm | units.Product | units.Source
-    | units.Blend | units.FloatSum | units.Recurrent | units.Sums
+    units.Softmax | units.LogShares | units.Reciprocal | units.LayerNorm | units.Product
+    | units.Source | units.Blend | units.FloatSum | units.Recurrent | units.Sums
 )  # fmt: skip
 _SMALL_TABLE = 256
 _FLOAT = 32
@@ -27,17 +28,12 @@ _HIGH = 32
 def whole(unit: Whole) -> Resources:
     """What a unit takes without its store."""
     match unit:
-        case units.Softmax():
-            return _softmax(unit)
-        case units.Reciprocal():
-            return _reciprocal(unit)
+        case units.Softmax() | units.LogShares() | units.Reciprocal():
+            return _shares(unit)
         case units.LayerNorm():
             return _layernorm(unit)
         case units.Product():
             return _product(unit)
-        case units.Source():
-            wide = unit.lanes * unit.elem.width
-            return HANDSHAKE + fabric.rom(unit.iterations, wide) + fabric.counter(unit.iterations)
         case units.Blend():
             return _blend(unit)
         case units.Sums():
@@ -46,8 +42,21 @@ def whole(unit: Whole) -> Resources:
             return _float_sum(unit)
         case units.Recurrent():
             return recurrent(unit)
+        case units.Source():
+            wide = unit.lanes * unit.elem.width
+            return HANDSHAKE + fabric.rom(unit.iterations, wide) + fabric.counter(unit.iterations)
         case _:
             assert_never(unit)
+
+
+def _shares(unit: units.Softmax | units.LogShares | units.Reciprocal) -> Resources:
+    match unit:
+        case units.Softmax():
+            return _softmax(unit)
+        case units.LogShares():
+            return _log_shares(unit)
+        case units.Reciprocal():
+            return _reciprocal(unit)
 
 
 def _softmax(unit: units.Softmax) -> Resources:
@@ -71,6 +80,24 @@ def _softmax(unit: units.Softmax) -> Resources:
         stage * unit.quotient_bits,
         fabric.clamp(unit.quotient_bits, 8),
         fabric.counter(unit.block_cycles),
+    ]
+    return fabric.total(parts)
+
+
+def _log_shares(unit: units.LogShares) -> Resources:
+    """Held rows, a table, an adder, a product a row and fifteen comparisons."""
+    entry = Interval.of(unit.table.array).int_type().width
+    total = entry + fabric.bits(unit.count)
+    parts = [
+        HANDSHAKE,
+        fabric.ram(unit.count, unit.x.width),
+        fabric.rom(unit.table.array.size, entry, _SMALL_TABLE),
+        fabric.compare(unit.x.width) + Resources(lut=unit.x.width, ff=unit.x.width),
+        Resources(lut=total, ff=total),
+        (fabric.product(total, _HIGH, "multiply") + Resources(ff=total)) * len(unit.marks),
+        fabric.compare(entry) * NONE,
+        Resources(lut=NONE, ff=entry + NONE),
+        fabric.counter(unit.row_cycles),
     ]
     return fabric.total(parts)
 
@@ -135,9 +162,14 @@ def _layernorm(unit: units.LayerNorm) -> Resources:
 def _product(unit: units.Product) -> Resources:
     """As a dense layer, with memories in place of constants."""
     left, right = (t.width + (not t.signed) for t in (unit.left, unit.right))
-    width = min(unit.product.width + (not unit.product.signed), left + right)
+    width = unit.product.width + (not unit.product.signed)
     acc = unit.acc.width + (not unit.acc.signed)
-    one = fabric.product(left, right, "multiply", unit.pe)
+    if unit.shifts:
+        # A shifter of four levels, two of them in a look-up table a bit.
+        one = Resources(lut=_SHIFTER * width, ff=width)
+    else:
+        width = min(width, left + right)
+        one = fabric.product(left, right, "multiply", unit.pe)
     banks = 1 if unit.batches == 1 else 2
     centred = (left * unit.simd if unit.zero_a else 0) + (
         right * unit.simd * unit.pe if unit.zero_b else 0

@@ -121,6 +121,6 @@ def _in_place(
 def _same_bytes(a: Value, b: Value) -> bool:
     return (
         a.constant is None
-        and a.elem.storage.width == b.elem.storage.width
+        and a.elem.storage.dtype.itemsize == b.elem.storage.dtype.itemsize
         and a.type.size == b.type.size
     )

@@ -62,6 +62,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_matmul.matmul),
     ("dsp", dsp_rows.layernorm),
     ("dsp", dsp_rows.softmax),
+    ("dsp", dsp_rows.log_shares),
     ("dsp", recurrent.dsp),
     ("dsp", block_matrix.narrow),
     ("registers", block_matrix.wide),

@@ -12,6 +12,7 @@ _UNITS: Mapping[str, Callable[[Place], list[Draft]]] = MappingProxyType(
     {
         "dense": sums.dense,
         "matmul": sums.matmul,
+        "shift_matmul": sums.matmul,
         "conv": sums.conv,
         "depthwise": sums.conv,
         "conv_transpose": sums.conv_transpose,
@@ -31,6 +32,7 @@ _UNITS: Mapping[str, Callable[[Place], list[Draft]]] = MappingProxyType(
         "arg": blocks.block,
         "softmax": blocks.softmax,
         "shares": blocks.shares,
+        "logshares": blocks.log_shares,
         "shiftgelu": blocks.shiftgelu,
         "gated": elements.function,
         "layernorm": blocks.layernorm,

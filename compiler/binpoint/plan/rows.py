@@ -92,6 +92,49 @@ class Softmax(Unit):
 
 
 @dataclass(frozen=True, slots=True)
+class LogShares(Unit):
+    """Codes of the shares of rows of `count` elements, as `ops.logshares.IntLogShares` has them.
+
+    Args:
+        table: an entry for each distance from the largest element, nearest last.
+        marks: factors of a row's sum, in units of 2^-31.
+    """
+
+    stem: ClassVar[str] = "log_shares"
+
+    rows: int
+    count: int
+    x: IntType
+    table: Constant
+    marks: tuple[int, ...]
+
+    @property
+    def row_cycles(self) -> int:
+        """Reading, adding, a product of the sum, comparing."""
+        return 3 * self.count + 4 * 4
+
+    @property
+    def iterations(self) -> int:
+        """Cycles of all rows."""
+        return self.rows * self.row_cycles
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """At the beginning of each row."""
+        return (_row_starts(self.rows, self.row_cycles, self.count),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """At the end of each row."""
+        starts = _row_starts(self.rows, self.row_cycles, self.count)
+        return (starts + self.row_cycles - self.count,)
+
+
+def _row_starts(rows: int, cycles: int, count: int) -> IntArray:
+    """The first `count` cycles of each row."""
+    first = np.arange(rows)[:, None] * cycles
+    return (first + np.arange(count)).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
 class Reciprocal(Unit):
     """Rows of `count` elements by exponentials and a rounded-down reciprocal, as I-ViT released it.
 
@@ -138,13 +181,12 @@ class Reciprocal(Unit):
 
     def reads(self) -> tuple[IntArray, ...]:
         """At the beginning of each row."""
-        first = np.arange(self.rows)[:, None] * self.row_cycles
-        return ((first + np.arange(self.count)).reshape(-1),)
+        return (_row_starts(self.rows, self.row_cycles, self.count),)
 
     def writes(self) -> tuple[IntArray, ...]:
         """At the end of each row."""
-        last = np.arange(1, self.rows + 1)[:, None] * self.row_cycles
-        return ((last - self.count + np.arange(self.count)).reshape(-1),)
+        starts = _row_starts(self.rows, self.row_cycles, self.count)
+        return (starts + self.row_cycles - self.count,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +256,9 @@ class LayerNorm(Unit):
 
     def reads(self) -> tuple[IntArray, ...]:
         """At the beginning of each row."""
-        first = np.arange(self.rows)[:, None] * self.row_cycles
-        return ((first + np.arange(self.words)).reshape(-1),)
+        return (_row_starts(self.rows, self.row_cycles, self.words),)
 
     def writes(self) -> tuple[IntArray, ...]:
         """At the end of each row."""
-        last = np.arange(1, self.rows + 1)[:, None] * self.row_cycles
-        return ((last - self.words + np.arange(self.words)).reshape(-1),)
+        starts = _row_starts(self.rows, self.row_cycles, self.words)
+        return (starts + self.row_cycles - self.words,)

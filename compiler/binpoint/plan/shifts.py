@@ -48,6 +48,11 @@ def without_multipliers(unit: Unit) -> Unit:
             return unit
 
 
+def shifts(unit: Unit) -> bool:
+    """Whether a unit shifts by what it reads."""
+    return isinstance(unit, units.Product) and unit.shifts
+
+
 def is_without(unit: Unit) -> bool:
     """Whether a unit makes products so."""
     if isinstance(unit, units.Sums):

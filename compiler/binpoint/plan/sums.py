@@ -17,6 +17,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
 from binpoint.ops.conv_transpose import IntConvTranspose
 from binpoint.ops.dense import IntMatMul
+from binpoint.ops.logshares import TOP, WHOLE, IntShiftMatMul
 from binpoint.ops.requantize import Requantize
 from binpoint.plan import units
 from binpoint.plan.moves import source
@@ -129,27 +130,31 @@ def dense(place: Place) -> list[Draft]:
 
 def matmul(place: Place) -> list[Draft]:
     """A matrix product of two computed operands."""
-    (a, b), op = place.inputs, cast("IntMatMul", place.op)
+    (a, b), op = place.inputs, cast("IntMatMul | IntShiftMatMul", place.op)
+    shifts = isinstance(op, IntShiftMatMul)
     acc = place.graph.value(place.step.nodes[0].outputs[0])
     depth, columns = a.shape[-1], b.shape[-1]
     fold = place.fold(pe=columns, simd=depth)
-    left, right = a.interval - op.zero_a, b.interval - op.zero_b
+    zero_a = 0 if shifts else op.zero_a
+    left, right = a.interval - zero_a, b.interval - op.zero_b
+    most = (Interval(0, WHOLE) if shifts else left * depth) * right
     unit = units.Product(
         batches=math.prod(a.shape[:-2]),
         rows=a.shape[-2],
         depth=depth,
         columns=columns,
-        zero_a=op.zero_a,
+        zero_a=zero_a,
         zero_b=op.zero_b,
         a=a.interval.int_type(),
         b=b.interval.int_type(),
         left=narrowest(left, a.interval),
         right=narrowest(right, b.interval),
-        acc=narrowest((left * right).union(Interval(0, 0)) * depth),
-        product=narrowest(left * right),
+        acc=narrowest(most.union(Interval(0, 0))),
+        product=narrowest((Interval(0, 1 << TOP) if shifts else left) * right),
         store=store_of(place, acc),
         pe=fold.pe,
         simd=fold.simd,
+        shifts=shifts,
     )
     sources = [
         source(place, array_of(v), v.interval, f"operand{i}", 1)

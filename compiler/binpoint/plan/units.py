@@ -19,7 +19,7 @@ from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import IntType
 from binpoint.numeric.interval import Interval
 from binpoint.plan.movers import AHEAD, Concat, Copy, Fork, Frame, Gather, Lanes, Neighbours
-from binpoint.plan.rows import LayerNorm, Reciprocal, Softmax
+from binpoint.plan.rows import LayerNorm, LogShares, Reciprocal, Softmax
 from binpoint.plan.steps import Recurrent
 from binpoint.plan.store import Store
 from binpoint.plan.unit import Unit, last_steps
@@ -39,6 +39,7 @@ __all__ = (
     "Gather",
     "Lanes",
     "LayerNorm",
+    "LogShares",
     "Map",
     "Neighbours",
     "Pair",

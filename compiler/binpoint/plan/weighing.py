@@ -71,6 +71,7 @@ class Product(Unit):
         acc: narrowest type of every partial sum.
         product: narrowest type of a product.
         pe: columns summed side by side; simd: products added side by side.
+        shifts: whether a holds codes of powers of two (`ops.logshares`), by which b is shifted.
     """
 
     stem: ClassVar[str] = "product"
@@ -90,6 +91,7 @@ class Product(Unit):
     store: Store
     pe: int
     simd: int
+    shifts: bool = False
 
     @property
     def folds(self) -> int:

@@ -25,6 +25,7 @@ from binpoint.quantize.bias_correction import correct_biases
 from binpoint.quantize.choose_type import activation_type, narrowed, weight_bits, weight_type
 from binpoint.quantize.groups import activations, find_groups
 from binpoint.quantize.observe import Method, Policy, Range, observe
+from binpoint.quantize.share_bias import correct_shares, widen
 
 _NAMED = 3
 
@@ -46,8 +47,10 @@ class AssignTypes(Pass):
        only codes that are sums of so many signed powers of two. Biases stay real, or
        become so again where they were stored for a scale that is no longer that of the sums; with
        the option `bias_correction` the mean error of each channel is taken out of them.
-
-    5. A model of which only constants came quantized no longer counts as quantized: its rounding is
+    5. With the option `softmax_correction` a product with the shares of a softmax, of which none
+       are masked, gets the mean error of the shares as a column of its own (`share_bias`), where
+       that lowers its error; before the biases.
+    6. A model of which only constants came quantized no longer counts as quantized: its rounding is
        binpoint's own. Of any other quantized model, the values that got types by rules 1, from
        their op, and 2 are listed in `Graph.filled`.
 
@@ -66,20 +69,25 @@ class AssignTypes(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
+        options = context.options
+        shares = widen(graph) if options.softmax_correction and not graph.rational else ()
         real = graph.copy()
         graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
-        bits = context.options.activation_bits
-        stated = plain_types(graph, bits)
+        stated = plain_types(graph, options.activation_bits)
         grouped = self._activations(graph, context)
         if graph.quantized and not graph.rational:
             graph.filled = tuple(sorted(stated | grouped))
-        _refuse_unknown_layers(graph, context.options)
+        _refuse_unknown_layers(graph, options)
         for node in graph.nodes():
             _free_bias(real, graph, node)
-            _weights(graph, graph.node(node.name), context.options)
-        correct = context.options.bias_correction and not graph.rational
-        if correct and context.samples is not None:
-            correct_biases(real, graph, context.samples.spread(self.corrections))
+            _weights(graph, graph.node(node.name), options)
+        if context.samples is not None and not graph.rational:
+            samples = context.samples.spread(self.corrections)
+            if shares:
+                figures = correct_shares(real, graph, shares, samples)
+                graph.figures = {**graph.figures, self.name: figures}
+            if options.bias_correction:
+                correct_biases(real, graph, samples)
         return remove_dead(graph)
 
     def _activations(self, graph: Graph, context: Context) -> set[str]:
@@ -199,7 +207,7 @@ def _pass_down(graph: Graph, node: Node, bits: int) -> set[str]:
     kinds = {value.fixed for value in activations(graph, node) if value.constant is None}
     stated = node.op.result_type(*operands)
     prescribed = stated is not None and stated.scales != (Dyadic.one(),)
-    if stated is not None and prescribed and not graph.rational:
+    if stated is not None and prescribed and not (graph.rational or node.op.own_rounding):
         stated = narrowed(stated, bits)
     if stated is None and node.op.keeps_type and len(kinds) == 1:
         (stated,) = kinds

@@ -14,7 +14,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph, Node
 from binpoint.ir.op import FloatOp, Role
 from binpoint.passes.samples import Samples
-from binpoint.quantize.simulate import last_readers, real_input, rounded
+from binpoint.quantize.simulate import last_readers, own_rounding, real_input, rounded
 
 _Array = NDArray[Any]
 _Arrays = dict[str, list[_Array]]
@@ -45,6 +45,7 @@ def correct_biases(graph: Graph, typed: Graph, samples: Samples) -> None:
             found = [[array - error.astype(np.float32) for array in column] for column in found]
         for name, column in zip(node.outputs, exact, strict=True):
             real[name] = column
+        found = _own(twin, found)
         for name, column in zip(twin.outputs, found, strict=True):
             kind = typed.value(name).fixed
             coded[name] = column if kind is None else [rounded(array, kind) for array in column]
@@ -71,6 +72,12 @@ def _results(
     for index in range(count):
         operands = (constants[n] if n in constants else arrays[n][index] for n in node.inputs)
         rows.append(node.op.reference(*operands))
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _own(node: Node, columns: list[list[_Array]]) -> list[list[_Array]]:
+    """Results as their op rounds them by itself."""
+    rows = [own_rounding(node, results) for results in zip(*columns, strict=True)]
     return [list(column) for column in zip(*rows, strict=True)]
 
 

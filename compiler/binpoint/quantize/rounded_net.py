@@ -13,7 +13,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph, Node
 from binpoint.numeric.fixed import FixedType
 from binpoint.passes.samples import Samples
-from binpoint.quantize.simulate import real_input, rounded
+from binpoint.quantize.simulate import own_rounding, real_input, rounded
 
 _Array = NDArray[Any]
 _Arrays = dict[str, _Array]
@@ -156,7 +156,8 @@ class RoundedNet:
             operands[replaced[0]] = replaced[1]
         # What overflows becomes infinite, and is as wrong as can be.
         with np.errstate(all="ignore"):
-            return list(zip(node.outputs, node.op.reference(*operands), strict=True))
+            results = own_rounding(node, node.op.reference(*operands))
+            return list(zip(node.outputs, results, strict=True))
 
     def _coded(self, name: str, array: _Array) -> _Array:
         kind = self._kinds.get(name)

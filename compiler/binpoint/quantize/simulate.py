@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from binpoint.ir.evaluate import Arrays, constant_array
 from binpoint.ir.graph import Graph, Node, Value
+from binpoint.ir.op import FloatOp
 from binpoint.numeric.fixed import FixedType
 
 
@@ -54,6 +55,8 @@ class Simulation:
             # What overflows becomes infinite, and whoever looks for a range finds that.
             with np.errstate(all="ignore"):
                 results = node.op.reference(*(arrays[name] for name in node.inputs))
+                if self._rounded:
+                    results = own_rounding(node, results)
                 for value, result in zip(self._graph.results(node), results, strict=True):
                     arrays[value.name] = self._round(value, result)
             if keep is not None:
@@ -65,6 +68,12 @@ class Simulation:
         if not self._rounded or value.fixed is None:
             return array
         return rounded(array, value.fixed)
+
+
+def own_rounding(node: Node, results: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+    """What an op makes of its exact results before they take their types."""
+    assert isinstance(node.op, FloatOp)
+    return node.op.rounded(*results)
 
 
 def rounded(array: NDArray[Any], kind: FixedType) -> NDArray[np.float32]:

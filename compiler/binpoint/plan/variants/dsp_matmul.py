@@ -1,7 +1,8 @@
 """Products of two computed matrices with DSP instructions.
 
 Both operands lie in scratch as int16 without their zero points, in words of two steps of the depth:
-columns of the right one, as many at a time as scratch holds, and two rows of the left one. Then two
+columns of the right one, as many at a time as scratch holds, and two rows of the left one, or the
+powers of two that its codes stand for. Then two
 rows by four columns take three double loads and eight SMLAD for sixteen products, in assembly.
 Where the requantizer has a proof in the high word (`numeric.highword`), sums are scaled up by 2^7.
 """
@@ -14,6 +15,7 @@ from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import KernelCall, Number
 from binpoint.numeric.interval import Interval
 from binpoint.ops.dense import IntMatMul
+from binpoint.ops.logshares import IntShiftMatMul
 from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
@@ -29,7 +31,7 @@ _TOGETHER = 4
 def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """The step with DSP instructions, where both operands are bytes."""
     op = step.nodes[0].op
-    if not isinstance(op, IntMatMul) or options.optimize == "size":
+    if not isinstance(op, IntMatMul | IntShiftMatMul) or options.optimize == "size":
         return None
     a, b = graph.arguments(step.nodes[0])
     depth, columns = a.shape[-1], b.shape[-1]
@@ -40,11 +42,14 @@ def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     scratch = 4 * half * (chunk + 2)
     if not narrow or min(depth, columns) < _TOGETHER or a.shape[-2] < 2 or scratch > _MOST_SCRATCH:
         return None
+    powers = isinstance(op, IntShiftMatMul)
     numbers = (Number("chunk", chunk), Number("half", half))
-    arguments = (*step.call.arguments, *numbers)
+    if powers:
+        numbers = (Number("zero_a", 0), *numbers)
     call = replace(
-        step.call, arguments=arguments, variant="dsp", scratch=scratch,
-        traits=(("form", "any"), ("finish", "")), note="SMLAD on words of two int16", shared=True,
+        step.call, stem="matmul", arguments=(*step.call.arguments, *numbers), variant="dsp",
+        traits=(("left", "powers" if powers else ""), ("form", "any"), ("finish", "")),
+        scratch=scratch, note="SMLAD on words of two int16", shared=True,
     )  # fmt: skip
     (acc,) = graph.results(step.nodes[0])
     found = _proved(call, step, acc.interval)
@@ -65,6 +70,7 @@ def _proved(call: KernelCall, step: Step, reach: Interval) -> KernelCall | None:
         Number("offset", form.offsets[0]),
     )
     traits = (
+        *call.traits[:1],
         ("form", "high"),
         ("saturation", name),
         ("least", str(requantizer.lo)),

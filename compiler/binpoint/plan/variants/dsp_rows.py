@@ -3,6 +3,8 @@
 Layer norm: sums and squares of four bytes take two SXTB16 and four SMLAD, those of two halfwords
 SMLAD and SMLALD; an element is MLA, SMMUL, SMMLA and a saturating shift, the formula itself.
 
+Softmax of powers of two: a code is the difference of two numbers of leading zeros, or one less.
+
 Softmax, of terms t up to 2^b with the sum S: y = floor((256·t + ⌊S/2⌋) / S) is 256·t/S to the
 nearest integer, a half up, for odd S as well, as 512·t + S is odd then and no multiple of 2·S. With
 R = ⌊(2^32 − 1) / ⌈S/256⌉⌉ ≤ 2^40/S the rounded high word q of t·R never exceeds y. It lacks
@@ -19,11 +21,12 @@ import numpy as np
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Argument, KernelCall, Table
 from binpoint.numeric.fixed import I8, I16, I32, U8
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.exactnorm import IntLayerNorm
+from binpoint.ops.logshares import LOG2, IntLogShares
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
@@ -84,13 +87,9 @@ def softmax(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """Rows of bytes, with the terms in the order of elements in place of distances."""
     if options.optimize == "size" or not is_quick(step, graph):
         return None
-    call = step.call
-    table = constant_array(graph.arguments(step.nodes[0])[1])[::-1].astype(np.int32)
-    kept = [a for a in call.arguments if a.name in ("x", "y", "outer", "n")]
-    arguments: tuple[Argument, ...] = (*kept, Table("table", Constant(table), I32))
+    table = graph.arguments(step.nodes[0])[1]
     note = "the high word of a product with 2^40 / sum, or one more, as the rest proves"
-    found = replace(call, arguments=arguments, traits=(), variant="dsp", note=note, shared=True)
-    return replace(step, call=found)
+    return replace(step, call=_with_terms(step.call, ("x", "y", "outer", "n"), table, note))
 
 
 def is_quick(step: Step, graph: Graph) -> bool:
@@ -106,6 +105,27 @@ def is_quick(step: Step, graph: Graph) -> bool:
         plain and whole and op.block.inner == 1 and _FEW <= n < 2 * _DISTANCES
         and top >= _LEAST_TERM and top * n < _LARGEST_SUM
     )  # fmt: skip
+
+
+def log_shares(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Codes of powers of two of rows of bytes, none of them masked."""
+    op = step.nodes[0].op
+    if not isinstance(op, IntLogShares) or options.optimize == "size" or op.base != LOG2:
+        return None
+    x, table = graph.arguments(step.nodes[0])
+    plain = table.shape == (_DISTANCES,) and op.block.inner == 1
+    if not plain or x.elem.storage not in _BYTES or op.block.n < _FEW:
+        return None
+    kept = ("x", "y", "outer", "n", "mark0")
+    note = "halvings by leading zeros, of a term that stays below twice the mark"
+    return replace(step, call=_with_terms(step.call, kept, table, note))
+
+
+def _with_terms(call: KernelCall, kept: tuple[str, ...], table: Value, note: str) -> KernelCall:
+    """A call with some of its arguments, and terms in the order of elements."""
+    terms = Table("table", Constant(constant_array(table)[::-1].astype(np.int32)), I32)
+    arguments = (*(a for a in call.arguments if a.name in kept), terms)
+    return replace(call, arguments=arguments, traits=(), variant="dsp", note=note, shared=True)
 
 
 def _rows(step: Step, graph: Graph) -> bool:

@@ -11,6 +11,7 @@ from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.numeric.fixed import IntType
 from binpoint.ops.packed import IntPack, IntUnpack
+from binpoint.plan.detector import Detector
 from binpoint.plan.fuse import Step
 
 
@@ -61,6 +62,11 @@ class Port:
     def bytes(self) -> int:
         """Size in memory."""
         return self.value.type.size * self.value.elem.storage.dtype.itemsize
+
+
+def boxes_port(detector: Detector) -> Port:
+    """The boxes that a head makes, as an output of its own."""
+    return Port("boxes", "", detector.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +187,8 @@ class Program:
     """By the name of the step that is one."""
     states: Mapping[tuple[str, str], State] = field(default_factory=dict[tuple[str, str], State])
     """By step and argument that reads it."""
+    detector: Detector | None = None
+    """What makes boxes of an output, if that is asked for."""
 
     @property
     def constant_bytes(self) -> int:

@@ -132,12 +132,15 @@ def _branches(s: Maps, x: Value) -> Value:
     return s.build.one(IntConcat(len(x.shape) - 1, x.elem), x, pooled)
 
 
-def patched(s: Sketch) -> Graph | None:
-    """The net with its longest part in patches, of any extents; None where nothing is divisible."""
+def patched(s: Sketch, first: int = 0, last: int | None = None) -> Graph | None:
+    """The net with a part in patches, of any extents; None where nothing is divisible.
+
+    It is of the spans from `first` to before `last`, by default the longest part.
+    """
     runs = spans(s.graph)
-    if not runs:
+    if not runs or not runs[0][first:last]:
         return None
-    span = joined(runs[0])
+    span = joined(runs[0][first:last])
     result = s.graph.value(span.end)
     extents = tuple(s.number(1, n) for n in spatial(result))
     whole = tuple((0, n - 1) for n in spatial(result))

@@ -38,7 +38,7 @@ from binpoint.sim.witness import Answer
 from binpoint.target import Memory, load_target, microcontroller
 from tests import laws
 from tests.ops.integer_cases import SUM
-from tests.ops.test_patched import Maps, net
+from tests.ops.test_patched import Maps, net, patched
 
 _OPTIONS = CompileOptions(name="packed")
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
@@ -60,12 +60,15 @@ def packed(random: Random, layers: int = 4) -> tuple[Graph, Graph]:
     """A random net, and the same with some of its maps packed and bands of any height."""
     s, _ = net(random, layers, NarrowMaps, random.choice((I8, U8)))
     s.prove()
-    packing = Packing(s.graph, arrange(s.graph, _OPTIONS))
+    plain = s.graph
+    if random.random() < 0.4:
+        plain = patched(s, random.choice((0, 0, 1)), 2) or plain
+    packing = Packing(plain, arrange(plain, _OPTIONS))
     names = frozenset(n for n in packing.digits if random.random() < 0.8)
     rows = packing.rows(names, random.choice(packing.peaks(names)))
     if random.random() < 0.5:
         rows = {name: random.randint(1, most) for name, most in packing.rows(names, 10**9).items()}
-    return s.graph, packing.graph_of(names, rows)
+    return plain, packing.graph_of(names, rows)
 
 
 @settings(max_examples=50, suppress_health_check=_SLOW)

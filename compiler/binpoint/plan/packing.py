@@ -7,7 +7,7 @@ instructions where it is written and read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from binpoint.numeric.fixed import TensorType
 from binpoint.ops.banded import Banded
 from binpoint.ops.halo import divisible, spatial, windowed
 from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
+from binpoint.ops.patched import Patched, View
 from binpoint.plan.direct import held, reads_digits, writes_digits
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
@@ -44,7 +45,9 @@ class Packing:
             for name in step.writes:
                 value = self.graph.value(name)
                 digits = Digits.of(value)
-                if digits is None or name in shared or not self.divides(step):
+                if digits is None or name in shared:
+                    continue
+                if not self.divides(step) and not _staged(step):
                     continue
                 if digits.bytes(value.shape) < bytes_of(value):
                     found[name] = digits
@@ -123,7 +126,12 @@ class Packing:
         return 0
 
     def _unpacked(self, step: Step, packed: Names, rows: int) -> int:
-        """Scratch memory for the rows of packed maps that a band reads and writes."""
+        """Scratch memory for the rows of packed maps that a band reads and writes.
+
+        A stage of patches has what it unpacks in its own.
+        """
+        if _staged(step):
+            return 0
         total = 0
         for name in packed & {*step.reads, *step.writes}:
             value, digits = self.graph.value(name), self.digits[name]
@@ -200,6 +208,8 @@ class Packing:
             touched = packed & {*step.reads, *step.writes}
             if step.name in rows:
                 self._band(made, step, names, rows[step.name])
+            elif touched and _staged(step):
+                self._stage(made, step, names)
             elif touched:
                 for name in sorted(touched):
                     self._unpack_for(made, step, name, names[name])
@@ -241,6 +251,37 @@ class Packing:
         banded = Node(graph.fresh(f"{step.name}_bands"), Banded(body, rows), reads, (output,))
         graph.set_producer(replace(banded, origin=step.origin))
 
+    def _stage(self, graph: Graph, step: Step, names: dict[str, str]) -> None:
+        """Let a stage of patches read and write packed maps; `graph` is edited."""
+        (node,) = step.nodes
+        op, (source,), (result,) = node.op, step.reads, step.writes
+        assert isinstance(op, Patched)
+        bodies = tuple(body.copy() for body in op.bodies)
+        for body in bodies:
+            if source in names:
+                (codes,) = body.inputs
+                whole = body.value(codes)
+                bytes_ = graph.value(names[source])
+                _ = body.add_value(replace(bytes_, bounds=bytes_.interval))
+                unpack = IntUnpack(self.digits[source], whole.elem)
+                fresh = body.fresh(f"{codes}_unpack")
+                body.set_producer(Node(fresh, unpack, (bytes_.name,), (codes,)))
+                body.inputs = (bytes_.name,)
+            if result in names:
+                (codes,) = body.outputs
+                pack = IntPack(self.digits[result])
+                fresh = body.fresh(f"{codes}_pack")
+                output = graph.value(names[result])
+                _ = body.add(Node(fresh, pack, (codes,), (output.name,)), [output])
+                body.outputs = (output.name,)
+        view = (
+            View.dense(bodies[0].value(bodies[0].inputs[0]).shape) if source in names else op.view
+        )
+        inputs, outputs = (names.get(source, source),), (names.get(result, result),)
+        graph.remove(node.name)
+        made = Patched(bodies, op.extents, view, op.body_of)
+        graph.set_producer(replace(node, op=made, inputs=inputs, outputs=outputs))
+
     def _unpack(self, graph: Graph, source: str, value: Value) -> None:
         """Add the node that brings a map back, and the map."""
         op = IntUnpack(self.digits[value.name], value.elem)
@@ -260,6 +301,14 @@ class Packing:
                 graph.replace(replace(reader, inputs=inputs))
 
 
+def _staged(step: Step) -> bool:
+    """Whether it is a stage of patches that reads its operand as it is."""
+    op = step.nodes[0].op
+    if not isinstance(op, Patched) or step.reads != op.bodies[0].inputs:
+        return False
+    return op.view == View.dense(op.source.shape)
+
+
 def _discard(graph: Graph, step: Step) -> None:
     """Remove a step's nodes, and the values that are inside of it or read by it alone."""
     names: set[str] = set()
@@ -271,21 +320,62 @@ def _discard(graph: Graph, step: Step) -> None:
             graph.drop_value(name)
 
 
+def _unstaged(graph: Graph, node: Node, op: Patched) -> dict[str, str]:
+    """Let a stage of patches read and write bytes again; the codes by the name of their bytes."""
+    codes: dict[str, str] = {}
+    bodies = tuple(body.copy() for body in op.bodies)
+    for body in bodies:
+        for inner in body.nodes():
+            if isinstance(inner.op, IntPack | IntUnpack):
+                body.remove(inner.name)
+                (first,), (second,) = inner.inputs, inner.outputs
+                if isinstance(inner.op, IntPack):
+                    body.outputs, packed, plain = (first,), second, first
+                else:
+                    body.inputs, packed, plain = (second,), first, second
+                body.drop_value(packed)
+                codes[packed] = plain
+    if not codes:
+        return {}
+    for body in bodies[:1]:
+        for name in codes.values():
+            if not graph.has_value(name):
+                _ = graph.add_value(body.value(name))
+    inputs, outputs = (tuple(codes.get(n, n) for n in ns) for ns in (node.inputs, node.outputs))
+    view = View.dense(bodies[0].value(bodies[0].inputs[0]).shape)
+    made = Patched(bodies, op.extents, view if inputs != node.inputs else op.view, op.body_of)
+    graph.remove(node.name)
+    graph.set_producer(replace(node, op=made, inputs=inputs, outputs=outputs))
+    (bounds,) = made.bounds()
+    graph.set_value(replace(graph.value(outputs[0]), bounds=bounds))
+    return codes
+
+
+def _unbanded(graph: Graph, nodes: Sequence[Node]) -> dict[str, str]:
+    """Put the layers of bands back; the codes by the name of their bytes."""
+    bodies = [(n.name, n.op.body) for n in nodes if isinstance(n.op, Banded)]
+    codes: dict[str, str] = {}
+    for name, body in bodies:
+        graph.remove(name)
+        for value in body.values():
+            if not graph.has_value(value.name):
+                _ = graph.add_value(value)
+    for _, body in bodies:
+        for node in body.nodes():
+            if isinstance(node.op, IntPack):
+                codes[node.outputs[0]] = node.inputs[0]
+            elif not isinstance(node.op, IntUnpack):
+                graph.set_producer(node)
+    return codes
+
+
 def unpacked(graph: Graph) -> Graph:
     """The graph with a byte for every code again: what `Packing.graph_of` was made of."""
     made = graph.copy()
-    bodies = [(n.name, n.op.body) for n in graph.nodes() if isinstance(n.op, Banded)]
-    codes: dict[str, str] = {}
-    for name, body in bodies:
-        made.remove(name)
-        for value in body.values():
-            if not made.has_value(value.name):
-                _ = made.add_value(value)
-        codes |= {n.outputs[0]: n.inputs[0] for n in body.nodes() if isinstance(n.op, IntPack)}
-    for _, body in bodies:
-        for node in body.nodes():
-            if not isinstance(node.op, IntPack | IntUnpack):
-                made.set_producer(node)
+    codes = _unbanded(made, graph.nodes())
+    for node in graph.nodes():
+        if isinstance(node.op, Patched):
+            codes |= _unstaged(made, node, node.op)
     for node in made.nodes():
         if isinstance(node.op, IntUnpack):
             made.bypass(node, codes[node.inputs[0]])

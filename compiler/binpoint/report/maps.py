@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Node
 from binpoint.ops.banded import Banded
 from binpoint.ops.packed import IntPack
+from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.packing import unpacked
@@ -52,10 +53,10 @@ def packed_maps_of(
 ) -> PackedMaps | None:
     """The packed maps of a program; None if it has none."""
     maps = tuple(
-        _map(node.op.body, inner.inputs[0], inner.op)
+        _map(body, inner.inputs[0], inner.op)
         for node in program.graph.nodes()
-        if isinstance(node.op, Banded)
-        for inner in node.op.body.nodes()
+        for body in _bodies(node)
+        for inner in body.nodes()
         if isinstance(inner.op, IntPack)
     )
     if not maps:
@@ -64,6 +65,17 @@ def packed_maps_of(
     return PackedMaps(
         maps=maps, arena_plain_bytes=plain.arena_bytes, arena_packed_bytes=program.arena_bytes
     )
+
+
+def _bodies(node: Node) -> tuple[Graph, ...]:
+    """What a node computes in parts: of a stage of patches in one precision of several."""
+    match node.op:
+        case Banded(body=body):
+            return (body,)
+        case Patched(bodies=bodies):
+            return bodies[:1]
+        case _:
+            return ()
 
 
 def _map(body: Graph, name: str, op: IntPack) -> PackedMap:

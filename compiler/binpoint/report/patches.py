@@ -8,7 +8,6 @@ import msgspec
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.op import IntegerOp
-from binpoint.ops.banded import Banded
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.patched import Patched
@@ -99,15 +98,16 @@ class CurvePoint(_Table, frozen=True):
 
 def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> Patches | None:
     """The stages of a program; None if it has none."""
-    found = [(n, n.op) for n in program.graph.nodes() if isinstance(n.op, Patched)]
+    graph = unpacked(program.graph)
+    found = [(n, n.op) for n in graph.nodes() if isinstance(n.op, Patched)]
     if not found:
         return None
-    plain = arrange(undivided(unpacked(program.graph)), options, target)
+    plain = arrange(undivided(graph), options, target)
     stages = tuple(_stage(program, node.name, op) for node, op in found)
     total = _macs(plain.graph)
     macs, once = sum(s.macs for s in stages), sum(s.macs_once for s in stages)
     mixed = sum(_bitops(part) for _, op in found for part in op.parts)
-    rest = _bitops(program.graph)
+    rest = _bitops(graph)
     return Patches(
         stages=stages,
         arena_plain_bytes=plain.arena_bytes,
@@ -167,9 +167,7 @@ def _bitops(graph: Graph) -> int:
     """Multiply-accumulates by the bits of both factors, without stages of patches."""
     total = 0
     for node in graph.nodes():
-        if isinstance(node.op, Banded):
-            total += _bitops(node.op.body)
-        if not isinstance(node.op, IntegerOp) or isinstance(node.op, Patched | Banded):
+        if not isinstance(node.op, IntegerOp) or isinstance(node.op, Patched):
             continue
         operands = graph.arguments(node)
         macs = node.op.work(operands, graph.results(node)).macs

@@ -49,11 +49,19 @@ _WIDEST = 16
 _WIDEST_CONSTANT = 32
 
 
-def is_rational(graph: onnx.GraphProto) -> bool:
-    """Whether a model states quantizers of QONNX, or clips the codes of QuantizeLinear."""
-    codes = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.output[:1]}
-    return any(
-        is_quantizer(node) or (node.op_type == "Clip" and not codes.isdisjoint(node.input[:1]))
+def is_rational(graph: onnx.GraphProto, *, exact: bool = False) -> bool:
+    """Whether a model states quantizers of QONNX, or clips codes; if `exact`, has any quantizer.
+
+    Codes are what QuantizeLinear gives or DequantizeLinear reads, so also stored weights.
+    """
+    made = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.output[:1]}
+    read = {name for n in graph.node if n.op_type == "DequantizeLinear" for name in n.input[:1]}
+    return (exact and bool(made)) or any(
+        is_quantizer(node)
+        or (
+            node.op_type == "Clip"
+            and not (made.isdisjoint(node.input[:1]) and read.isdisjoint(node.output[:1]))
+        )
         for node in graph.node
     )
 

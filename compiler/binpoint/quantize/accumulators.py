@@ -28,7 +28,7 @@ from binpoint.quantize.channel_scales import fold_channel_scales
 from binpoint.quantize.groups import activations
 from binpoint.quantize.inputs import absorbed
 from binpoint.quantize.observe import observe
-from binpoint.quantize.readings import read_output
+from binpoint.quantize.readings import before_moves, read_output
 
 _HEADROOM = 2
 _HINT = "quantize it: Quant in QONNX, QuantIdentity or return_quant_tensor in Brevitas"
@@ -79,7 +79,7 @@ class TypeAccumulators(Pass):
 
 def _part(graph: Graph, name: str) -> None:
     """Keep an output apart from the sum that it is, so that its channels can get one unit."""
-    node = graph.producer(name)
+    _, node = before_moves(graph, name)
     if node is None or not isinstance(node.op, Conv | Dense | ConvTranspose):
         return
     kind = graph.arguments(node)[1].fixed

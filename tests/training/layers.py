@@ -72,14 +72,20 @@ class Kit:
         return given if self.format.bits else given | {"weight_bit_width": self.bits}
 
     def act(self, kind: Any, quantizer: Any | None = None, **more: Any) -> Any:
-        given = {"act_quant": quantizer or self.format.signed, "return_quant_tensor": True, **more}
-        if self.format.bits is not None:
-            more_ = {"min_val": -1.0, "max_val": 1.0} if "Signed" in str(given["act_quant"]) else {}
-            return kind(**given, **more_)
-        return kind(**given, bit_width=self.bits)
+        quantizer = self.format.signed if quantizer is None else quantizer
+        given = {"act_quant": quantizer, "return_quant_tensor": True, **more}
+        if self.format.bits is None:
+            return kind(**given, bit_width=self.bits)
+        return kind(**{"min_val": -1.0, "max_val": 1.0} | given)
 
     def start(self) -> Any:
         return self.act(qnn.QuantIdentity)
+
+    def first(self) -> Any:
+        """The quantizer of an input: eight bits where the others are binary."""
+        if self.bits > 1:
+            return self.start()
+        return qnn.QuantIdentity(quant.Int8ActPerTensorFixedPoint, return_quant_tensor=True)
 
     def relu(self) -> Any:
         return self.act(qnn.QuantReLU, self.format.unsigned)
@@ -96,7 +102,7 @@ class Sum(nn.Module):
 
     def __init__(self, kit: Kit) -> None:
         super().__init__()
-        self.start, self.a, self.b = kit.start(), kit.conv(3, 4, 1), kit.conv(3, 4, 3, padding=1)
+        self.start, self.a, self.b = kit.first(), kit.conv(3, 4, 1), kit.conv(3, 4, 3, padding=1)
         self.shared, self.end = kit.start(), kit.relu()
 
     def forward(self, x: Any) -> Any:
@@ -109,7 +115,7 @@ class Added(nn.Module):
 
     def __init__(self, kit: Kit) -> None:
         super().__init__()
-        self.start, self.a, self.b = kit.start(), kit.conv(3, 4, 1), kit.conv(3, 4, 3, padding=1)
+        self.start, self.a, self.b = kit.first(), kit.conv(3, 4, 1), kit.conv(3, 4, 3, padding=1)
         bits = {} if kit.format.bits else {"input_bit_width": kit.bits, "output_bit_width": kit.bits}
         self.add = qnn.QuantEltwiseAdd(
             input_quant=kit.format.signed, output_quant=kit.format.signed, **bits
@@ -118,6 +124,42 @@ class Added(nn.Module):
     def forward(self, x: Any) -> Any:
         x = self.start(x)
         return self.add(self.a(x), self.b(x))
+
+
+class Attention(nn.Module):
+    """Self-attention of two heads."""
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__()
+        signed, unsigned, weight = kit.format.signed, kit.format.unsigned, kit.format.weight
+        parts = ("in_proj_input", "in_proj_weight", "softmax_input", "attn_output_weights",
+                 "q_scaled", "k_transposed", "v", "out_proj_input", "out_proj_weight",
+                 "out_proj_output")  # fmt: skip
+        quants: dict[str, Any] = {f"{p}_quant": weight if "weight" in p else signed for p in parts}
+        quants["attn_output_weights_quant"] = unsigned
+        widths = {} if kit.format.bits else {f"{p}_bit_width": kit.bits for p in parts}
+        self.start = kit.first()
+        self.attention = qnn.QuantMultiheadAttention(8, 2, batch_first=True, **quants, **widths)
+
+    def forward(self, x: Any) -> Any:
+        x = self.start(x)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class Lstm(nn.Module):
+    """A recurrent layer."""
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__()
+        signed, unsigned = kit.format.signed, kit.format.unsigned
+        names = {"io": signed, "gate_acc": signed, "sigmoid": unsigned, "tanh": signed,
+                 "cell_state": signed}  # fmt: skip
+        quants = {f"{n}_quant": q for n, q in names.items()}
+        widths = {} if kit.format.bits else {f"{n}_bit_width": kit.bits for n in names}
+        self.inner = qnn.QuantLSTM(3, 4, batch_first=True, **quants, **kit.weights(), **widths)
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x)[0]
 
 
 ROW, IMAGE, SERIES = (6,), (3, 6, 6), (3, 10)
@@ -129,27 +171,27 @@ def _seq(*layers: Any) -> nn.Module:
 
 
 def _pool(kit: Kit, pool: Any) -> nn.Module:
-    return _seq(kit.start(), kit.conv(3, 4, 3), kit.relu(), pool)
+    return _seq(kit.first(), kit.conv(3, 4, 3), kit.relu(), pool)
 
 
 LAYERS: dict[str, tuple[tuple[int, ...], Make]] = {
-    "linear": (ROW, lambda k: _seq(k.start(), k.linear(6, 5), k.relu(), k.linear(5, 3), k.start())),
+    "linear": (ROW, lambda k: _seq(k.first(), k.linear(6, 5), k.relu(), k.linear(5, 3), k.start())),
     "conv1d": (
         SERIES,
         lambda k: _seq(
-            k.start(),
+            k.first(),
             qnn.QuantConv1d(3, 4, 3, bias=True, **k.weights()),
             k.relu(),
             qnn.QuantConv1d(4, 2, 3, bias=True, stride=2, **k.weights()),
             k.start(),
         ),
     ),
-    "conv2d": (IMAGE, lambda k: _seq(k.start(), k.conv(3, 4, 3, padding=1), k.relu(), k.conv(4, 2, 3, stride=2), k.start())),
-    "depthwise": (IMAGE, lambda k: _seq(k.start(), k.conv(3, 4, 1), k.relu(), k.conv(4, 4, 3, groups=4), k.start())),
+    "conv2d": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3, padding=1), k.relu(), k.conv(4, 2, 3, stride=2), k.start())),
+    "depthwise": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 1), k.relu(), k.conv(4, 4, 3, groups=4), k.start())),
     "transposed": (
         IMAGE,
         lambda k: _seq(
-            k.start(),
+            k.first(),
             k.conv(3, 4, 3),
             k.relu(),
             qnn.QuantConvTranspose2d(4, 2, 2, stride=2, bias=True, **k.weights()),
@@ -158,24 +200,26 @@ LAYERS: dict[str, tuple[tuple[int, ...], Make]] = {
     ),
     "transposed1d": (
         SERIES,
-        lambda k: _seq(k.start(), qnn.QuantConvTranspose1d(3, 4, 3, stride=2, bias=True, **k.weights()), k.start()),
+        lambda k: _seq(k.first(), qnn.QuantConvTranspose1d(3, 4, 3, stride=2, bias=True, **k.weights()), k.start()),
     ),
-    "relu": (IMAGE, lambda k: _seq(k.start(), k.relu())),
+    "relu": (IMAGE, lambda k: _seq(k.first(), k.relu())),
     "hardtanh": (
         IMAGE,
-        lambda k: _seq(k.start(), k.conv(3, 4, 3), k.act(qnn.QuantHardTanh, min_val=-1.0, max_val=1.0)),
+        lambda k: _seq(k.first(), k.conv(3, 4, 3), k.act(qnn.QuantHardTanh, min_val=-1.0, max_val=1.0)),
     ),
     "sum": (IMAGE, Sum),
     "eltwise": (IMAGE, Added),
-    "output": (IMAGE, lambda k: _seq(k.start(), k.conv(3, 4, 3))),
-    "average": (IMAGE, lambda k: _seq(k.start(), k.conv(3, 4, 3), k.relu(), nn.AvgPool2d(2), k.start())),
+    "output": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3))),
+    "average": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3), k.relu(), nn.AvgPool2d(2), k.start())),
     "trunc": (IMAGE, lambda k: _pool(k, qnn.TruncAvgPool2d(2, bit_width=k.bits))),
     "trunc-floor": (
         IMAGE, lambda k: _pool(k, qnn.TruncAvgPool2d(2, bit_width=k.bits, trunc_quant=quant.TruncTo8bit))
     ),
     "adaptive": (IMAGE, lambda k: _pool(k, qnn.TruncAdaptiveAvgPool2d(1, bit_width=k.bits))),
-    "sigmoid": (IMAGE, lambda k: _seq(k.start(), k.conv(3, 4, 3), k.start(), k.act(qnn.QuantSigmoid, k.format.unsigned))),
-    "tanh": (IMAGE, lambda k: _seq(k.start(), k.conv(3, 4, 3), k.start(), k.act(qnn.QuantTanh))),
+    "sigmoid": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3), k.start(), k.act(qnn.QuantSigmoid, k.format.unsigned))),
+    "tanh": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3), k.start(), k.act(qnn.QuantTanh))),
+    "attention": ((5, 8), Attention),
+    "lstm": ((5, 3), Lstm),
 }
 
 

@@ -24,6 +24,7 @@ from binpoint.frontend.qonnx import (
     read_quantizer,
 )
 from binpoint.frontend.quantizers import storage_of
+from binpoint.frontend.quant_lstm import is_quant_lstm, read_quant_lstm
 from binpoint.frontend.read import (
     check_size,
     opsets_of,
@@ -261,6 +262,8 @@ class Importer:
             return None
         if is_quantizer(node.proto):
             return (read_quantizer(node, build),), False
+        if is_quant_lstm(node.proto):
+            return read_quant_lstm(node, build), False
         if node.op == "Clip" and node.codes[0]:
             alone = self.readers[node.proto.input[0]] == 1
             return (clip_codes(node, build, alone=alone),), True

@@ -23,6 +23,7 @@ from binpoint.errors import InvalidConstant, NoIntegerForm
 Ints = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
 
+_LINE_BITS = 160
 _PRECISIONS: Final = (96, 384, 1536, 6144)
 _HALF: Final = Fraction(1, 2)
 _T = TypeVar("_T")
@@ -341,15 +342,16 @@ def evaluate(steps: Sequence[Step], x: Reals) -> Reals:
 
 
 def affine(steps: Sequence[Step], channel: int) -> tuple[Fraction, Fraction] | None:
-    """The line x·a + b that a chain clips and rounds; None if it is irrational or bent."""
+    """The line x·a + b that a chain clips and rounds; None if it is bent.
+
+    Roots in it are taken to 160 bits.
+    """
     a, b = Fraction(1), Fraction(0)
     for step in steps:
         match step:
             case Scale(factors):
-                factor = _at(factors, channel)
-                if not factor.exact:
-                    return None
-                a, b = a * factor.numerator, b * factor.numerator
+                factor = sum(_at(factors, channel).bounds(_LINE_BITS)) / 2
+                a, b = a * factor, b * factor
             case Shift(offsets):
                 b += _at(offsets, channel)
             case Clip():

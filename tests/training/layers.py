@@ -116,7 +116,9 @@ class Added(nn.Module):
     def __init__(self, kit: Kit) -> None:
         super().__init__()
         self.start, self.a, self.b = kit.first(), kit.conv(3, 4, 1), kit.conv(3, 4, 3, padding=1)
-        bits = {} if kit.format.bits else {"input_bit_width": kit.bits, "output_bit_width": kit.bits}
+        bits = (
+            {} if kit.format.bits else {"input_bit_width": kit.bits, "output_bit_width": kit.bits}
+        )
         self.add = qnn.QuantEltwiseAdd(
             input_quant=kit.format.signed, output_quant=kit.format.signed, **bits
         )
@@ -186,8 +188,16 @@ LAYERS: dict[str, tuple[tuple[int, ...], Make]] = {
             k.start(),
         ),
     ),
-    "conv2d": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3, padding=1), k.relu(), k.conv(4, 2, 3, stride=2), k.start())),
-    "depthwise": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 1), k.relu(), k.conv(4, 4, 3, groups=4), k.start())),
+    "conv2d": (
+        IMAGE,
+        lambda k: _seq(
+            k.first(), k.conv(3, 4, 3, padding=1), k.relu(), k.conv(4, 2, 3, stride=2), k.start()
+        ),
+    ),
+    "depthwise": (
+        IMAGE,
+        lambda k: _seq(k.first(), k.conv(3, 4, 1), k.relu(), k.conv(4, 4, 3, groups=4), k.start()),
+    ),
     "transposed": (
         IMAGE,
         lambda k: _seq(
@@ -200,23 +210,38 @@ LAYERS: dict[str, tuple[tuple[int, ...], Make]] = {
     ),
     "transposed1d": (
         SERIES,
-        lambda k: _seq(k.first(), qnn.QuantConvTranspose1d(3, 4, 3, stride=2, bias=True, **k.weights()), k.start()),
+        lambda k: _seq(
+            k.first(),
+            qnn.QuantConvTranspose1d(3, 4, 3, stride=2, bias=True, **k.weights()),
+            k.start(),
+        ),
     ),
     "relu": (IMAGE, lambda k: _seq(k.first(), k.relu())),
     "hardtanh": (
         IMAGE,
-        lambda k: _seq(k.first(), k.conv(3, 4, 3), k.act(qnn.QuantHardTanh, min_val=-1.0, max_val=1.0)),
+        lambda k: _seq(
+            k.first(), k.conv(3, 4, 3), k.act(qnn.QuantHardTanh, min_val=-1.0, max_val=1.0)
+        ),
     ),
     "sum": (IMAGE, Sum),
     "eltwise": (IMAGE, Added),
     "output": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3))),
-    "average": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3), k.relu(), nn.AvgPool2d(2), k.start())),
+    "average": (
+        IMAGE,
+        lambda k: _seq(k.first(), k.conv(3, 4, 3), k.relu(), nn.AvgPool2d(2), k.start()),
+    ),
     "trunc": (IMAGE, lambda k: _pool(k, qnn.TruncAvgPool2d(2, bit_width=k.bits))),
     "trunc-floor": (
-        IMAGE, lambda k: _pool(k, qnn.TruncAvgPool2d(2, bit_width=k.bits, trunc_quant=quant.TruncTo8bit))
+        IMAGE,
+        lambda k: _pool(k, qnn.TruncAvgPool2d(2, bit_width=k.bits, trunc_quant=quant.TruncTo8bit)),
     ),
     "adaptive": (IMAGE, lambda k: _pool(k, qnn.TruncAdaptiveAvgPool2d(1, bit_width=k.bits))),
-    "sigmoid": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3), k.start(), k.act(qnn.QuantSigmoid, k.format.unsigned))),
+    "sigmoid": (
+        IMAGE,
+        lambda k: _seq(
+            k.first(), k.conv(3, 4, 3), k.start(), k.act(qnn.QuantSigmoid, k.format.unsigned)
+        ),
+    ),
     "tanh": (IMAGE, lambda k: _seq(k.first(), k.conv(3, 4, 3), k.start(), k.act(qnn.QuantTanh))),
     "attention": ((5, 8), Attention),
     "lstm": ((5, 3), Lstm),

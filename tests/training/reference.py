@@ -158,7 +158,9 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 def _compare_parameters(graph: Graph, trace: Trace) -> None:
     """Assert that codes and scales of all weights and biases are constants of the model."""
-    held = [(v.constant.array.reshape(-1), v.fixed) for v in graph.values() if v.constant and v.fixed]
+    held = [
+        (v.constant.array.reshape(-1), v.fixed) for v in graph.values() if v.constant and v.fixed
+    ]
     for codes, scale in trace.parameters:
         scales = {float(s) for s in scale.reshape(-1)}
         assert any(

@@ -48,9 +48,7 @@ def read_quant_lstm(node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
             weights of inputs and of states on different scales.
     """
     build.graph.quantized = True
-    says = {
-        name: stated(node, _STATED + 3 * i, f"{name}_") for i, name in enumerate(_QUANTIZERS)
-    }
+    says = {name: stated(node, _STATED + 3 * i, f"{name}_") for i, name in enumerate(_QUANTIZERS)}
     gates = {name: _gate(node, build, i) for i, name in enumerate(_GATES)}
     cell = _Cell(node, build, says, gates, cifg=bool(node.int("cifg", 0)))
     x, axis = node.operand(0), node.int("batch_first", 0)
@@ -121,7 +119,9 @@ class _Cell:
     def step(self, x: Value, hidden: Value | None, state: Value | None) -> tuple[Value, Value]:
         """Output and cell state; a state that is None is zero, and so is what it is part of."""
         opened = self._gated("input", "sigmoid", x, hidden)
-        entered = self._product("cell_state", "entered", opened, self._gated("cell", "tanh", x, hidden))
+        entered = self._product(
+            "cell_state", "entered", opened, self._gated("cell", "tanh", x, hidden)
+        )
         if state is not None:
             kept = self._rest(opened) if self.cifg else self._gated("forget", "sigmoid", x, hidden)
             kept = self._product("cell_state", "kept", kept, state)

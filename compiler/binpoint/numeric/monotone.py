@@ -329,6 +329,21 @@ def channels_of(steps: Sequence[Step]) -> int:
     return max(counts)
 
 
+def taken(step: Step, channels: Sequence[int]) -> Step:
+    """A step with the constants of some channels."""
+    match step:
+        case Scale(rows) if len(rows) > 1:
+            return Scale(tuple(rows[c] for c in channels))
+        case Shift(rows) if len(rows) > 1:
+            return Shift(tuple(rows[c] for c in channels))
+        case Slope(rows) if len(rows) > 1:
+            return Slope(tuple(rows[c] for c in channels))
+        case Count(rows) if len(rows) > 1:
+            return Count(tuple(rows[c] for c in channels))
+        case _:
+            return step
+
+
 def signs_of(steps: Sequence[Step], channels: int) -> tuple[int, ...]:
     """1, -1 or 0 per channel: whether the chain rises, falls or is constant."""
     return tuple(math.prod(s.sign(c) for s in steps) for c in range(channels))

@@ -219,7 +219,9 @@ def _along(channels: NDArray[np.float64], node: Node) -> tuple[int, list[int]]:
     """The axis along which channels lie, and the channel of each place along it."""
     for axis in range(channels.ndim):
         first = np.moveaxis(channels, axis, 0).reshape(channels.shape[axis], -1)[:, :1]
-        if np.array_equal(channels, np.broadcast_to(_on(first, axis, channels.ndim), channels.shape)):
+        if np.array_equal(
+            channels, np.broadcast_to(_on(first, axis, channels.ndim), channels.shape)
+        ):
             return axis, first.reshape(-1).astype(np.int64).tolist()
     raise QuantizationError(
         "an output's channels lie along several axes", at=", ".join(node.origin.names),

@@ -2,8 +2,9 @@
 
 For the nets of `benchmarks.patches` that are computed in patches: BitOPs (multiply-accumulates by
 the bits of weight and activation) of the stages and of the whole net at uniform 8 bits and mixed,
-accuracy of both on samples that did not calibrate, and the seconds that the choice takes; with
-`--phi` and `--lambda` over the knobs of the pass `mixed-patches`.
+and of both on samples that chose nothing: accuracy, how often the answer is the float model's, and
+signal to noise against it. Of nets with random weights both are against the model's own file.
+With `--phi` and `--lambda` over the knobs of the pass `mixed-patches`.
 """
 
 from __future__ import annotations
@@ -13,45 +14,75 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.__main__ import SHARED
 from benchmarks.patches import nets
 from binpoint import CompileOptions, load_target
 from binpoint.emit import mcu_c
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import RANDOM, read_samples
-from binpoint.frontend.sets import SampleSets, divide
+from binpoint.frontend.sets import SampleSets
 from binpoint.ir.graph import Graph
 from binpoint.passes.base import Context
+from binpoint.passes.convert import real
 from binpoint.passes.manager import run
+from binpoint.passes.samples import Samples
 from binpoint.pipelines import choose
 from binpoint.plan.arrange import arrange
 from binpoint.plan.mixed import MixedPatches
-from binpoint.report.measure import score
+from binpoint.report.measure import all_outputs
 from binpoint.report.patches import Patches, patches_of
 from binpoint.sim.emitted import EmittedC
 from binpoint.sim.interface import Interface
+from binpoint.sim.source import run_source
 from binpoint.sim.verify import Subject
 from binpoint.target import McuTarget, microcontroller
 
 OPTIONS = CompileOptions(optimize="ram", patches="mixed")
 _HEAD = (
-    "net", "phi", "lambda", "bits", "omega", "mixed patches", "stages' BitOPs", "factor",
-    "net's factor", "top-1 uniform", "top-1 mixed", "arena uniform", "arena mixed", "seconds",
+    "net", "phi", "lambda", "bits", "omega", "narrow patches", "stages' BitOPs", "net's",
+    "top-1", "mixed", "agreement", "mixed", "SNR in dB", "mixed", "arena", "mixed", "seconds",
 )  # fmt: skip
-_CALIBRATED = {"person_mobilenetv2_050_128_qdq": 12, "ic_resnet8_qdq": 100}
-"""How many of the first samples calibrate; all others are scored. Nets with random weights have
-noise for both, and no answers."""
+_TRAINED_ON = {"ic_resnet8_qdq": "data_cifar10"}
+"""Sets of which training images choose, so that all samples are scored."""
+_CHOOSING = 256
+Reals = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of a net in patches: what they save, and the part of right answers."""
+    """Of a net in patches: what they save, and its outputs ``[samples, classes]``."""
 
     patches: Patches
-    score: float | None
+    outputs: Reals
+
+
+def folds(model: Path, samples: Samples) -> tuple[SampleSets, ...]:
+    """What chooses and what is scored: each half by the other, where there is no other set."""
+    name = _TRAINED_ON.get(model.stem)
+    if name is not None:
+        images = np.load(SHARED / f"{name}.npz")["x_train"][:_CHOOSING].astype(np.float32)
+        (key,) = samples.arrays
+        return (SampleSets(Samples({key: images}), samples, shared=False),)
+    half = samples.count // 2
+    first, second = samples.part(0, half), samples.part(half)
+    if samples.random:
+        return (SampleSets(first, second, shared=False),)
+    return (SampleSets(second, first, shared=False), SampleSets(first, second, shared=False))
+
+
+def wanted(model: Path, samples: Samples) -> Reals:
+    """The outputs of the float model, or of the file where there is none."""
+    path = model.with_name(model.name.replace("_qdq", "_float"))
+    path = path if path.is_file() else model
+    graph = load(path)
+    (name,) = graph.output_names
+    return np.stack([out[name].reshape(-1) for out in run_source(path, graph, samples)])
 
 
 def figures(graph: Graph, model: Path, sets: SampleSets, target: McuTarget) -> Figures | None:
@@ -60,26 +91,90 @@ def figures(graph: Graph, model: Path, sets: SampleSets, target: McuTarget) -> F
     found = patches_of(program, target, OPTIONS)
     if found is None:
         return None
-    if sets.scored is None or sets.scored.labels is None:
-        return Figures(found, None)
+    assert sets.scored is not None
     project = mcu_c.render(program, target, OPTIONS)
     emitted = EmittedC(Interface.of(program, OPTIONS), project.files, target)
-    return Figures(found, score(Subject(graph, emitted, OPTIONS, model), sets.scored).integer)
+    rows = all_outputs(Subject(graph, emitted, OPTIONS, model), sets.scored)
+    (name,) = graph.outputs
+    return Figures(found, np.stack([real(graph.value(name), r[name]).reshape(-1) for r in rows]))
 
 
-def row(uniform: Figures, mixed: Figures) -> tuple[str, ...]:
-    """What comes behind the knobs in a row."""
-    found = mixed.patches
+def fidelity(found: Reals, exact: Reals, labels: NDArray[Any] | None) -> tuple[str, str, str]:
+    """Accuracy where there are labels, agreement with the exact answers, and SNR in dB."""
+    answers = found.argmax(axis=1)
+    right = "" if labels is None else f"{np.mean(answers == labels.reshape(-1)):.4f}"
+    noise = float(np.square(found - exact).sum())
+    ratio = 10 * np.log10(float(np.square(exact).sum()) / noise) if noise else np.inf
+    return right, f"{np.mean(answers == exact.argmax(axis=1)):.4f}", f"{ratio:.1f}"
+
+
+def narrow(found: Patches) -> str:
+    """How many patches have maps of fewer bits."""
     classes = [c for stage in found.stages for c in stage.classes]
-    narrow = sum(c.patches for c in classes if min(c.bits) < max(c.bits))
+    few = sum(c.patches for c in classes if min(c.bits) < max(c.bits))
+    return f"{few} of {sum(c.patches for c in classes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A net at uniform 8 bits, on one division of its samples."""
+
+    model: Path
+    sets: SampleSets
+    target: McuTarget
+    context: Context
+    graph: Graph
+    uniform: Figures
+    exact: Reals
+
+    @classmethod
+    def of(cls, model: Path, graph: Graph, sets: SampleSets, target: McuTarget) -> Fold | None:
+        """None where nothing is computed in patches."""
+        context = Context(target, OPTIONS, sets.calibration)
+        made = run(choose(None, target).without(MixedPatches.name), graph.copy(), context)
+        found = figures(made, model, sets, target)
+        if found is None:
+            return None
+        assert sets.scored is not None
+        return cls(model, sets, target, context, made, found, wanted(model, sets.scored))
+
+    def mixed(self, knob: MixedPatches) -> tuple[Figures, float]:
+        """The figures with fewer bits, and the seconds of processor time that the choice takes."""
+        began = time.process_time()
+        made = knob.run(self.graph.copy(), self.context)
+        seconds = time.process_time() - began
+        found = figures(made, self.model, self.sets, self.target)
+        assert found is not None
+        return found, seconds
+
+
+def row(parts: Sequence[Fold], knob: MixedPatches) -> tuple[str, ...]:
+    """The cells of a net, of all its folds together."""
+    found = [part.mixed(knob) for part in parts]
+    patches = [f.patches for f, _ in found]
+    uniform = [part.uniform.patches for part in parts]
+    scored = [part.sets.scored for part in parts]
+    given = [s.labels for s in scored if s is not None and s.labels is not None]
+    labels = np.concatenate(given) if given else None
+    exact = np.concatenate([part.exact for part in parts])
+    plain = fidelity(np.concatenate([p.uniform.outputs for p in parts]), exact, labels)
+    ours = fidelity(np.concatenate([f.outputs for f, _ in found]), exact, labels)
+    pairs = [cell for pair in zip(plain, ours, strict=True) for cell in pair]
+    stages = sum(p.bitops_uniform8 for p in patches) / sum(p.bitops_mixed for p in patches)
+    net = sum(p.net_bitops_uniform8 for p in patches) / sum(p.net_bitops_mixed for p in patches)
     return (
-        f"{narrow} of {sum(c.patches for c in classes)}",
-        f"{found.bitops_uniform8 / 1e6:.1f} to {found.bitops_mixed / 1e6:.1f} M",
-        f"{found.bitops_uniform8 / found.bitops_mixed:.2f}",
-        f"{found.net_bitops_uniform8 / found.net_bitops_mixed:.2f}",
-        *("" if f.score is None else f"{f.score:.4f}" for f in (uniform, mixed)),
-        str(uniform.patches.arena_patched_bytes),
-        str(found.arena_patched_bytes),
+        parts[0].model.stem,
+        f"{knob.phi:g}",
+        f"{knob.lambda_:g}",
+        "-".join(map(str, knob.bits)) + ", " + "-".join(map(str, knob.weights)),
+        knob.omega,
+        ", ".join(narrow(p) for p in patches),
+        f"{stages:.2f}",
+        f"{net:.2f}",
+        *pairs,
+        ", ".join(str(p.arena_patched_bytes) for p in uniform[:1]),
+        ", ".join(str(p.arena_patched_bytes) for p in patches),
+        f"{max(seconds for _, seconds in found):.1f}",
     )
 
 
@@ -88,29 +183,14 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
     graph = load(model)
     source = model.with_suffix(".npz")
     samples = read_samples(source if source.is_file() else RANDOM, graph)
-    sets = divide(samples, _CALIBRATED.get(model.stem))
-    context = Context(target, OPTIONS, sets.calibration)
-    graph = run(choose(None, target).without(MixedPatches.name), graph, context)
-    uniform = figures(graph, model, sets, target)
-    if uniform is None:
+    assert samples is not None
+    parts = [Fold.of(model, graph, sets, target) for sets in folds(model, samples)]
+    found = [part for part in parts if part is not None]
+    if not found:
         print(model.stem, "is not computed in patches", flush=True)
         return
     for knob in knobs:
-        began = time.process_time()
-        made = knob.run(graph.copy(), context)
-        seconds = time.process_time() - began
-        mixed = figures(made, model, sets, target)
-        assert mixed is not None
-        cells = (
-            model.stem,
-            f"{knob.phi:g}",
-            f"{knob.lambda_:g}",
-            "-".join(map(str, knob.bits)),
-            knob.omega,
-            *row(uniform, mixed),
-            f"{seconds:.1f}",
-        )
-        print(" | ".join(cells), flush=True)
+        print(" | ".join(row(found, knob)), flush=True)
 
 
 @click.command()
@@ -118,7 +198,8 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
 @click.option("--net", "chosen", multiple=True, help="Only these nets.")
 @click.option("--phi", "phis", multiple=True, type=float, help="Values of phi.")
 @click.option("--lambda", "lambdas", multiple=True, type=float, help="Values of lambda.")
-@click.option("--bits", "widths", default="8,4", show_default=True, help="What maps may have.")
+@click.option("--bits", "widths", default="8,6,5,4", show_default=True, help="Of maps.")
+@click.option("--weights", default="8,6,5,4", show_default=True, help="Bits of weights.")
 @click.option("--omega", type=click.Choice(["error", "entropy"]), default="error")
 def main(
     core: str,
@@ -126,14 +207,15 @@ def main(
     phis: Sequence[float],
     lambdas: Sequence[float],
     widths: str,
+    weights: str,
     omega: Literal["error", "entropy"],
 ) -> None:
     """Print a table of all nets with the defaults, or for all pairs of knobs."""
     target = microcontroller(load_target(core))
     plain = MixedPatches()
-    bits = tuple(int(b) for b in widths.split(","))
+    bits, others = (tuple(int(b) for b in text.split(",")) for text in (widths, weights))
     knobs = [
-        MixedPatches(phi, la, bits, omega)
+        MixedPatches(phi, la, bits, others, omega)
         for phi in phis or (plain.phi,)
         for la in lambdas or (plain.lambda_,)
     ]

@@ -11,6 +11,7 @@ and where attacks strike, depends on the seed of a recording.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.quantized_training import Grid, Layer, Network, by_class
+from examples.quantized_training import Floats, Grid, Labels, Layer, Network, by_class
 
 CLASSES = ("normal", "DoS", "fuzzing", "spoofing")
 NORMAL, DOS, FUZZING, SPOOFING = range(4)
 IDENTIFIER_BITS, LENGTH_BITS, BYTES = 11, 4, 8
-FEATURES = 96
+FEATURES, BITS = 96, 2
+WIDTHS = (FEATURES, 64, 32, len(CLASSES))
 CAR_SEED, MESSAGES, SPOOFED = 2024, 26, 3
 BIT_SECONDS = 2e-6  # 500 kbit/s
 OVERHEAD_BITS = 47
@@ -170,6 +172,23 @@ def _binary(number: int, width: int) -> list[int]:
     return [number >> index & 1 for index in reversed(range(width))]
 
 
+def recordings(*, quick: bool) -> tuple[list[Frame], list[Frame]]:
+    """What is learned from, and what is held out."""
+    seconds = 8.0 if quick else 40.0
+    return record(1, seconds), record(2, seconds / 4)
+
+
+def rows(frames: list[Frame]) -> tuple[Floats, Labels]:
+    """Features [N, 96] as numbers, and classes."""
+    return bits(frames).astype(np.float32), np.array([f.label for f in frames])
+
+
+def split(*, quick: bool = False) -> tuple[Floats, Labels, Floats, Labels]:
+    """Features and classes of frames that are learned from, then of those held out."""
+    recorded, held_out = recordings(quick=quick)
+    return *rows(recorded), *rows(held_out)
+
+
 def save_frames(path: Path, frames: list[Frame]) -> None:
     """The frames as arrays: time in seconds, identifier, length, data (8 bytes), label."""
     data = [np.frombuffer(f.data.ljust(BYTES, b"\0"), np.uint8) for f in frames]
@@ -188,23 +207,21 @@ def save_frames(path: Path, frames: list[Frame]) -> None:
 @click.option("--quick", is_flag=True, help="Less training, less accurate.")
 def main(folder: Path, quick: bool) -> None:
     """Write the model and its held-out frames into FOLDER."""
-    seconds, epochs = (8.0, 4) if quick else (40.0, 20)
-    recorded, held_out = record(1, seconds), record(2, seconds / 4)
+    recorded, held_out = recordings(quick=quick)
     rng = np.random.default_rng(3)
+    last = len(WIDTHS) - 2
     layers = [
-        Layer(rng, FEATURES, 64, (2, 2)),
-        Layer(rng, 64, 32, (2, 2)),
-        Layer(rng, 32, len(CLASSES), (2, None)),
+        Layer(rng, inputs, outputs, (BITS, BITS if index < last else None))
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS))
     ]
     network = Network("can", (FEATURES,), Grid(1, np.float32(1)), layers)
-    x = bits(recorded).astype(np.float32)
-    network.train(rng, x, np.array([f.label for f in recorded]), epochs)
+    network.train(rng, *rows(recorded), 4 if quick else 20)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "can.onnx").write_bytes(network.to_qonnx().SerializeToString())
-    x, y = bits(held_out), np.array([f.label for f in held_out])
-    np.savez_compressed(folder / "can.npz", x=x, y=y)
+    x, y = rows(held_out)
+    np.savez_compressed(folder / "can.npz", x=x.astype(np.uint8), y=y)
     save_frames(folder / "can_frames.npz", held_out)
-    by_class(CLASSES, y, network.classify(x.astype(np.float32)))
+    by_class(CLASSES, y, network.classify(x))
 
 
 if __name__ == "__main__":

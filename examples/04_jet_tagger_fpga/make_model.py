@@ -19,7 +19,7 @@ from examples.quantized_training import Floats, Grid, Labels, Layer, Network, by
 
 CLASSES = ("A", "B", "C", "D", "E")
 WIDTHS = (16, 64, 32, 32, len(CLASSES))
-HIDDEN, DATA_SEED = 6, 5
+HIDDEN, DATA_SEED, SEED = 6, 5, 1
 BITS, REACH = 6, 4.0
 
 
@@ -36,14 +36,22 @@ def data(rng: np.random.Generator, count: int) -> tuple[Floats, Labels]:
     return ((x - x.mean(0)) / x.std(0)).astype(np.float32), y
 
 
+def split(
+    rng: np.random.Generator | None = None, *, quick: bool = False
+) -> tuple[Floats, Labels, Floats, Labels]:
+    """Samples and classes that are learned from, then those held out."""
+    count = 4000 if quick else 20000
+    x, y = data(rng or np.random.default_rng(SEED), count + count // 4)
+    return x[:count], y[:count], x[count:], y[count:]
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--quick", is_flag=True, help="Less training, less accurate.")
 def main(folder: Path, quick: bool) -> None:
     """Write the model and held-out samples into FOLDER."""
-    rng = np.random.default_rng(1)
-    count, epochs = (4000, 4) if quick else (20000, 20)
-    x, y = data(rng, count + count // 4)
+    rng = np.random.default_rng(SEED)
+    x, y, held_out, classes = split(rng, quick=quick)
     last = len(WIDTHS) - 2
     layers = [
         Layer(rng, inputs, outputs, (BITS, BITS if index < last else None))
@@ -51,11 +59,11 @@ def main(folder: Path, quick: bool) -> None:
     ]
     scale = np.float32(REACH / (1 << (BITS - 1)))
     network = Network("tagger", WIDTHS[:1], Grid(BITS, scale, signed=True), layers)
-    network.train(rng, x[:count], y[:count], epochs)
+    network.train(rng, x, y, 4 if quick else 20)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tagger.onnx").write_bytes(network.to_qonnx().SerializeToString())
-    np.savez_compressed(folder / "tagger.npz", x=x[count:], y=y[count:])
-    by_class(CLASSES, y[count:], network.classify(x[count:]))
+    np.savez_compressed(folder / "tagger.npz", x=held_out, y=classes)
+    by_class(CLASSES, classes, network.classify(held_out))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import click
 import numpy as np
 import torch
 
+MADE = {"can": "examples.03_can_intrusion_fpga", "tagger": "examples.04_jet_tagger_fpga"}
+"""Data that other examples make, by their name here."""
 DIGITS = Path(__file__).resolve().parent.parent / "02_digits_mcu" / "digits.npz"
 TESTED = 5
 SHIFT = 2
@@ -41,6 +44,11 @@ class Data:
         """Whether samples are below zero."""
         return bool(self.x.min() < 0)
 
+    @property
+    def input_bits(self) -> int:
+        """Of the quantizer of samples: one where they are bits themselves."""
+        return 1 if bool(((self.x == 0) | (self.x == 1)).all()) else 8
+
     def augment(self, batch: Any, generator: Any) -> Any:
         """Large images moved by up to two pixels, coloured ones mirrored."""
         if len(self.shape) < 3 or self.shape[1] < 16:
@@ -54,12 +62,16 @@ class Data:
         return padded[:, :, top : top + rows, left : left + columns]
 
 
-def read(name: str) -> Data:
-    """`digits`, the 8 by 8 images of example 02, or a file.
+def read(name: str, *, quick: bool = False) -> Data:
+    """`digits`, the 8 by 8 images of example 02; `can` or `tagger` of 03 or 04; or a file.
 
-    A file has `x_train`, `y_train`, `x_test` and `y_test`, or `x` and `y`, of which every fifth is
-    for testing. Bytes are divided by 256; images without channels get one, channels come first.
+    What is made is less where it is to be quick. A file has `x_train`, `y_train`, `x_test` and
+    `y_test`, or `x` and `y`, of which every fifth is for testing. Bytes are divided by 256; images
+    without channels get one, channels come first.
     """
+    if name in MADE:
+        made = import_module(f"{MADE[name]}.make_model").split(quick=quick)
+        return _data(name, *made)
     path = DIGITS if name == "digits" else Path(name)
     if not path.is_file():
         raise click.ClickException(f"{path}: no such file")
@@ -72,9 +84,12 @@ def read(name: str) -> Data:
             found = [x[~tested], y[~tested], x[tested], y[tested]]
         else:
             raise click.ClickException(f"{path}: neither x_train and so on, nor x and y")
-    x, test_x = _samples(found[0]), _samples(found[2])
-    y, test_y = (torch.from_numpy(a.astype(np.int64)) for a in (found[1], found[3]))
-    return Data(path.stem, x, y, test_x, test_y)
+    return _data(path.stem, *found)
+
+
+def _data(name: str, x: Any, y: Any, test_x: Any, test_y: Any) -> Data:
+    learned, tested = (torch.from_numpy(a.astype(np.int64)) for a in (y, test_y))
+    return Data(name, _samples(x), learned, _samples(test_x), tested)
 
 
 def _samples(array: Any) -> Any:

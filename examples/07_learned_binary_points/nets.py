@@ -1,14 +1,18 @@
 # pyright: basic, reportMissingImports=false
-"""The networks of this example: a perceptron, and a small residual network."""
+"""The networks of this example: perceptrons, and a small residual network."""
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
 HIDDEN = (64, 32)
+TAGGER = import_module("examples.04_jet_tagger_fpga.make_model").WIDTHS[1:-1]
+CAN = import_module("examples.03_can_intrusion_fpga.make_model").WIDTHS[1:-1]
 WIDTHS = (16, 32, 64)
 
 
@@ -55,14 +59,19 @@ def resnet(shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Two hidden layers with batch normalisation."""
+def perceptron(hidden: tuple[int, ...], shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Hidden layers of these widths with batch normalisation, and one of scores."""
     last = int(torch.Size(shape).numel())
     layers: list[nn.Module] = [nn.Flatten()] if len(shape) > 1 else []
-    for width in HIDDEN:
+    for width in hidden:
         layers += [nn.Linear(last, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
         last = width
     return nn.Sequential(*layers, nn.Linear(last, classes))
 
 
-NETS = {"mlp": mlp, "resnet": resnet}
+NETS = {
+    "mlp": partial(perceptron, HIDDEN),
+    "cqmlp": partial(perceptron, CAN),
+    "tagger": partial(perceptron, TAGGER),
+    "resnet": resnet,
+}

@@ -28,7 +28,7 @@ warnings.filterwarnings("ignore", module="brevitas")
 
 import torch  # noqa: E402
 
-from binpoint import CompileOptions, compile_model, load_target  # noqa: E402
+from binpoint import CompileOptions, Report, compile_model, load_target  # noqa: E402
 from binpoint.training import calibrate, export, fold_norms, place_points, prepare  # noqa: E402
 from binpoint.training.check import compare  # noqa: E402
 from binpoint.training.learn import Plan, accuracy, device, learn  # noqa: E402
@@ -40,7 +40,8 @@ nets = _HERE("examples.07_learned_binary_points.nets")
 
 METHODS = ("ptq", "pass", "tune", "qat")
 CALIBRATION, PLACED = 500, 200
-FPGA = "zu7ev"
+TARGETS = ("host", "zu7ev")
+QUICK = {"epochs": 2, "float_epochs": 6, "verify": 20}
 FLOAT_RATE, RATE = 3e-3, 1e-3
 
 
@@ -58,6 +59,7 @@ class Job:
     folder: Path
     seed: int
     verify: int
+    targets: tuple[str, ...]
     progress: bool
 
     @property
@@ -85,8 +87,10 @@ def float_net(job: Job) -> Any:
 def fixed_net(job: Job, net: Any) -> Any:
     """The network in fixed point, by one of the methods."""
     start = fold_norms(net) if job.method == "pass" else net
-    signed = job.data.signed
-    prepared = prepare(start, bits=job.bits, input_signed=signed, weight_terms=job.hot)
+    prepared = prepare(
+        start, bits=job.bits, input_bits=job.data.input_bits, input_signed=job.data.signed,
+        weight_terms=job.hot,
+    )  # fmt: skip
     seen = job.data.x[:CALIBRATION]
     if job.method == "pass":
         place_points(prepared, seen[:PLACED])
@@ -101,11 +105,11 @@ def fixed_net(job: Job, net: Any) -> Any:
 
 
 def compiled(job: Job, path: Path) -> dict[str, Any]:
-    """Accuracy of the integers, and what onnxruntime, C and HLS say of them."""
+    """Accuracy of the integers, what every witness says of them, and what each target takes."""
     samples = path.with_suffix(".npz")
     np.savez(samples, x=job.data.test_x.numpy(), y=job.data.test_y.numpy())
-    found: dict[str, Any] = {"witnesses": {}, "verdict": "equal"}
-    for name in ("host", FPGA):
+    found: dict[str, Any] = {"witnesses": {}, "verdict": "equal", "targets": {}}
+    for name in job.targets:
         target = load_target(name)
         result = compile_model(
             path, target, CompileOptions(), samples=samples, verify_samples=job.verify
@@ -117,7 +121,18 @@ def compiled(job: Job, path: Path) -> dict[str, Any]:
                 found["witnesses"][witness.name] = str(witness.verdict)
         assert result.report.accuracy is not None
         found["accuracy"] = result.report.accuracy.integer
+        found["targets"][name] = taken(result.report)
     return found
+
+
+def taken(report: Report) -> dict[str, Any]:
+    """The figures of a target: counted instructions and bytes, or the estimate of a design."""
+    if report.fpga is None:
+        keys = ("instructions", "flash_bytes", "arena_bytes")
+        return {key: getattr(report, key) for key in keys}
+    used = {row.resource: row.used for row in report.fpga.resources}
+    rate = round(report.fpga.inferences_per_second)
+    return {"inferences_per_second": rate, "latency_us": report.fpga.latency_us, **used}
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -142,12 +157,15 @@ def run(job: Job) -> dict[str, Any]:
         "verdict": found["verdict"],
         "seconds": round(seconds, 1),
         "witnesses": {"brevitas": said, **found["witnesses"]},
+        "targets": found["targets"],
         "device": device(),
     }
 
 
 @click.command()
-@click.option("--data", "source", default="digits", help="digits, or a file of samples.")
+@click.option(
+    "--data", "source", default="digits", help="digits, can, tagger, or a file of samples."
+)
 @click.option("--net", type=click.Choice(sorted(nets.NETS)), default="mlp")
 @click.option("--bits", type=click.IntRange(2, 8), default=4, help="Of weights and activations.")
 @click.option("--k-hot", "hot", type=click.IntRange(1, 4), help="Powers of two in a weight.")
@@ -158,12 +176,15 @@ def run(job: Job) -> dict[str, Any]:
 @click.option("--seed", default=1)
 @click.option("--threads", default=1, help="Of torch.")
 @click.option("--verify", default=0, help="Samples for the verdict, the first; 0: all of the test.")
+@click.option("--target", "targets", multiple=True, default=TARGETS, help="One or more.")
+@click.option("--quick", is_flag=True, help="Few epochs, few data where they are made.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, and no bars.")
-def main(source: str, folder: Path, threads: int, as_json: bool, **asked: Any) -> None:
+def main(source: str, folder: Path, threads: int, quick: bool, as_json: bool, **asked: Any) -> None:
     """Train, quantize, export, compile, verify."""
     torch.set_num_threads(threads)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    data = data_of.read(source)
+    data = data_of.read(source, quick=quick)
+    asked |= QUICK if quick else {}
     asked["verify"] = asked["verify"] or len(data.test_x)
     found = run(Job(data, folder=folder, progress=not as_json, **asked))
     if as_json:

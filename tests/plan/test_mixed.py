@@ -26,9 +26,9 @@ from binpoint.passes.spec import parse
 from binpoint.pipelines import PASSES, choose
 from binpoint.plan.mixed import MixedPatches, Seen
 from binpoint.plan.patches import undivided
-from binpoint.quantize.bit_search import Candidate, search
+from binpoint.quantize.bit_search import Layer, path, search
 from binpoint.quantize.coarsen import Occurrences
-from binpoint.quantize.narrow import maps_of, narrowed
+from binpoint.quantize.narrow import linear_of, maps_of, narrowed
 from binpoint.quantize.patch_values import Outliers, with_outliers
 from binpoint.quantize.stage_samples import error
 from binpoint.sim.departures import departures
@@ -63,7 +63,7 @@ def stages(graph: Graph) -> list[Patched]:
 
 def bits(op: Patched) -> list[int]:
     body = op.bodies[-1]
-    names = [name for node in body.nodes() for name in node.outputs]
+    names = [name for node in body.nodes() for name in (*node.outputs, *node.inputs[1:2])]
     return [w for w in (body.value(n).elem.storage.width for n in names) if w <= 8]
 
 
@@ -84,23 +84,47 @@ def test_outliers_are_counted_from_normal_values() -> None:
         assert Outliers.of([values], phi).share(values) == pytest.approx(1 - phi, rel=0.05)
 
 
-def _candidates() -> list[Candidate]:
+def test_a_map_of_few_values_loses_little_entropy() -> None:
     rng = np.random.default_rng(2)
-    codes = np.clip(np.rint(rng.exponential(12, 4000)), 0, 255).astype(int)
-    found: list[Candidate] = []
-    for names, values in ((("wide",), codes), (("few", "same"), 85 * rng.integers(0, 4, 4000))):
-        seen = Occurrences.of(KIND, values)
-        kinds = [seen.coarser(bits) for bits in (4, 2)]
-        found.append(Candidate(names, 1.0, tuple((kind, seen.lost(kind)) for kind in kinds)))
-    return found
+    wide = np.clip(np.rint(rng.exponential(12, 4000)), 0, 255).astype(int)
+    lost: list[list[float]] = []
+    for codes in (wide, 85 * rng.integers(0, 4, 4000)):
+        seen = Occurrences.of(KIND, codes)
+        lost.append([seen.lost(seen.coarser(b)) for b in (4, 2)])
+    assert lost[0][0] > 0.2
+    assert lost[1] == [0.0, 0.0]
 
 
-def test_entropy_is_weighed_against_work() -> None:
-    found = [search(_candidates(), lam) for lam in (0.01, 0.55, 0.99)]
-    widths = [{name: kind.storage.width for name, kind in types.items()} for types in found]
-    few = {"few": 2, "same": 2}
-    assert widths == [{"wide": 2, **few}, {"wide": 4, **few}, few]
-    assert found[0]["same"] == found[0]["few"]
+_LAYERS = (
+    Layer(0.25, 0.5, "x", "v"),
+    Layer(0.75, 0.5, "y", "w"),
+)
+_LOSSES = {
+    "x": {4: 0.2, 2: 0.8},
+    "y": {4: 0.02, 2: 0.1},
+    "v": {6: 0.01, 4: 0.1},
+    "w": {6: 0.03, 4: 0.2},
+}
+
+
+def test_the_search_takes_what_saves_most_for_its_loss() -> None:
+    points = path(_LAYERS, _LOSSES)
+    assert [p.bits for p in points[:3]] == [{}, {"v": 6}, {"v": 6, "y": 4}]
+    assert points[-1].bits == {"x": 2, "y": 2, "v": 4, "w": 4}
+    assert [p.saved for p in points] == sorted(p.saved for p in points)
+    for point in points:
+        left = sum(layer.bitops(point.bits) for layer in _LAYERS)
+        assert point.saved == pytest.approx(1 - left)
+        square = sum(_LOSSES[name][b] ** 2 for name, b in point.bits.items())
+        assert point.loss == pytest.approx(square**0.5)
+
+
+def test_no_assignment_of_the_way_has_a_higher_score() -> None:
+    for lam in (0.01, 0.4, 0.8, 0.99):
+        found = search(_LAYERS, _LOSSES, lam)
+        assert found.score(lam) == max(p.score(lam) for p in path(_LAYERS, _LOSSES))
+    assert search(_LAYERS, _LOSSES, 0.99).bits == {}
+    assert search(_LAYERS, _LOSSES, 0.01).bits == {"x": 2, "y": 2, "v": 4, "w": 4}
 
 
 @pytest.mark.parametrize("omega", ["error", "entropy"])
@@ -109,7 +133,7 @@ def test_less_weight_of_the_loss_is_less_work(
 ) -> None:
     means: list[float] = []
     for lam in (0.01, 0.1, 0.99):
-        made = MixedPatches(0.5, lam, (8, 4, 2), omega, 2).run(uniform.copy(), context)
+        made = MixedPatches(0.5, lam, (8, 4, 2), (8, 4), omega, 2).run(uniform.copy(), context)
         means.append(float(np.mean([b for op in stages(made) for b in bits(op)])))
     assert means == sorted(means)
     assert means[0] < means[2] == 8
@@ -129,14 +153,14 @@ def test_the_error_of_a_map_is_that_at_the_end_of_its_stage(
     masks = seen.masks([p.result for p in op.patches])
     (end,), tried = body.outputs, 0
     for maps in maps_of(body):
-        if not maps.free or maps.names[0] in body.inputs:
+        if not maps.free:
             continue
         kind = body.value(maps.names[0]).elem
         codes = np.concatenate([a.reshape(-1) for n in maps.names for a in seen.maps[n]])
         found: list[float] = []
         for width in (6, 4, 2):
             types = dict.fromkeys(maps.names, Occurrences.of(kind, codes).coarser(width))
-            found.append(error(body, types, seen.maps, masks))
+            found.append(error(body, seen.maps, masks, types, {}))
             made = narrowed(body, types)
             starts = seen.maps[body.inputs[0]]
             results = [evaluate(made, {body.inputs[0]: start})[end] for start in starts]
@@ -148,11 +172,22 @@ def test_the_error_of_a_map_is_that_at_the_end_of_its_stage(
     assert tried
 
 
-def test_the_first_body_is_the_uniform_one(uniform: Graph, context: Context) -> None:
-    made = MixedPatches(0.5, 0.01, samples=2).run(uniform.copy(), context)
+def test_the_first_body_has_the_maps_of_the_uniform_one(uniform: Graph, context: Context) -> None:
+    """And its weights too, where none may have fewer bits; both bodies have the same ones."""
+    made = MixedPatches(0.5, 0.01, weights=(8,), samples=2).run(uniform.copy(), context)
     assert [op.bodies[0] for op in stages(made)] == [op.bodies[0] for op in stages(uniform)]
     kinds = [sorted(type(n.op).__name__ for n in undivided(g).nodes()) for g in (made, uniform)]
     assert kinds[0] == kinds[1]
+    made = MixedPatches(0.5, 0.01, samples=2).run(uniform.copy(), context)
+    for op, was in zip(stages(made), stages(uniform), strict=True):
+        for node in linear_of(was.bodies[0]):
+            used = [op.bodies[index] for index in op.used]
+            found = [b.arguments(b.node(node.name))[1] for b in used]
+            arrays = [v.constant.array for v in found if v.constant is not None]
+            assert len({a.tobytes() for a in arrays}) == 1
+            assert {v.elem.storage.width for v in found} <= {4, 5, 6}
+        maps = [v for v in op.bodies[0].values() if v.constant is None]
+        assert all(v.elem.storage == was.bodies[0].value(v.name).elem.storage for v in maps)
 
 
 def test_results_are_no_longer_those_of_the_file(
@@ -173,6 +208,7 @@ def test_samples_are_needed_and_knobs_have_ranges(uniform: Graph) -> None:
         MixedPatches(lambda_=0.0),
         MixedPatches(samples=0),
         MixedPatches(bits=(16,)),
+        MixedPatches(weights=(1,)),
     ):
         with pytest.raises(BadPassOption):
             wrong.run(uniform.copy(), Context(HOST, MIXED, None))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from binpoint import pipelines
 from binpoint.driver import compile_model
@@ -15,7 +17,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import FloatOp
-from binpoint.ir.text import dump
+from binpoint.ir.text import describe_figures, dump
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType, FloatType, IntType, TensorType
 from binpoint.ops.dense import Dense
@@ -29,10 +31,18 @@ from binpoint.quantize.binary_points import BinaryPoints
 from binpoint.quantize.least_error import least_errors, shifted
 from binpoint.quantize.rounded_net import Place, RoundedNet, rounded_weights, weights_of
 from binpoint.quantize.simulate import Simulation, rounded
+from binpoint.report import render
+from binpoint.report.summary import Report
 from tests import models
 from tests.quantize.nets import cnn, context, mlp, normal
 
 I4 = IntType(4, signed=True)
+
+
+def written(report: Report, folder: Path) -> Path:
+    path = folder / "report.json"
+    path.write_text(render.json(report), encoding="utf-8")
+    return path
 
 
 def asked(samples: Samples | None, points: str = "joint", **others: object) -> Context:
@@ -287,6 +297,15 @@ def test_every_witness_gives_the_integers_of_three_and_five_bits(tmp_path: Path)
         samples=tmp_path / "net.npz", calibrate_with=10,
     )  # fmt: skip
     assert result.verdict.answer == "equal"
+    found = render.read(written(result.report, tmp_path)).passes["binary-points"]
+    assert list(found) == ["types", "moved", "error_before", "error_after"]
+    assert 0 < found["moved"] <= found["types"]
+    assert 0 < found["error_after"] < found["error_before"]
+    line = describe_figures(found)
+    assert f"pass   binary-points: {line}" in dump(result.graph).splitlines()
+    printed = io.StringIO()
+    render.console(result.report, Console(file=printed, width=200))
+    assert line in printed.getvalue()
     ratios = [layer.snr_db for layer in result.report.layers if layer.snr_db is not None]
     assert 3.0 < min(ratios) < 25.0  # beside the float model: three bits of weights are seen
     assert all(

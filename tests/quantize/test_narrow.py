@@ -21,8 +21,9 @@ from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.mixed import Seen
 from binpoint.quantize.coarsen import Occurrences, entropy, recoded, steps_of
-from binpoint.quantize.narrow import maps_of, narrowed
-from binpoint.quantize.stage_samples import corrected
+from binpoint.quantize.compensate import Rounded
+from binpoint.quantize.narrow import linear_of, maps_of, narrowed
+from binpoint.quantize.stage_samples import fitted, rows_of
 from tests import laws
 from tests.ops.test_patched import net, patched
 
@@ -48,6 +49,21 @@ def coarse_types(body: Graph, random: Random) -> dict[str, FixedType]:
     return types
 
 
+def coarse_weights(body: Graph, random: Random) -> dict[str, Rounded]:
+    """Weights of fewer bits for some layers, each rounded by itself."""
+    found: dict[str, Rounded] = {}
+    for node in linear_of(body):
+        bits = random.choice((8, 6, 5, 4, 3, 2))
+        if bits < 8:
+            rows = rows_of(body, node)
+            most = 2 ** (bits - 1) - 1
+            steps = np.maximum(np.abs(rows).max(axis=1), 1).astype(np.float32) / np.float32(most)
+            codes = np.rint(rows / steps[:, None]).astype(np.int64)
+            none = np.zeros(len(rows))
+            found[node.name] = Rounded(bits, codes, steps.astype(float), none, none, none)
+    return found
+
+
 def stage(random: Random) -> Patched | None:
     """The stage of a random net, if it can have one."""
     s, _ = net(random)
@@ -61,11 +77,12 @@ def mixed(graph: Graph, random: Random) -> Graph | None:
     (node,) = [n for n in graph.nodes() if isinstance(n.op, Patched)]
     assert isinstance(node.op, Patched)
     body = node.op.bodies[0]
-    types = coarse_types(body, random)
-    if not types:
+    types, weights = coarse_types(body, random), coarse_weights(body, random)
+    if not types and not weights:
         return None
     classes = tuple(random.randrange(2) for _ in node.op.patches)
-    op = replace(node.op, bodies=(body, narrowed(body, types)), body_of=classes)
+    bodies = (narrowed(body, {}, weights=weights), narrowed(body, types, weights=weights))
+    op = replace(node.op, bodies=bodies, body_of=classes)
     graph.replace(replace(node, op=op))
     graph.set_value(replace(graph.value(node.outputs[0]), bounds=op.bounds()[0]))
     return graph
@@ -106,7 +123,7 @@ def test_a_narrowed_stage_is_legal_and_keeps_its_result_s_type(random: Random) -
         return
     body = op.bodies[0]
     types = coarse_types(body, random)
-    made = narrowed(body, types)
+    made = narrowed(body, types, weights=coarse_weights(body, random))
     verify(made, "integer")
     assert made.value(made.outputs[0]).type == body.value(made.outputs[0]).type
     for sample in laws.samples(body, np.random.default_rng(3)):
@@ -122,11 +139,7 @@ def test_a_stage_rewritten_with_the_types_that_it_has_stays(random: Random) -> N
         return
     body = op.bodies[0]
     same = {
-        name: body.value(name).elem
-        for maps in maps_of(body)
-        if maps.free
-        for name in maps.names
-        if name not in body.inputs
+        name: body.value(name).elem for maps in maps_of(body) if maps.free for name in maps.names
     }
     made = narrowed(body, same)
     for sample in laws.samples(body, np.random.default_rng(5)):
@@ -149,7 +162,8 @@ def test_the_mean_error_of_coarser_maps_is_taken_away() -> None:
         for sample in inputs:
             seen.add(evaluate(body, sample))
         masks = seen.masks([p.result for p in op.patches])
-        made = corrected(body, types, seen.maps, masks)
+        bits = {node.name: 4 for node in linear_of(body)[::2]}
+        (made,) = fitted(body, [(types, masks)], bits, seen.maps).bodies
         for name, step in _sums(body, made).items():
             means = [
                 np.mean(

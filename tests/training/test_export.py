@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from binpoint.errors import Mismatch, NotTrainable
+from binpoint.numeric.fixed import IntType
 from binpoint.training import calibrate, export, prepare
-from binpoint.training.check import compare
+from binpoint.training.check import compare, integers
 
 SAMPLES = 200
 
@@ -83,6 +84,22 @@ def test_every_rule_and_width(rounding: str, bits: int, tmp_path: Path) -> None:
     net, x = made("sum", bits=bits, rounding=rounding, overflow="symmetric", per_channel=bits != 6)
     export(net, x[:1], tmp_path / "net.onnx")
     assert compare(net, tmp_path / "net.onnx", x[:40]).codes > 1000
+
+
+def test_one_bit_is_zero_or_one(tmp_path: Path) -> None:
+    net, x = made("linear", bits=1, weight_bits=3, input_bits=1, input_signed=False)
+    export(net, x[:1], tmp_path / "net.onnx")
+    graph = integers(tmp_path / "net.onnx")
+    assert graph.value(graph.inputs[0]).elem.storage == IntType(1, signed=False)
+    assert compare(net, tmp_path / "net.onnx", x).codes > SAMPLES
+
+
+def test_one_bit_has_one_rule(tmp_path: Path) -> None:
+    net, x = made(
+        "linear", bits=1, weight_bits=3, input_bits=1, input_signed=False, rounding="floor"
+    )
+    with pytest.raises(NotTrainable, match="FLOOR and ROUND"):
+        export(net, x[:1], tmp_path / "net.onnx")
 
 
 def test_a_changed_binary_point_is_found(tmp_path: Path) -> None:

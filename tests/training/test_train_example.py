@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,24 +20,56 @@ GUIDE = ROOT / "docs" / "guides" / "from-torch-to-firmware.md"
 FOLDER = ROOT / "examples" / "07_learned_binary_points"
 
 
-@pytest.mark.needs("gcc", "g++")
-def test_the_pages_command_trains_and_every_witness_agrees(tmp_path: Path) -> None:
-    lines = GUIDE.read_text(encoding="utf-8").splitlines()
-    line = next(line for line in lines if "train.py --data" in line)
-    assert line in (FOLDER / "README.md").read_text(encoding="utf-8")
-    words = line.split()
-    small = ["--epochs", "2", "--float-epochs", "6", "--folder", str(tmp_path), "--verify", "20"]
+def command(page: Path) -> str:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return next(line.strip() for line in lines if "train.py --data" in line)
+
+
+def said_by(line: str, folder: Path) -> dict[str, Any]:
+    """What a page's command prints, at a small size."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", *words[1:], *small],
+        [sys.executable, "-W", "ignore", *line.split()[1:], "--quick", "--folder", str(folder)],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["bits"], found["method"], found["verdict"]) == (4, "qat", "equal")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def equal_witnesses(found: dict[str, Any]) -> set[str]:
+    assert found["verdict"] == "equal"
+    return {name for name, said in found["witnesses"].items() if said.startswith("equal")}
+
+
+@pytest.mark.needs("gcc", "g++")
+def test_the_pages_command_trains_and_every_witness_agrees(tmp_path: Path) -> None:
+    line = command(GUIDE)
+    assert line == command(FOLDER / "README.md")
+    found = said_by(line, tmp_path)
+    assert (found["bits"], found["method"]) == (4, "qat")
     assert found["accuracy"] > 0.8 < found["float"]
-    equal = {name for name, said in found["witnesses"].items() if said.startswith("equal")}
-    assert {"brevitas", "interpreter", "onnxruntime", "host", "native integers"} <= equal
+    wanted = {"brevitas", "interpreter", "onnxruntime", "host", "native integers"}
+    assert wanted <= equal_witnesses(found)
+    assert set(found["targets"]) == {"host", "zu7ev"}
     assert (tmp_path / "digits-mlp-qat4.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.needs("gcc", "g++", "arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize(
+    ("example", "bits", "part", "least"),
+    [("03_can_intrusion_fpga", 2, "zynq-7020", 0.93), ("04_jet_tagger_fpga", 6, "zu7ev", 0.78)],
+)
+def test_rows_of_other_examples_are_trained_for_a_core_and_a_part(
+    example: str, bits: int, part: str, least: float, tmp_path: Path
+) -> None:
+    found = said_by(command(ROOT / "examples" / example / "README.md"), tmp_path)
+    assert (found["bits"], set(found["targets"])) == (bits, {"cortex-m4", part})
+    assert found["float"] > least
+    assert found["accuracy"] > found["float"] - 0.03
+    wanted = {"brevitas", "interpreter", "onnxruntime", "host", "emulator", "native integers"}
+    assert wanted <= equal_witnesses(found)
+    assert found["targets"]["cortex-m4"]["instructions"] < 30_000
+    assert found["targets"][part]["inferences_per_second"] > 1e6
 
 
 @pytest.mark.parametrize("method", ["ptq", "pass", "tune"])
@@ -47,7 +80,7 @@ def test_what_needs_no_classes_keeps_what_the_float_network_knows(
     monkeypatch.setattr(train, "CALIBRATION", 120)
     monkeypatch.setattr(train, "PLACED", 40)
     data = train.data_of.read("digits")
-    job = train.Job(data, "mlp", 5, None, method, 0, 6, tmp_path, 1, 5, False)
+    job = train.Job(data, "mlp", 5, None, method, 0, 6, tmp_path, 1, 5, (), False)
     net = train.float_net(job)
     plain = train.accuracy(net, data.test_x, data.test_y)
     fixed = train.fixed_net(job, net.cpu())

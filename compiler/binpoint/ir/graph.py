@@ -112,7 +112,7 @@ class Graph:
     with quantizers of its own, `rational` that these are of any width and what lies between them is
     exact, `digest` is the SHA-256 of its file, `coded` the inputs that the model itself takes as
     stored integers, with their type, `filled` the values of a quantized model that got their types
-    here because the model states none.
+    here because the model states none, `figures` what passes found out of their own work, by pass.
     """
 
     def __init__(self, name: str) -> None:
@@ -126,6 +126,7 @@ class Graph:
         self.digest = ""
         self.coded: Mapping[str, IntType] = {}
         self.filled: tuple[str, ...] = ()
+        self.figures: Mapping[str, Mapping[str, float]] = {}
         self._graph: nx.DiGraph[Key] = nx.DiGraph()
         self._values: dict[str, Value] = {}
         self._nodes: dict[str, Node] = {}
@@ -208,7 +209,7 @@ class Graph:
             self.output_names,
         )
         other.quantized, other.digest, other.coded = self.quantized, self.digest, self.coded
-        other.rational, other.filled = self.rational, self.filled
+        other.rational, other.filled, other.figures = self.rational, self.filled, self.figures
         other._graph = self._graph.copy()
         other._values = dict(self._values)
         other._nodes = dict(self._nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, cast
 
 from binpoint.ir.constant import Constant
@@ -12,8 +13,9 @@ _LONG = 8
 
 
 def dump(graph: Graph) -> str:
-    """One line a value or node, in the graph's order."""
+    """One line a value or node, in the graph's order; before them what passes found out."""
     lines = [f"graph {graph.name}"]
+    lines += [f"pass   {name}: {describe_figures(found)}" for name, found in graph.figures.items()]
     lines += [f"input  {describe(graph.value(name))}" for name in graph.inputs]
     lines += [
         f"const  {describe(v)} = {v.constant}" for v in graph.values() if v.constant is not None
@@ -25,6 +27,11 @@ def dump(graph: Graph) -> str:
         )
     lines += [f"output {name}" for name in graph.outputs]
     return "\n".join(lines) + "\n"
+
+
+def describe_figures(found: Mapping[str, float]) -> str:
+    """Figures by name, in their order."""
+    return ", ".join(f"{name.replace('_', ' ')} {figure:g}" for name, figure in found.items())
 
 
 def describe(value: Value) -> str:

@@ -40,7 +40,7 @@ class ToIntegers(Pass):
             graph.digest,
             graph.output_names,
         )
-        result.rational, result.filled = graph.rational, graph.filled
+        result.rational, result.filled, result.figures = graph.rational, graph.filled, graph.figures
         build = GraphBuilder(result)
         values: dict[str, Value] = {}
         for name in graph.inputs:

@@ -173,6 +173,10 @@ class IntConv(IntegerOp):
         assert w.constant is not None
         return w.constant.array.reshape(w.shape[0], -1).astype(np.int64)
 
+    def unrowed(self, rows: IntArray, shape: Sequence[int]) -> IntArray:
+        """The weights of this shape that have these `rows`."""
+        return rows.reshape(shape)
+
     def reach(self, *inputs: Value) -> Ranges:
         """The exact range of each channel's sums; a padded tap may also contribute zero."""
         x, w, bias = inputs
@@ -262,6 +266,10 @@ class IntDepthwise(IntConv):
         """Weights as ``[O, taps]``."""
         assert w.constant is not None
         return np.moveaxis(w.constant.array, -1, 0).reshape(w.shape[-1], -1).astype(np.int64)
+
+    def unrowed(self, rows: IntArray, shape: Sequence[int]) -> IntArray:
+        """The weights of this shape that have these `rows`."""
+        return np.moveaxis(rows.reshape(shape[-1], *shape[:-1]), 0, -1)
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""

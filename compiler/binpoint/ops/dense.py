@@ -182,6 +182,10 @@ class IntDense(IntegerOp):
         assert w.constant is not None
         return w.constant.array.astype(np.int64)
 
+    def unrowed(self, rows: IntArray, shape: Sequence[int]) -> IntArray:
+        """The weights of this shape that have these `rows`."""
+        return rows.reshape(shape)
+
     def reach(self, *inputs: Value) -> Ranges:
         """The exact range of each channel's sums."""
         x, w, bias = inputs

@@ -1,19 +1,16 @@
-"""mixed-patches: patches without outliers have maps of fewer bits (QuantMCU, DATE 2024)."""
+"""mixed-patches: layers in patches have maps and weights of fewer bits (QuantMCU, DATE 2024)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph, Node
-from binpoint.ir.op import IntegerOp
+from binpoint.ir.graph import Graph
 from binpoint.lower.simplify import ProveRequantizers
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.halo import Region, regions, spatial
@@ -21,28 +18,25 @@ from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.convert import stored_inputs
 from binpoint.plan.patches import undivided
-from binpoint.quantize.bit_search import WHOLE, Candidate, search
-from binpoint.quantize.coarsen import Occurrences
-from binpoint.quantize.narrow import Maps, maps_of
+from binpoint.quantize.bit_search import WHOLE, search
+from binpoint.quantize.narrow import maps_of
 from binpoint.quantize.patch_values import with_outliers
-from binpoint.quantize.stage_samples import Array, Masks, corrected, error
-
-_TRIED = 2
-"""Samples on which the error of each map is measured."""
+from binpoint.quantize.stage_samples import Array, Masks, fitted
+from binpoint.quantize.stage_search import Omega, StageSearch, macs
 
 
 @dataclass(frozen=True, slots=True)
 class MixedPatches(Pass):
-    """Give patches without outliers fewer bits, where the option `patches` is ``mixed``.
+    """Give layers in patches fewer bits, where the option `patches` is ``mixed``.
 
     1. VDPC: a patch of a stage has outliers if more than a part 1 − `phi` of what it reads is
-       farther from the mean than that part of normal values would be. It keeps 8 bits.
-    2. VDQS: the maps of the others have those of `bits` with the highest score
-       (1 − λ)·(BitOPs saved) − λ·Ω; λ is `lambda`, and Ω as `omega` says: the ``error`` that
-       the map causes at the stage's end, relative to what is there, or as in the paper the part of
-       its ``entropy`` that is lost.
-    3. Scales are those of the least squared error, and biases take the mean error of the coarser
-       maps away.
+       farther from the mean than that part of normal values would be. Its maps keep 8 bits.
+    2. VDQS: the maps of the others have some of `bits`, and the weights of all, which are the same
+       for both kinds of patches, some of `weights`, so that (1 − λ)·Φ − λ·Ω is high; λ is `lambda`,
+       Φ the part of the BitOPs that is saved, and Ω as `omega` says of what is lost: the ``error``
+       at the stage's end, relative to what is there, or as in the paper a part of ``entropy``.
+    3. Scales are those of the least squared error. Weights are rounded so that the sums of products
+       are off least, and biases take the mean error away.
     """
 
     name: ClassVar[str] = "mixed-patches"
@@ -52,9 +46,10 @@ class MixedPatches(Pass):
 
     phi: float = 0.96
     lambda_: float = 0.4
-    bits: tuple[int, ...] = (8, 4)
-    omega: Literal["error", "entropy"] = "error"
-    samples: int = 8
+    bits: tuple[int, ...] = (8, 6, 5, 4)
+    weights: tuple[int, ...] = (8, 6, 5, 4)
+    omega: Omega = "error"
+    samples: int = 16
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
@@ -91,10 +86,13 @@ class MixedPatches(Pass):
                     have=str(value),
                     want=f"{low} < {name} < {high}",
                 )
-        if not all(1 <= b <= WHOLE for b in self.bits):
-            raise BadPassOption(
-                f"`{self.name}` does not take these `bits`", have=str(self.bits), want="1 to 8"
-            )
+        for name, bits, least in (("bits", self.bits, 1), ("weights", self.weights, 2)):
+            if not all(least <= b <= WHOLE for b in bits):
+                raise BadPassOption(
+                    f"`{self.name}` does not take these `{name}`",
+                    have=str(bits),
+                    want=f"{least} to {WHOLE}",
+                )
         if self.samples < 1:
             raise BadPassOption(f"`{self.name}` needs samples", have=str(self.samples), want="1")
 
@@ -114,20 +112,39 @@ class Seen:
             arrays.append(values[name].astype(self.body.value(name).elem.storage.dtype))
 
     def mixed(self, knobs: MixedPatches, context: Context) -> Patched:
-        """The stage with a second body for patches without outliers."""
+        """The stage with fewer bits, in two bodies where some patches have outliers."""
         op, body = self.op, self.body
         (start,) = body.inputs
         outlying = with_outliers(self.maps[start], [p.operand for p in op.patches], knobs.phi)
-        body_of = tuple(int(not found) for found in outlying)
-        if not any(body_of):
+        results = [p.result for p in op.patches]
+        fine, narrow = (
+            self.masks([r for r, o in zip(results, outlying, strict=True) if o is side])
+            for side in (True, False)
+        )
+        choices = StageSearch(
+            body,
+            self.maps,
+            {} if all(outlying) else narrow,
+            self.masks(results),
+            _below(knobs.bits),
+            _below(knobs.weights),
+            knobs.omega,
+        )
+        losses = choices.losses()
+        layers = choices.layers(self._part(outlying))
+        found = search(layers, losses, knobs.lambda_)
+        types, weights = choices.chosen(found.bits)
+        if not types and not weights:
             return op
-        masks = self.masks([p.result for p, b in zip(op.patches, body_of, strict=True) if b])
-        types = search(self._candidates(knobs, masks), knobs.lambda_)
-        if not types:
-            return op
-        coarse = corrected(body, types, self.maps, masks)
-        coarse = ProveRequantizers().run(coarse, context)
-        return replace(op, bodies=(body, coarse), body_of=body_of)
+        body_of = tuple(int(bool(types) and not o) for o in outlying)
+        none: dict[str, FixedType] = {}
+        kinds = {0: (none, fine if types else self.masks(results)), 1: (types, narrow)}
+        used = sorted(set(body_of))
+        made = fitted(body, [kinds[index] for index in used], weights, self.maps)
+        bodies = [body, body]
+        for index, graph in zip(used, made.bodies, strict=True):
+            bodies[index] = ProveRequantizers().run(graph, context)
+        return replace(op, bodies=tuple(bodies[: used[-1] + 1]), body_of=body_of)
 
     def masks(self, results: Sequence[Region]) -> Masks:
         """Which positions of each map patches with these results need."""
@@ -138,41 +155,12 @@ class Seen:
                 masks[name][tuple(slice(a, b + 1) for a, b in region)] = True
         return masks
 
-    def _candidates(self, knobs: MixedPatches, masks: Masks) -> list[Candidate]:
-        """The maps that may have fewer bits, and whose bits some layer multiplies."""
-        works = {n.name: self._macs(n) for n in self.body.nodes()}
-        found: list[Candidate] = []
-        for maps in self.groups:
-            readers = {n.name for name in maps.names for n in self.body.consumers(name)}
-            work = sum(works[name] for name in readers) / max(1, sum(works.values()))
-            if not maps.free or not work:
-                continue
-            seen = self._occurrences(maps, masks)
-            axis = len(self.body.value(maps.names[0]).shape) - 1
-            kinds = [seen.coarser(bits, axis) for bits in knobs.bits if bits < WHOLE]
-            losses = [self._loss(knobs, maps, seen, kind, masks) for kind in kinds]
-            choices = tuple(zip(kinds, losses, strict=True))
-            found.append(Candidate(maps.names, work, choices))
-        return found
+    def _part(self, outlying: Sequence[bool]) -> float:
+        """The part of the multiply-accumulates that is in patches without outliers."""
+        works = [macs(part) for part in self.op.parts]
+        narrow = sum(w for w, o in zip(works, outlying, strict=True) if not o)
+        return narrow / max(1, sum(works))
 
-    def _occurrences(self, maps: Maps, masks: Masks) -> Occurrences:
-        """How often the codes of a map occur in the patches."""
-        kind = self.body.value(maps.names[0]).elem
-        chosen = [a[0][masks[name]] for name in maps.names for a in self.maps[name]]
-        seen = reduce(add, (Occurrences.of(kind, codes) for codes in chosen))
-        if not (maps.apart and seen.positive):
-            return seen
-        return reduce(add, (Occurrences.of(kind, codes, apart=True) for codes in chosen))
 
-    def _loss(
-        self, knobs: MixedPatches, maps: Maps, seen: Occurrences, kind: FixedType, masks: Masks
-    ) -> float:
-        """Ω of a map with a coarser type."""
-        if knobs.omega == "entropy":
-            return seen.lost(kind)
-        tried = {name: arrays[:_TRIED] for name, arrays in self.maps.items()}
-        return error(self.body, dict.fromkeys(maps.names, kind), tried, masks)
-
-    def _macs(self, node: Node) -> int:
-        assert isinstance(node.op, IntegerOp)
-        return node.op.work(self.body.arguments(node), self.body.results(node)).macs
+def _below(bits: Sequence[int]) -> tuple[int, ...]:
+    return tuple(b for b in bits if b < WHOLE)

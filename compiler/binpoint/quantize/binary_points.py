@@ -65,6 +65,14 @@ class Points:
         """The types of weight operands."""
         return {p.slot: kind for p, kind in self.types.items() if p.slot is not None}
 
+    def figures(self) -> dict[str, float]:
+        """How many types there are; of a joint search what it moved, and the errors."""
+        found: dict[str, float] = {"types": len(self.types)}
+        if self.before is not None and self.after is not None:
+            errors = {"error_before": self.before, "error_after": self.after}
+            found |= {"moved": self.moved, **{k: float(f"{e:.4g}") for k, e in errors.items()}}
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class BinaryPoints(Pass):
@@ -117,7 +125,10 @@ class BinaryPoints(Pass):
             return graph
         points = self.choose(graph, context)
         real = graph.copy()
+        if not points.types:
+            return graph
         _annotate(graph, points)
+        graph.figures = {**graph.figures, self.name: points.figures()}
         if options.bias_correction:
             correct_biases(real, graph, samples.spread(self.corrections))
         return graph

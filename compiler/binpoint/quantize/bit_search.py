@@ -1,8 +1,9 @@
-"""VDQS: value-driven quantization search (QuantMCU, DATE 2024).
+"""VDQS: value-driven quantization search (QuantMCU, DATE 2024), over maps and weights.
 
-For feature map i and b bits (of 8, 4 and 2) the score is S(i, b) = −λ·Ω(i, b) + (1 − λ)·Φ(i, b): Ω
-the loss that a coarser map is expected to cause, Φ the part of the stage's BitOPs that is saved by
-it. Every map takes the bits of its highest score.
+The score of an assignment of bits is S = −λ·Ω + (1 − λ)·Φ: Φ the part of the stage's BitOPs that is
+saved, Ω the loss that is expected, of independent errors √Σ Ω(i, b)². Both bits of a layer multiply
+in Φ, so they are not chosen one by one: from 8 bits everywhere the step that saves most for what it
+adds to Ω² is taken again and again, and of all assignments on the way that of the highest score is.
 """
 
 from __future__ import annotations
@@ -10,39 +11,79 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from binpoint.numeric.fixed import FixedType
-
 WHOLE = 8
-"""Bits of a map as it is."""
+"""Bits of a map or of weights as they are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A map, or maps of one type.
+class Layer:
+    """A layer that multiplies.
 
     Attributes:
-        names: of the maps.
-        work: the part of the stage's multiply-accumulates that reads it.
-        choices: coarser types, and the loss Ω with each.
+        macs: its part of the stage's multiply-accumulates.
+        narrow: the part of those in patches whose maps may have fewer bits.
+        operand, weights: names of their `Losses`; others have 8 bits.
     """
 
-    names: tuple[str, ...]
-    work: float
-    choices: tuple[tuple[FixedType, float], ...]
+    macs: float
+    narrow: float
+    operand: str
+    weights: str
+
+    def bitops(self, bits: Mapping[str, int]) -> float:
+        """Its part of the stage's BitOPs at 8 bits."""
+        x = bits.get(self.operand, WHOLE)
+        mean = self.narrow * x + (1 - self.narrow) * WHOLE
+        return self.macs * mean * bits.get(self.weights, WHOLE) / WHOLE**2
 
 
-def search(candidates: Sequence[Candidate], lam: float) -> Mapping[str, FixedType]:
-    """The types of the maps that get fewer bits, by name.
+Losses = Mapping[str, Mapping[int, float]]
+"""Ω(i, b) of what may have fewer bits, by name and bits."""
 
-    `lam` is λ, from 0 (only work counts) to 1 (only the loss does).
-    """
-    types: dict[str, FixedType] = {}
-    for candidate in candidates:
-        best = 0.0
-        for kind, loss in candidate.choices:
-            saved = candidate.work * (1 - kind.storage.width / WHOLE)
-            score = (1 - lam) * saved - lam * loss
-            if score > best:
-                best = score
-                types |= dict.fromkeys(candidate.names, kind)
-    return types
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An assignment of bits by name; what is left out has 8. `saved` is Φ, `loss` Ω."""
+
+    bits: Mapping[str, int]
+    saved: float
+    loss: float
+
+    def score(self, lam: float) -> float:
+        """S for λ = `lam`, from 0 (only work counts) to 1 (only the loss does)."""
+        return (1 - lam) * self.saved - lam * self.loss
+
+
+def path(layers: Sequence[Layer], losses: Losses) -> tuple[Point, ...]:
+    """All assignments on the way from 8 bits everywhere to the fewest that there are."""
+    readers = {n: [x for x in layers if n in (x.operand, x.weights)] for n in losses}
+    bits: dict[str, int] = {}
+    work, power = sum(layer.bitops(bits) for layer in layers), 0.0
+    start = work
+    found = [Point({}, 0.0, 0.0)]
+    while True:
+        best: tuple[float, str, int, float, float] | None = None
+        for name, choices in losses.items():
+            now = bits.get(name, WHOLE)
+            was = choices.get(now, 0.0) ** 2
+            old = sum(layer.bitops(bits) for layer in readers[name])
+            for b, loss in choices.items():
+                if b >= now:
+                    continue
+                less = old - sum(x.bitops({**bits, name: b}) for x in readers[name])
+                more = loss**2 - was
+                if less > 0:
+                    rate = less / more if more > 0 else float("inf")
+                    if best is None or rate > best[0]:
+                        best = rate, name, b, less, more
+        if best is None:
+            return tuple(found)
+        _, name, b, less, more = best
+        bits[name] = b
+        work, power = work - less, power + more
+        found.append(Point(dict(bits), 1 - work / start, max(power, 0.0) ** 0.5))
+
+
+def search(layers: Sequence[Layer], losses: Losses, lam: float) -> Point:
+    """The assignment of the highest score on the way; of equal ones the first."""
+    return max(path(layers, losses), key=lambda point: point.score(lam))

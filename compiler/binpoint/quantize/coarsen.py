@@ -89,6 +89,17 @@ class Occurrences:
         best = int(np.argmin(error))
         return float(self.kind.scale) * float(steps[best, 0]), int(zeros[best, 0]) + smallest
 
+    def error(self, kind: FixedType) -> float:
+        """What a coarser type puts wrong, as a part of the deviation."""
+        real = (self.codes - self.kind.zero_point).astype(np.float64)
+        wrong = signal = 0.0
+        for step, row in zip(steps_of(self.kind, kind), self.counts, strict=True):
+            levels = recoded(self.codes, self.kind, kind, step) - kind.zero_points[0]
+            mean = float(row @ real) / max(1, int(row.sum()))
+            wrong += float(row @ (levels * float(step) - real) ** 2)
+            signal += float(row @ (real - mean) ** 2)
+        return (wrong / signal) ** 0.5 if signal else 0.0
+
     def lost(self, kind: FixedType) -> float:
         """The part of the entropy that goes with a coarser type: |H(f) − H(Q(f))| / H(f)."""
         whole = self.entropy()

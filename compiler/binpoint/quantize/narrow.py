@@ -1,9 +1,10 @@
-"""A stage's layers between maps of fewer bits: weights stay, what rounds gets other scales.
+"""A stage's layers between maps of fewer bits, with weights of fewer: what rounds has other scales.
 
-    acc in units of s'·sw:  bias' = rint((bias + (z − zero)·Σw) · s/s') − (z' − zero')·Σw
+    acc in units of s'·sw':  bias' = rint((bias + (z − zero)·Σw) · s·sw/(s'·sw')) − (z' − zero')·Σw'
 
-for a linear op whose operand changes from (s, z) to (s', z'); the Requantize behind it is scaled by
-s'/s and by the ratio of the result's scales.
+for a linear op whose operand changes from (s, z) to (s', z') and its weights from (sw, w) to
+(sw', w'); the Requantize behind it is scaled by s'·sw'/(s·sw) and by the ratio of the result's
+scales.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import IntegerOp
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I32, FixedType
+from binpoint.numeric.fixed import I32, FixedType, IntType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
-from binpoint.ops.lookup import IntLookup, lookup
+from binpoint.ops.lookup import IntLookup
 from binpoint.ops.pairwise import IntAdd
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.rescale import accumulator, dyadic
 from binpoint.ops.runtime_pair import OnnxruntimeAdd
 from binpoint.quantize.coarsen import recoded, steps_of
+from binpoint.quantize.compensate import Rounded
 
 _LINEAR = (IntConv, IntDense)
 _ROUNDING = (DyadicRequantize, OnnxruntimeRequantize)
@@ -49,8 +51,9 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 class Maps:
     """Maps of a stage that have one type, by name in order.
 
-    `free` ones may have any type, `apart` ones a scale for each channel, as only depthwise
-    convolutions read them.
+    `free` ones may have any type, which what the stage reads may not, as it would be copied for
+    that, nor its result; `apart` ones a scale for each channel, as only depthwise convolutions read
+    them.
     """
 
     names: tuple[str, ...]
@@ -90,9 +93,14 @@ def _is_sum(body: Graph, name: str) -> bool:
 def _is_free(body: Graph, name: str) -> bool:
     """Whether all that computes and reads the map can do so in another type."""
     value, maker = body.value(name), body.producer(name)
-    if name in body.outputs or value.elem.storage.width > 8 or value.elem.axis is not None:
+    if (
+        name in (*body.inputs, *body.outputs)
+        or value.elem.storage.width > 8
+        or value.elem.axis is not None
+    ):
         return False
-    made = maker is None or isinstance(maker.op, (*_ROUNDING, *_SUMS, *_MOVES, IntLookup))
+    assert maker is not None
+    made = isinstance(maker.op, (*_ROUNDING, *_SUMS, *_MOVES, IntLookup))
     return made and all(_reads(body, node, name) for node in body.consumers(name))
 
 
@@ -106,55 +114,58 @@ def _reads(body: Graph, node: Node, name: str) -> bool:
     return isinstance(node.op, (*_SUMS, *_MOVES, IntLookup))
 
 
+def linear_of(body: Graph) -> tuple[Node, ...]:
+    """The layers whose weights may be others, in order: their sums are rounded next."""
+    found: list[Node] = []
+    for node in body.nodes():
+        reader = body.sole_consumer(node.outputs[0]) if isinstance(node.op, _LINEAR) else None
+        if reader is not None and isinstance(reader.op, _ROUNDING):
+            found.append(node)
+    return tuple(found)
+
+
 def narrowed(
-    body: Graph, types: Mapping[str, FixedType], shifts: Mapping[str, Floats] | None = None
+    body: Graph,
+    types: Mapping[str, FixedType],
+    shifts: Mapping[str, Floats] | None = None,
+    weights: Mapping[str, Rounded] | None = None,
 ) -> Graph:
     """The stage with other types for some maps; the result's stays.
 
     Args:
         body: a stage.
-        types: of maps that are free, those that share a type alike. For the stage's input a table
-            is put in front.
+        types: of maps that are free, those that share a type alike.
         shifts: for a linear op by name, ``[O]``: what is to be added to its sums, in units of the
             stage as it was.
+        weights: of the layers of `linear_of`, by name.
     """
-    return _Rewriter(body, types, shifts or {}).run()
+    return _Rewriter(body, types, shifts or {}, weights or {}).run()
 
 
 class _Rewriter:
     def __init__(
-        self, body: Graph, types: Mapping[str, FixedType], shifts: Mapping[str, Floats]
+        self,
+        body: Graph,
+        types: Mapping[str, FixedType],
+        shifts: Mapping[str, Floats],
+        weights: Mapping[str, Rounded],
     ) -> None:
-        self.body, self.types, self.shifts = body, types, shifts
+        self.body, self.types, self.shifts, self.weights = body, types, shifts, weights
         self.made = Graph(body.name)
         self.made.inputs, self.made.outputs = body.inputs, body.outputs
-        self.names: dict[str, str] = {}
 
     def run(self) -> Graph:
         """The graph, node by node."""
         for value in self.body.values():
             if value.constant is not None or value.name in self.body.inputs:
                 _ = self.made.add_value(value)
-        for name in self.body.inputs:
-            if name in self.types:
-                self._enter(name)
         for node in self.body.nodes():
-            inputs = tuple(self.names.get(name, name) for name in node.inputs)
-            self._add(replace(node, inputs=inputs), self._op(node))
+            self._add(node, self._op(node))
         for value in list(self.made.values()):
             unused = value.constant is not None and not self.made.consumers(value.name)
             if unused:
                 self.made.drop_value(value.name)
         return self.made
-
-    def _enter(self, name: str) -> None:
-        """A table from the stage's input to its codes in the other type."""
-        value, kind = self.body.value(name), self.types[name]
-        storage = value.elem.storage
-        codes = np.arange(storage.min, storage.max + 1)
-        build = GraphBuilder(self.made, f"{name}_coarser")
-        entries = recoded(codes, value.elem, kind, self._step(name))
-        self.names[name] = lookup(build, value, entries, kind).name
 
     def _add(self, node: Node, change: tuple[IntegerOp, Sequence[Value]]) -> None:
         """A node that computes the same maps, with constants in place of its own."""
@@ -170,9 +181,6 @@ class _Rewriter:
             )
         ]
         _ = self.made.add(replace(node, op=op), results)
-
-    def _new(self, name: str) -> Value:
-        return self.made.value(self.names.get(name, name))
 
     def _kind(self, name: str) -> FixedType:
         """The type of a map that is still to be computed."""
@@ -203,7 +211,7 @@ class _Rewriter:
             case IntAdd():
                 return self._sum(node, op), ()
             case OnnxruntimeAdd():
-                a, b = (self._new(n) for n in node.inputs)
+                a, b = (self.made.value(n) for n in node.inputs)
                 kind = self._kind(node.outputs[0])
                 lo, hi = self._ends(node, op.lo, op.hi)
                 pair = replace(
@@ -219,17 +227,24 @@ class _Rewriter:
                 return op, ()
 
     def _scaled(self, node: Node) -> bool:
-        """Whether the node rounds sums whose bias or unit is another now."""
+        """Whether the node has or rounds sums whose bias or unit is another now."""
         if not isinstance(node.op, Requantize):
-            return node.name in self.shifts
+            return node.name in self.shifts or node.name in self.weights
         maker = self.body.producer(node.inputs[0])
-        return maker is not None and (maker.inputs[0] in self.types or maker.name in self.shifts)
+        return maker is not None and (maker.inputs[0] in self.types or self._scaled(maker))
 
     def _linear(self, node: Node, op: IntConv | IntDense) -> tuple[IntegerOp, Sequence[Value]]:
         old, w, bias = self.body.arguments(node)
-        new = self._new(old.name)
+        new = self.made.value(old.name)
         steps = self._units(node)
-        sums = op.rows(w).sum(axis=1)
+        build = GraphBuilder(self.made, f"{node.name}_coarser")
+        sums = now_sums = op.rows(w).sum(axis=1)
+        other = self.weights.get(node.name)
+        if other is not None:
+            now_sums = other.codes.sum(axis=1)
+            kind = FixedType.per_tensor(IntType(other.bits, signed=True), Dyadic.one())
+            codes = op.unrowed(other.codes, w.shape)
+            w = build.constant(codes, kind, hint=f"{node.name}_weights")
         assert bias.constant is not None
         was = op.zero if isinstance(op, IntConv) else 0
         padded = isinstance(op, IntConv) and op.window.padded
@@ -237,11 +252,10 @@ class _Rewriter:
         whole = bias.constant.array + (old.elem.zero_point - was) * sums
         whole = whole + self.shifts.get(node.name, 0.0)
         codes = np.rint(whole / np.array([float(s) for s in steps])).astype(np.int64)
-        codes -= (new.elem.zero_points[0] - now) * sums
+        codes -= (new.elem.zero_points[0] - now) * now_sums
         reach = Interval.of(codes)
         if not Interval.of_type(I32).contains(reach):
             raise AccumulatorOverflow("a bias leaves 32 bits", at=node.name, have=str(reach))
-        build = GraphBuilder(self.made, f"{node.name}_coarser")
         constant = build.constant(codes, bias.elem, hint=f"{node.name}_bias")
         kinds = zip(*_wide(op.result.scales, steps), strict=True)
         units = [_times(scale, step) for scale, step in kinds]
@@ -252,11 +266,15 @@ class _Rewriter:
     def _units(self, linear: Node) -> tuple[Fraction, ...]:
         """How many of its old units a unit of the sums is: for all, or for each channel."""
         steps = self._steps(linear.inputs[0])
-        if len(steps) == 1:
+        if len(steps) > 1:
+            (acc,) = self.body.results(linear)
+            repeat = acc.shape[-1] // len(steps)
+            steps = tuple(step for step in steps for _ in range(repeat))
+        other = self.weights.get(linear.name)
+        if other is None:
             return steps
-        (acc,) = self.body.results(linear)
-        repeat = acc.shape[-1] // len(steps)
-        return tuple(step for step in steps for _ in range(repeat))
+        pairs = zip(*_wide(steps, [Fraction(float(s)) for s in other.steps]), strict=True)
+        return tuple(a * b for a, b in pairs)
 
     def _requantize(self, node: Node, op: DyadicRequantize | OnnxruntimeRequantize) -> Requantize:
         (acc,) = node.inputs
@@ -295,7 +313,7 @@ class _Rewriter:
         )
 
     def _sum(self, node: Node, op: IntAdd) -> IntAdd:
-        a, b = (self._new(n) for n in node.inputs)
+        a, b = (self.made.value(n) for n in node.inputs)
         kind = self._kind(node.outputs[0])
         down = self._step(node.outputs[0])
         ratios = [
@@ -314,7 +332,7 @@ class _Rewriter:
 
     def _lookup(self, node: Node, op: IntLookup) -> tuple[IntegerOp, Sequence[Value]]:
         old, table = self.body.arguments(node)
-        new, result = self._new(old.name), self.body.value(node.outputs[0])
+        new, result = self.made.value(old.name), self.body.value(node.outputs[0])
         storage, kind = new.elem.storage, self._kind(result.name)
         codes = np.arange(storage.min, storage.max + 1)
         assert table.constant is not None

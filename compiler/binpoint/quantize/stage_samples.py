@@ -1,8 +1,9 @@
-"""A stage on samples: what a coarser map costs, and biases without the mean error of such maps."""
+"""A stage on samples: what coarser maps and weights cost, and weights and biases that make up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,11 @@ from binpoint.numeric.fixed import FixedType
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense
 from binpoint.quantize.coarsen import recoded, steps_of
-from binpoint.quantize.narrow import Floats, narrowed
+from binpoint.quantize.compensate import Moments, Rounded, compensated, operands, total
+from binpoint.quantize.narrow import Floats, linear_of, narrowed
+
+_POSITIONS = 2048
+"""Positions of a sample to which weights are fitted, at most."""
 
 Array = NDArray[Any]
 Maps = Mapping[str, Sequence[Array]]
@@ -23,37 +28,118 @@ Masks = Mapping[str, NDArray[np.bool_]]
 """Which positions of each map count, ``[*spatial]``."""
 
 
-def corrected(
-    body: Graph,
-    types: Mapping[str, FixedType],
-    maps: Maps,
-    masks: Masks,
-) -> Graph:
-    """The stage with maps of other types, and with biases without the mean error that they cause.
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Weights of fewer bits by layer, and a stage with them in each precision asked for."""
 
-    Layer by layer in the order of execution, over the positions of the patches: what the sums of a
-    channel are too large in the mean is taken off, as `bias_correction` does for weights.
+    weights: Mapping[str, Rounded]
+    bodies: tuple[Graph, ...]
+
+
+def fitted(
+    body: Graph,
+    kinds: Sequence[tuple[Mapping[str, FixedType], Masks]],
+    bits: Mapping[str, int],
+    maps: Maps,
+) -> Fitted:
+    """The stage with maps of other types, and with weights and biases that make up for them.
+
+    Layer by layer in the order of execution, over the positions of the patches: weights of `bits`
+    are fitted to what the layers before give in all `kinds` together, and what the sums of a
+    channel are too large in the mean is taken off the bias of each, as `bias_correction` does.
+
+    Args:
+        body: the stage as it is.
+        kinds: types of maps, and where patches have them.
+        bits: of the weights of some layers of `linear_of`, by name.
+        maps: of the stage as it is, on samples.
     """
-    shifts: dict[str, Floats] = {}
-    coarse = narrowed(body, types)
-    (start,) = body.inputs
-    arrays: dict[str, Sequence[Array]] = {start: maps[start]}
-    order = coarse.nodes()
-    last = {name: node.name for node in order for name in node.inputs}
-    for node in order:
+    tracks = [_Track(body, types, masks, maps) for types, masks in kinds]
+    weights: dict[str, Rounded] = {}
+    linear = {node.name for node in linear_of(body)}
+    for node in body.nodes():
+        if node.name in bits:
+            moments = total([track.moments(node) for track in tracks])
+            weights[node.name] = compensated(rows_of(body, node), moments, bits[node.name])
+        for track in tracks:
+            track.step(node, weights, corrected=node.name in linear)
+    return Fitted(weights, tuple(track.made(weights) for track in tracks))
+
+
+class _Track:
+    """A precision of a stage, computed layer by layer."""
+
+    def __init__(
+        self, body: Graph, types: Mapping[str, FixedType], masks: Masks, maps: Maps
+    ) -> None:
+        self.body, self.types, self.masks, self.maps = body, types, masks, maps
+        self.shifts: dict[str, Floats] = {}
+        self.graph = narrowed(body, types)
+        (start,) = body.inputs
+        self.arrays: dict[str, Sequence[Array]] = {start: maps[start]}
+        self.last = {name: node.name for node in body.nodes() for name in node.inputs}
+
+    def moments(self, node: Node) -> Moments:
+        """Of what a linear op reads, as it was and as it is."""
+        name, now = node.inputs[0], self.arrays[node.inputs[0]]
+        new = None if now is self.maps[name] else self.graph.value(name).elem
+        return moments_of(self.body, node, self.maps[name], self.masks, now, new)
+
+    def step(self, node: Node, weights: Mapping[str, Rounded], *, corrected: bool) -> None:
+        """Compute a node, with a bias without the mean error where it is `corrected`."""
+        if node.name in weights:
+            self.graph = narrowed(self.body, self.types, weights=weights)
+        twin = self.graph.node(node.name)
         (name,) = node.outputs
-        results = _results(coarse, node, arrays)
-        if isinstance(node.op, IntConv | IntDense):
-            units = [[float(s) for s in g.value(name).elem.scales] for g in (coarse, body)]
+        results = _results(self.graph, twin, self.arrays)
+        if corrected:
+            units = [[float(s) for s in g.value(name).elem.scales] for g in (self.graph, self.body)]
             step = np.array(units[0]) / np.array(units[1])
-            exact = _results(body, body.node(node.name), maps)
-            error = _mean(results, masks[name]) * step - _mean(exact, masks[name])
-            shifts[node.name] = -error
+            exact = _results(self.body, node, self.maps)
+            error = _mean(results, self.masks[name]) * step - _mean(exact, self.masks[name])
+            self.shifts[node.name] = -error
             less = np.rint(error / step).astype(np.int64)
             results = [(r - less).astype(np.int32) for r in results]
-        arrays[name] = results
-        arrays = {n: a for n, a in arrays.items() if last.get(n) != node.name}
-    return narrowed(body, types, shifts)
+        self.arrays[name] = results
+        for operand in node.inputs:
+            if self.last.get(operand) == node.name:
+                _ = self.arrays.pop(operand, None)
+
+    def made(self, weights: Mapping[str, Rounded]) -> Graph:
+        """The stage."""
+        if not self.types and not weights:
+            return self.body
+        return narrowed(self.body, self.types, self.shifts, weights)
+
+
+def moments_of(
+    body: Graph,
+    node: Node,
+    maps: Sequence[Array],
+    masks: Masks,
+    now: Sequence[Array] = (),
+    kind: FixedType | None = None,
+) -> Moments:
+    """Of what a linear op reads: `maps`, and in its place `now` of another `kind`, if any."""
+    op, old = node.op, body.value(node.inputs[0]).elem
+    assert isinstance(op, IntConv | IntDense)
+    steps = np.array([float(step) for step in steps_of(old, kind or old)])
+    mask = masks[node.outputs[0]]
+    found: list[Moments] = []
+    for index, codes in enumerate(maps):
+        were = operands(op, codes.astype(np.float64) - old.zero_points[0], mask, _POSITIONS)
+        are = were
+        if kind is not None:
+            real = (now[index].astype(np.float64) - kind.zero_points[0]) * steps
+            are = operands(op, real, mask, _POSITIONS)
+        found.append(Moments.of(were, are))
+    return total(found)
+
+
+def rows_of(body: Graph, node: Node) -> Floats:
+    """The weights of a linear op, ``[O, K]``."""
+    assert isinstance(node.op, IntConv | IntDense)
+    return node.op.rows(body.value(node.inputs[1])).astype(np.float64)
 
 
 def _results(graph: Graph, node: Node, maps: Mapping[str, Sequence[Array]]) -> list[Array]:
@@ -78,19 +164,25 @@ def _mean(maps: Sequence[Array], mask: NDArray[np.bool_]) -> Floats:
     return np.mean([m[0][mask].mean(axis=0, dtype=np.float64) for m in maps], axis=0)
 
 
-def error(body: Graph, types: Mapping[str, FixedType], maps: Maps, masks: Masks) -> float:
-    """What maps of these types are off at the stage's end: |y' − y| / |y − mean(y)|."""
-    made = narrowed(body, types)
+def error(
+    body: Graph,
+    maps: Maps,
+    masks: Masks,
+    types: Mapping[str, FixedType],
+    weights: Mapping[str, Rounded],
+) -> float:
+    """What these types of maps, and weights, put wrong at the end: |y' − y| / |y − mean(y)|."""
+    shifts = {name: found.shift for name, found in weights.items()}
+    made = narrowed(body, types, shifts, weights)
     arrays: dict[str, Sequence[Array]] = {}
     for name, kind in types.items():
-        arrays[name] = maps[name]
-        if name not in body.inputs:
-            old = body.value(name).elem
-            steps = np.array([float(step) for step in steps_of(old, kind)])
-            arrays[name] = [recoded(a, old, kind, steps) for a in maps[name]]
+        old = body.value(name).elem
+        steps = np.array([float(step) for step in steps_of(old, kind)])
+        arrays[name] = [recoded(a, old, kind, steps) for a in maps[name]]
     # Only what comes behind is computed anew.
     for node in made.nodes():
-        if node.outputs[0] not in arrays and any(name in arrays for name in node.inputs):
+        other = node.name in weights or any(name in arrays for name in node.inputs)
+        if node.outputs[0] not in arrays and other:
             operands = {n: arrays.get(n, maps.get(n, ())) for n in node.inputs}
             arrays[node.outputs[0]] = _results(made, node, operands)
     (end,) = body.outputs

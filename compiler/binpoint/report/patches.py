@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import msgspec
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.banded import Banded
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.halos import Estimates
+from binpoint.plan.packing import unpacked
 from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
 from binpoint.target import McuTarget
@@ -35,11 +36,13 @@ class PatchClass(_Table, frozen=True):
         patches: how many.
         share: of all patches of the stage.
         bits: of each of the stage's `maps`.
+        weights: bits of the weights of each of the stage's `layers`.
     """
 
     patches: int
     share: float
     bits: tuple[int, ...]
+    weights: tuple[int, ...]
 
 
 class PatchStage(_Table, frozen=True):
@@ -52,6 +55,7 @@ class PatchStage(_Table, frozen=True):
         pieces: kinds of patches, by size and place relative to the borders.
         macs, macs_once: multiply-accumulates, and those without halos.
         maps: what the stage reads, and every map in it, in order.
+        layers: what has weights, by the sums that it computes, in order.
     """
 
     split: str
@@ -61,6 +65,7 @@ class PatchStage(_Table, frozen=True):
     macs: int
     macs_once: int
     maps: tuple[str, ...]
+    layers: tuple[str, ...]
     classes: tuple[PatchClass, ...]
 
 
@@ -97,7 +102,7 @@ def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> 
     found = [(n, n.op) for n in program.graph.nodes() if isinstance(n.op, Patched)]
     if not found:
         return None
-    plain = arrange(undivided(program.graph), options, target)
+    plain = arrange(undivided(unpacked(program.graph)), options, target)
     stages = tuple(_stage(program, node.name, op) for node, op in found)
     total = _macs(plain.graph)
     macs, once = sum(s.macs for s in stages), sum(s.macs_once for s in stages)
@@ -123,7 +128,8 @@ def _stage(program: Program, name: str, op: Patched) -> PatchStage:
         PatchClass(
             patches=counts[index],
             share=counts[index] / len(op.patches),
-            bits=_bits(op.bodies[index], maps),
+            bits=tuple(op.bodies[index].value(name).elem.storage.width for name in maps),
+            weights=tuple(width for _, width in _layers(op.bodies[index])),
         )
         for index in op.used
     )
@@ -135,6 +141,7 @@ def _stage(program: Program, name: str, op: Patched) -> PatchStage:
         macs=macs,
         macs_once=once,
         maps=maps,
+        layers=tuple(name for name, _ in _layers(op.bodies[0])),
         classes=classes,
     )
 
@@ -145,11 +152,10 @@ def _maps(body: Graph) -> tuple[str, ...]:
     return (*body.inputs, *(name for node in nodes for name in node.outputs))
 
 
-def _bits(body: Graph, maps: Sequence[str]) -> tuple[int, ...]:
-    """Bits of each map in a body; what it reads has those that a table in front gives it."""
-    own = [name for name in _maps(body) if name not in maps]
-    entered = {maps[0]: own[0]} if own else {}
-    return tuple(body.value(entered.get(n, n)).elem.storage.width for n in maps)
+def _layers(body: Graph) -> list[tuple[str, int]]:
+    """What each layer with weights computes, and their bits."""
+    nodes = [n for n in body.nodes() if isinstance(n.op, IntConv | IntDense)]
+    return [(n.outputs[0], body.arguments(n)[1].elem.storage.width) for n in nodes]
 
 
 def _macs(graph: Graph) -> int:
@@ -161,7 +167,9 @@ def _bitops(graph: Graph) -> int:
     """Multiply-accumulates by the bits of both factors, without stages of patches."""
     total = 0
     for node in graph.nodes():
-        if not isinstance(node.op, IntegerOp) or isinstance(node.op, Patched):
+        if isinstance(node.op, Banded):
+            total += _bitops(node.op.body)
+        if not isinstance(node.op, IntegerOp) or isinstance(node.op, Patched | Banded):
             continue
         operands = graph.arguments(node)
         macs = node.op.work(operands, graph.results(node)).macs
@@ -174,7 +182,7 @@ def _bitops(graph: Graph) -> int:
 
 def curve_of(graph: Graph, target: McuTarget, options: CompileOptions) -> tuple[CurvePoint, ...]:
     """Memory against extra work, from the plain plan on; estimated, not planned."""
-    whole = undivided(graph)
+    whole = undivided(unpacked(graph))
     plain = arrange(whole, options, target)
     estimates = Estimates(whole, plain)
     points = [CurvePoint(arena_bytes=plain.arena_bytes, extra_macs_fraction=0.0, stages=0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
-from binpoint.report.patches import CurvePoint, PatchClass, Patches
+from binpoint.ir.text import describe_figures
+from binpoint.report.maps import PackedMaps
+from binpoint.report.patches import CurvePoint, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 
 
@@ -62,6 +65,8 @@ def console(report: Report, console: Console) -> None:
     console.print(_witnesses(report))
     if report.layers:
         console.print(_layers(report, console.width))
+    if report.packed_maps is not None:
+        console.print(_packed_maps(report.packed_maps))
     if report.patches is not None:
         console.print(_patches(report.patches))
     if report.patch_curve:
@@ -86,6 +91,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("samples", _samples(report)),
         ("requantizers", _requantizers(report)),
         *(("departure", text) for text in _departures(report)),
+        *((name, describe_figures(found)) for name, found in report.passes.items()),
     ]  # fmt: skip
     rows += [
         (f"{row.memory} budget", _memory(row.used_bytes, row.available_bytes, row.unmeasured))
@@ -224,6 +230,18 @@ _NAME = 12
 """Characters of a layer's name that are always shown."""
 
 
+def _packed_maps(found: PackedMaps) -> Table:
+    """One row a map, and in the title what packing saves."""
+    plain, packed = number(found.arena_plain_bytes), number(found.arena_packed_bytes)
+    title = f"packed maps: arena {packed} in place of {plain} bytes"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("map", "bits", "codes", "bytes"):
+        table.add_column(name)
+    for row in found.maps:
+        table.add_row(row.map, str(row.bits), number(row.codes), number(row.bytes))
+    return table
+
+
 def _patches(found: Patches) -> Table:
     """One row a stage, and in the title what they save together."""
     plain, patched = number(found.arena_plain_bytes), number(found.arena_patched_bytes)
@@ -241,11 +259,13 @@ def _patches(found: Patches) -> Table:
         "pieces",
         "MACs",
         "without halos",
-        "bits of the maps: share",
+        "bits of maps, of weights: share",
     ):
         table.add_column(name)
     for stage in found.stages:
-        shares = "; ".join(f"{_widths(c)}: {100 * c.share:.0f} %" for c in stage.classes)
+        shares = "; ".join(
+            f"{_widths(c.bits)}, {_widths(c.weights)}: {100 * c.share:.0f} %" for c in stage.classes
+        )
         table.add_row(
             stage.split,
             "x".join(map(str, stage.grid)),
@@ -258,9 +278,9 @@ def _patches(found: Patches) -> Table:
     return table
 
 
-def _widths(found: PatchClass) -> str:
-    """Bits map by map, or once where all have as many."""
-    return str(found.bits[0]) if len(set(found.bits)) == 1 else "-".join(map(str, found.bits))
+def _widths(bits: Sequence[int]) -> str:
+    """Bits one by one, or once where all have as many."""
+    return "-".join(map(str, bits[:1] if len(set(bits)) == 1 else bits))
 
 
 def _curve(points: tuple[CurvePoint, ...]) -> Table:

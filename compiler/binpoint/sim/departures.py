@@ -42,7 +42,7 @@ _SUMS = ("Conv", "Gemm", "MatMul", "AveragePool")
 _FLOAT = "onnxruntime computes this in float32; here it is rounded once from exact integers"
 _FILLED = "the model states no integer type of this value; its type was chosen here"
 _OPTION = "the option `semantics` asks for other rounding than onnxruntime's"
-_COARSE = "the option `patches` gives patches without outliers maps of fewer bits"
+_COARSE = "the option `patches` gives maps and weights of patches fewer bits"
 _REFUSED = "onnxruntime does not run the model"
 
 
@@ -84,7 +84,7 @@ def departures(
     found += [
         Departure(node.outputs[0], node.origin.names, _COARSE)
         for node in graph.nodes()
-        if isinstance(node.op, Patched) and len(node.op.bodies) > 1
+        if isinstance(node.op, Patched) and node.op.body_of
     ]
     for holder, node in nodes_within(graph):
         assert isinstance(node.op, IntegerOp)

@@ -23,7 +23,7 @@ SANITIZERS = (
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
 )
-_CHECKED = ("-O1", "-g", *SANITIZERS)
+_CHECKED = ("-O1", "-g1", *SANITIZERS)
 _FAST = ("-O2",)
 
 

@@ -243,13 +243,13 @@ def _flags(
 ) -> list[str | Path]:
     match build:
         case Build.NATIVE:
-            checks = ("-O1", "-g1", *SANITIZERS) if checked else ("-O2",)
+            checks = ("-Og", "-g1", *SANITIZERS) if checked else ("-O2",)
             return [*checks, "-DBP_NATIVE"]
         case Build.AP:
             assert headers is not None
-            return ["-O1" if checked else "-O2", "-isystem", headers.folder, *_VENDOR]
+            return ["-Og" if checked else "-O2", "-isystem", headers.folder, *_VENDOR]
         case Build.BOUNDED:
-            return ["-O1", "-DBP_NATIVE", "-DBP_BOUNDED", "-pthread"]
+            return ["-Og", "-DBP_NATIVE", "-DBP_BOUNDED", "-pthread"]
         case _:
             assert_never(build)
 

@@ -8,15 +8,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from brevitas.export import export_qonnx
+from onnx import helper, numpy_helper
 from torch import nn
 
 from binpoint.errors import NotTrainable
 from binpoint.training.cast import Overflow, Rounding
 from binpoint.training.norm import FixedBatchNorm, Line
-from binpoint.training.quantizers import FixedPoint, fixed_points
+from binpoint.training.quantizers import QONNX_RULES, FixedPoint, fixed_points
 
 _KINDS = ("weight", "bias")
 
@@ -44,7 +46,8 @@ def export(module: nn.Module, example: Any, path: Path) -> onnx.ModelProto:
         path: of the file.
 
     Raises:
-        NotTrainable: a quantizer of activations is not ready, or wraps.
+        NotTrainable: a quantizer of activations is not ready, or wraps; or quantizers of one bit
+            round by several rules.
     """
     frozen = copy.deepcopy(module).to("cpu").float().eval()
     for name, part in fixed_points(frozen):
@@ -58,9 +61,31 @@ def export(module: nn.Module, example: Any, path: Path) -> onnx.ModelProto:
         _freeze_activations(frozen)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export_qonnx(
-            frozen, args=example.to("cpu").float(), export_path=str(path), dynamo=False
+        model = export_qonnx(frozen, args=example.to("cpu").float(), dynamo=False)
+    _name_single_bits(model, frozen)
+    onnx.save(model, str(path))
+    return model
+
+
+def _name_single_bits(model: onnx.ModelProto, module: nn.Module) -> None:
+    """Quantizers of one bit give 0 and 1; Brevitas takes every such for one of -1 and 1."""
+    rules = {QONNX_RULES[part.rounding] for _, part in fixed_points(module) if part.bits == 1}
+    if len(rules) > 1:
+        raise NotTrainable(
+            "quantizers of one bit that round by several rules", have=" and ".join(sorted(rules))
         )
+    for index, node in enumerate(model.graph.node):
+        if node.op_type != "BipolarQuant":
+            continue
+        others = [f"{node.output[0]}_{key}" for key in ("zero", "bits")]
+        for name, number in zip(others, (0.0, 1.0), strict=True):
+            array = np.array(number, np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+        unsigned = helper.make_node(
+            "Quant", [*node.input, *others], node.output, node.name, domain=node.domain,
+            signed=0, narrow=0, rounding_mode=next(iter(rules)),
+        )  # fmt: skip
+        model.graph.node[index].CopyFrom(unsigned)
 
 
 def _freeze_parameters(module: nn.Module) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from binpoint.errors import NotTrainable
 from binpoint.training.cast import Overflow, Rounding, cast, codes, ends, whole
 
-_RULES = {Rounding.FLOOR: "FLOOR", Rounding.HALF_UP: "FLOOR", Rounding.HALF_EVEN: "ROUND"}
+QONNX_RULES = {Rounding.FLOOR: "FLOOR", Rounding.HALF_UP: "FLOOR", Rounding.HALF_EVEN: "ROUND"}
 """How QONNX names the rules; half up is the floor of what half a step was added to."""
 
 _CANDIDATES = 6
@@ -205,7 +205,7 @@ class _FixedPointInjector(ExtendedInjector):
 
     @value
     def float_to_int_impl_type(rounding: Any) -> str:
-        return _RULES[Rounding(rounding)]
+        return QONNX_RULES[Rounding(rounding)]
 
 
 class WeightFixedPoint(_FixedPointInjector):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import brevitas.nn as qnn
@@ -65,11 +65,13 @@ class Kit:
     format: Format
     bits: int
     bias: Any = None
-    options: dict[str, Any] = field(default_factory=dict)
+    weight_bits: int | None = None
 
     def weights(self) -> dict[str, Any]:
         given = {"weight_quant": self.format.weight, "bias_quant": self.bias}
-        return given if self.format.bits else given | {"weight_bit_width": self.bits}
+        if self.format.bits:
+            return given
+        return given | {"weight_bit_width": self.weight_bits or self.bits}
 
     def act(self, kind: Any, quantizer: Any | None = None, **more: Any) -> Any:
         quantizer = self.format.signed if quantizer is None else quantizer
@@ -164,6 +166,7 @@ class Lstm(nn.Module):
         return self.inner(x)[0]
 
 
+SAMPLES = 200
 ROW, IMAGE, SERIES = (6,), (3, 6, 6), (3, 10)
 Make = Callable[[Kit], nn.Module]
 
@@ -260,12 +263,15 @@ class Plain(nn.Module):
         return y if torch.is_tensor(y) else y.value
 
 
-def made(name: str, format: str, bits: int, bias: Any = None) -> tuple[nn.Module, Any]:
+def made(
+    name: str, form: str, bits: int, *, bias: Any = None, weight_bits: int | None = None
+) -> tuple[nn.Module, Any]:
     """A module whose ranges came from a few batches, in evaluation mode, and 200 samples."""
     torch.manual_seed(3)
     shape, make = LAYERS[name]
-    net = Plain(make(Kit(FORMATS[format], FORMATS[format].bits or bits, bias))).train()
+    kit = Kit(FORMATS[form], FORMATS[form].bits or bits, bias, weight_bits)
+    net = Plain(make(kit)).train()
     with torch.no_grad():
         for _ in range(3):
             net(torch.randn(64, *shape))
-    return net.eval(), torch.randn(200, *shape)
+    return net.eval(), torch.randn(SAMPLES, *shape)

@@ -23,8 +23,8 @@ from binpoint.frontend.qonnx import (
     is_rational,
     read_quantizer,
 )
-from binpoint.frontend.quantizers import storage_of
 from binpoint.frontend.quant_lstm import is_quant_lstm, read_quant_lstm
+from binpoint.frontend.quantizers import storage_of
 from binpoint.frontend.read import (
     check_size,
     opsets_of,

@@ -1,4 +1,4 @@
-"""Thresholds of lines against those of any chain, code by code; long multiplications at each step."""
+"""Thresholds of lines against those of any chain; long multiplications at each step."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -31,6 +31,7 @@ from binpoint.passes.manager import run
 from binpoint.pipelines import mcu
 from binpoint.target import load_target
 
+Semantics = Literal["auto", "rational"]
 _NOISE = 1e-4
 """Of float64, in steps of a sum; what is meant is a whole number of them."""
 
@@ -119,7 +120,7 @@ def _spied(module: nn.Module, ran: list[Any], parameters: list[Any]) -> nn.Modul
 # ---- beside the interpreter
 
 
-def compare(path: Path, trace: Trace, x: Any, *, semantics: str = "auto") -> Graph:
+def compare(path: Path, trace: Trace, x: Any, *, semantics: Semantics = "auto") -> Graph:
     """Assert that an export of a batch has the codes of a trace at every quantizer.
 
     Args:

@@ -365,7 +365,8 @@ def affine(steps: Sequence[Step], channel: int) -> tuple[Fraction, Fraction] | N
     for step in steps:
         match step:
             case Scale(factors):
-                factor = sum(_at(factors, channel).bounds(_LINE_BITS)) / 2
+                low, high = _at(factors, channel).bounds(_LINE_BITS)
+                factor = (low + high) / 2
                 a, b = a * factor, b * factor
             case Shift(offsets):
                 b += _at(offsets, channel)

@@ -202,14 +202,15 @@ def _retype_moved(graph: Graph, node: Node, movers: list[Node]) -> None:
     channels = np.broadcast_to(np.arange(first.shape[-1], dtype=np.float64), first.shape)
     for mover in movers[::-1]:
         assert isinstance(mover.op, Transpose | Reshape)
-        (channels,) = mover.op.reference(channels)
+        (moved,) = mover.op.reference(channels)
+        channels = moved.astype(np.float64)
         axis, order = _along(channels, node)
         there, read = kind, None
         if kind.axis is not None:
             there = FixedType(kind.storage, _taken(kind.scales, order), kind.zero_points, axis)
         if reading is not None and mover is movers[0]:
-            parts = (_taken(numbers, order) for numbers in (reading.scales, reading.offsets))
-            read = Reading(*parts, axis)
+            scales, offsets = (_taken(n, order) for n in (reading.scales, reading.offsets))
+            read = Reading(scales, offsets, axis)
         graph.set_value(replace(graph.results(mover)[0], fixed=there, reading=read))
     if movers:
         graph.set_value(replace(graph.value(first.name), reading=None))

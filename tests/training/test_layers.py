@@ -62,15 +62,7 @@ def test_qonnx(name: str, form: str, bits: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize(("form", "bits"), FORMS)
 def test_qonnx_of_every_form(name: str, form: str, bits: int, tmp_path: Path) -> None:
-    if (name, form) in REFUSED:
-        with pytest.raises(Exception, match=REFUSED[name, form]):
-            equal(name, form, bits, tmp_path, "qonnx")
-    else:
-        equal(name, form, bits, tmp_path, "qonnx")
-
-
-REFUSED: dict[tuple[str, str], str] = {}
-"""What Brevitas cannot build or export in a format, by what it says."""
+    equal(name, form, bits, tmp_path, "qonnx")
 
 
 @pytest.mark.slow

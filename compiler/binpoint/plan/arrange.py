@@ -10,6 +10,8 @@ from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.lower.keep_states import kept_states
 from binpoint.options import CompileOptions
+from binpoint.plan.detector import detector_of
+from binpoint.plan.direct import joined
 from binpoint.plan.fuse import Modelled, Step, fuse
 from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
@@ -34,6 +36,7 @@ _RESERVED = (
 )  # fmt: skip
 """Names, after the model's prefix or without, that the generated code has for other things."""
 _STREAMING = ("reset", "state", "step")
+_DETECTING = ("box", "boxes", "detect")
 
 
 def arrange(
@@ -49,14 +52,16 @@ def arrange(
     """
     steps = fuse(graph)
     if target is not None:
-        steps = choose(steps, graph, target, options)
+        steps = joined(choose(steps, graph, target, options), graph)
     found = ((s.name, stage_of(s, graph, options, target, arrange)) for s in steps)
     stages = {name: stage for name, stage in found if stage is not None}
     steps = tuple(_holding(step, stages.get(step.name)) for step in steps)
     views, sizes, order = _laid_out(steps, graph, options, inside)
     owner = views.owner
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
+    detector = detector_of(graph, options) if inside is None else None
     taken = {*_RESERVED, *(_STREAMING if options.streaming else ())}
+    taken |= set(_DETECTING if detector is not None else ())
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
@@ -81,6 +86,7 @@ def arrange(
         },
         stages=stages,
         states=states,
+        detector=detector,
     )
 
 
@@ -108,7 +114,7 @@ def _holding(step: Step, stage: Stage | None) -> Step:
         return step
     modelled, cycles = step.modelled, stage.planned_cycles
     if modelled is not None and cycles is not None:
-        modelled = Modelled(modelled.kernel, cycles)
+        modelled = Modelled(stage.kernel or modelled.kernel, cycles)
     return replace(step, call=replace(step.call, scratch=stage.bytes), modelled=modelled)
 
 

@@ -10,6 +10,8 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.numeric.fixed import IntType
+from binpoint.ops.packed import IntPack, IntUnpack
+from binpoint.plan.detector import Detector
 from binpoint.plan.fuse import Step
 
 
@@ -60,6 +62,11 @@ class Port:
     def bytes(self) -> int:
         """Size in memory."""
         return self.value.type.size * self.value.elem.storage.dtype.itemsize
+
+
+def boxes_port(detector: Detector) -> Port:
+    """The boxes that a head makes, as an output of its own."""
+    return Port("boxes", "", detector.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,17 @@ class Stage:
         return max(piece.program.arena_bytes for piece in self.pieces)
 
     @property
+    def kernel(self) -> str | None:
+        """The kernel that computes a single layer, beside what packs and unpacks its maps."""
+        (first, *_) = self.pieces
+        steps = [s for s in first.program.steps if not s.alias]
+        layers = [s for s in steps if not isinstance(s.nodes[0].op, IntPack | IntUnpack)]
+        if len(layers) != 1 or layers[0].modelled is None:
+            return None
+        bands = " in bands" if len(self.patches) > 1 else ""
+        return f"{layers[0].modelled.kernel}{bands}"
+
+    @property
     def planned_cycles(self) -> int | None:
         """What all patches are modelled to take; None without prices."""
         each = [piece.planned_cycles for piece in self.pieces]
@@ -169,6 +187,8 @@ class Program:
     """By the name of the step that is one."""
     states: Mapping[tuple[str, str], State] = field(default_factory=dict[tuple[str, str], State])
     """By step and argument that reads it."""
+    detector: Detector | None = None
+    """What makes boxes of an output, if that is asked for."""
 
     @property
     def constant_bytes(self) -> int:

@@ -112,7 +112,7 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     """
     asked = witnesses_of(verify)
     options.check_for(target)
-    imported = load(model)
+    imported = load(model, exact=options.semantics == "rational")
     sets = divide(read_samples(samples, imported, options.seed), calibrate_with)
     context = Context(target, options, sets.calibration)
     passes = pipelines.choose(pipeline, target)
@@ -234,7 +234,7 @@ def show(
     after: str | None = None,
 ) -> str:
     """The text of the integer graph, or of the graph after a pass; after `load` as imported."""
-    graph = load(model)
+    graph = load(model, exact=options.semantics == "rational")
     if after == "load":
         return dump(graph)
     passes = pipelines.choose(None, target)

@@ -140,8 +140,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         methods: how approximated functions are computed: ``table``, ``shift``, ``shift-released``
             or ``polynomial`` for a function, as in ``methods.gelu=shift``, for a node, for ``all``;
             softmax also by ``log2`` or ``log-sqrt2``.
-        semantics: of requantization; ``auto`` is exact for QONNX, follows onnxruntime for other
-            quantized models.
+        semantics: of requantization; ``auto`` is exact for QONNX and clipped codes, follows
+            onnxruntime for other quantized models, which ``rational`` reads as exact too.
         fpu: allow float instructions where the target has them.
         arena: memory for intermediate values, in the C file or the caller's.
         io: whether inputs and outputs are the caller's buffers or lie in the arena.

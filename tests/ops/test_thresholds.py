@@ -117,7 +117,17 @@ def test_sixteen_bits(rng: np.random.Generator) -> None:
     bench(rng, (monotone.scale(Fraction(1, 100)),), kind, "mulshift")
 
 
-def test_sixteen_bits_that_do_not_multiply_are_refused() -> None:
+@pytest.mark.parametrize(("bits", "form"), [(22, "wide"), (27, "wider")])
+def test_sixteen_bits_by_a_long_multiplication(
+    rng: np.random.Generator, bits: int, form: str
+) -> None:
+    kind = FixedType.per_tensor(IntType(16, signed=True), Dyadic.from_float(np.float32(0.003)))
+    sums = FixedType.per_tensor(IntType(bits, signed=True), Dyadic(1, 5 - bits))
+    steps = (monotone.scale(Fraction(3)), Shift((Fraction(1, 7), Fraction(-2), Fraction(5))))
+    bench(rng, steps, kind, form, operand=sums)
+
+
+def test_sixteen_bits_that_bend_are_refused() -> None:
     sums = FixedType.per_tensor(I20, Dyadic(1, -9))
     kind = FixedType.per_tensor(IntType(16, signed=True), Dyadic(1, -4))
     b = Bench()
@@ -125,7 +135,7 @@ def test_sixteen_bits_that_do_not_multiply_are_refused() -> None:
     quantizer = Quantizer(kind, kind.storage.min, kind.storage.max)
     op = Rational(rounding(quantizer, Rule.ZERO), quantizer)
     b.lower(op, (x,), kind, Semantics.RATIONAL)
-    with pytest.raises(NoIntegerForm, match="no single multiplication"):
+    with pytest.raises(NoIntegerForm, match="no straight line"):
         b.prove()
 
 

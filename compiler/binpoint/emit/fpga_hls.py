@@ -277,7 +277,7 @@ def _port(design: Design, port: StreamPort, own: Value) -> PortView:
 def _numbers(value: Value) -> tuple[str, str, str]:
     """Scale, zero point and offset of the model's own value; lists lie along their axis."""
     kind, reading = value.elem, value.reading
-    axis = len(value.shape) - 1 if reading is not None else kind.axis or 0
+    axis = reading.axis if reading is not None else kind.axis or 0
     shape = tuple(-1 if i == axis else 1 for i in range(len(value.shape)))
 
     def text(numbers: Sequence[float]) -> str:

@@ -23,6 +23,7 @@ from binpoint.frontend.qonnx import (
     is_rational,
     read_quantizer,
 )
+from binpoint.frontend.quant_lstm import is_quant_lstm, read_quant_lstm
 from binpoint.frontend.quantizers import storage_of
 from binpoint.frontend.read import (
     check_size,
@@ -64,8 +65,13 @@ _WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
-def load(path: Path) -> Graph:
+def load(path: Path, *, exact: bool = False) -> Graph:
     """Read an ONNX file into a float graph; quantizer nodes become annotations.
+
+    Args:
+        path: of the file.
+        exact: read QuantizeLinear as exact quantizers also where nothing tells that they are meant
+            so, as the option `semantics=rational` asks.
 
     Raises:
         ModelError: the file is not valid, or uses what has no integer form here (by name, with a
@@ -73,7 +79,7 @@ def load(path: Path) -> Graph:
         InputNotFound: the file cannot be read.
     """
     model, digest = read_model(path)
-    graph = Importer(model, path.stem, digest).run()
+    graph = Importer(model, path.stem, digest, exact=exact).run()
     _follow_runtime(graph, path)
     return graph
 
@@ -99,13 +105,15 @@ def _follow_runtime(graph: Graph, path: Path) -> None:
 class Importer:
     """The state of one import: which ONNX name is which value of the graph."""
 
-    def __init__(self, model: onnx.ModelProto, name: str, digest: str) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, name: str, digest: str, *, exact: bool = False
+    ) -> None:
         """Prepare; `run` does the work."""
         self.proto = model.graph
         self.opsets = opsets_of(model)
         self.graph = Graph(identifier(name))
         self.graph.digest = digest
-        self.graph.rational = is_rational(self.proto)
+        self.graph.rational = is_rational(self.proto, exact=exact)
         self.values: dict[str, Value] = {}
         self.codes: set[str] = set()
         self.ops: Mapping[str, type[Reader]] = {name: op for op in OPS for name in op.onnx}
@@ -254,6 +262,8 @@ class Importer:
             return None
         if is_quantizer(node.proto):
             return (read_quantizer(node, build),), False
+        if is_quant_lstm(node.proto):
+            return read_quant_lstm(node, build), False
         if node.op == "Clip" and node.codes[0]:
             alone = self.readers[node.proto.input[0]] == 1
             return (clip_codes(node, build, alone=alone),), True

@@ -49,11 +49,19 @@ _WIDEST = 16
 _WIDEST_CONSTANT = 32
 
 
-def is_rational(graph: onnx.GraphProto) -> bool:
-    """Whether a model states quantizers of QONNX, or clips the codes of QuantizeLinear."""
-    codes = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.output[:1]}
-    return any(
-        is_quantizer(node) or (node.op_type == "Clip" and not codes.isdisjoint(node.input[:1]))
+def is_rational(graph: onnx.GraphProto, *, exact: bool = False) -> bool:
+    """Whether a model states quantizers of QONNX, or clips codes; if `exact`, has any quantizer.
+
+    Codes are what QuantizeLinear gives or DequantizeLinear reads, so also stored weights.
+    """
+    made = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.output[:1]}
+    read = {name for n in graph.node if n.op_type == "DequantizeLinear" for name in n.input[:1]}
+    return (exact and bool(made)) or any(
+        is_quantizer(node)
+        or (
+            node.op_type == "Clip"
+            and not (made.isdisjoint(node.input[:1]) and read.isdisjoint(node.output[:1]))
+        )
         for node in graph.node
     )
 
@@ -97,17 +105,22 @@ class Statement:
 
 
 def _quant(node: OnnxNode, build: GraphBuilder) -> Value:
-    x = node.operand(0)
-    constant = x.constant is not None
-    bits = _bits(node, 3, _WIDEST_CONSTANT if constant else _WIDEST)
-    signed, narrow = bool(node.int("signed", 1)), bool(node.int("narrow", 1))
-    scale, zero = _scale(node, 1), _zero(node, 2)
+    widest = _WIDEST_CONSTANT if node.operand(0).constant is not None else _WIDEST
+    return _state(node, build, stated(node, 1, widest=widest))
+
+
+def stated(node: OnnxNode, first: int, prefix: str = "", *, widest: int = _WIDEST) -> Statement:
+    """The quantizer that three operands state, from `first` on, and attributes with a prefix."""
+    bits = _bits(node, first + 2, widest)
+    signed = bool(node.int(f"{prefix}signed", 1))
+    narrow = bool(node.int(f"{prefix}narrow", node.int(f"{prefix}narrow_range", 1)))
+    scale, zero = _scale(node, first), _zero(node, first + 1)
     if bits == 1 and signed:
-        return _state(node, build, _bipolar(scale, zero))
+        return _bipolar(scale, zero)
     storage = IntType(bits, signed)
     lo = storage.min + (1 if signed and narrow else 0)
     hi = storage.max - (1 if not signed and narrow else 0)
-    return _state(node, build, Statement(scale, zero, storage, lo, hi, _rule(node, "ROUND")))
+    return Statement(scale, zero, storage, lo, hi, _rule(node, "ROUND", prefix))
 
 
 def _bipolar_quant(node: OnnxNode, build: GraphBuilder) -> Value:
@@ -124,6 +137,11 @@ def _state(node: OnnxNode, build: GraphBuilder, says: Statement) -> Value:
     x = node.operand(0)
     if x.constant is not None:
         return _constant(node, build, x, says)
+    return rounded(node, build, x, says)
+
+
+def rounded(node: OnnxNode, build: GraphBuilder, x: Value, says: Statement) -> Value:
+    """A computed tensor rounded to the codes that a quantizer states."""
     scales, axis = along(node, says.scale, x.shape)
     zeros, zero_axis = along(node, says.zero, x.shape)
     if axis is not None and zero_axis is not None and axis != zero_axis:
@@ -213,8 +231,8 @@ def _bits(node: OnnxNode, index: int, widest: int) -> int:
     return int(width)
 
 
-def _rule(node: OnnxNode, default: str) -> Rule:
-    name = node.string("rounding_mode", default).upper()
+def _rule(node: OnnxNode, default: str, prefix: str = "") -> Rule:
+    name = node.string(f"{prefix}rounding_mode", default).upper()
     if name not in _RULES:
         node.refuse(f"rounding mode {name}", want=", ".join(sorted(_RULES)))
     return _RULES[name]

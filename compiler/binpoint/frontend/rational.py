@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar
@@ -11,8 +12,10 @@ from typing import ClassVar
 import numpy as np
 
 from binpoint.errors import NoIntegerForm
+from binpoint.frontend.absorb import taken
 from binpoint.frontend.edit import drop_unread, until_settled
 from binpoint.frontend.exact import exact
+from binpoint.frontend.ties import Index
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.numeric import monotone
@@ -27,6 +30,7 @@ from binpoint.ops.pooling import counts_of
 from binpoint.ops.rational import Rational
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.shape import Reshape, Transpose
+from binpoint.ops.slices import Take
 from binpoint.passes.base import Context, Effect, Pass, Stage
 
 _log = logging.getLogger(__name__)
@@ -46,6 +50,8 @@ class FoldRationals(Pass):
     4. A factor for all channels goes on through reshapes, transpositions and sums of products.
     5. A quantizing function goes before a reshape or transposition, and before a maximum if it
        rises.
+    6. Where all readers of a function or of a sum of products choose some of its channels, there is
+       one of it for each of them, with these channels.
     """
 
     name: ClassVar[str] = "fold-rationals"
@@ -63,8 +69,15 @@ class FoldRationals(Pass):
 def _visit(graph: Graph, node: Node) -> bool:
     match node.op:
         case Rational():
-            return _merge(graph, node) or _hoist(graph, node) or _push(graph, node)
-        case Conv() | Dense() | ConvTranspose():
+            return (
+                _merge(graph, node)
+                or _hoist(graph, node)
+                or _push(graph, node)
+                or _choose(graph, node)
+            )
+        case Dense():
+            return _split_bias(graph, node) or _choose(graph, node)
+        case Conv() | ConvTranspose():
             return _split_bias(graph, node)
         case Reduce(mean=True):
             return _split_mean(graph, node)
@@ -208,3 +221,51 @@ def _commutes(op: Rational, move: object, start: Value, moved: Value) -> bool:
             return op.channels == 1 or order[-1] == len(order) - 1
         case _:
             return False
+
+
+# ---- rule 6
+
+
+def _choose(graph: Graph, node: Node) -> bool:
+    assert isinstance(node.op, Rational | Dense)
+    (result,) = graph.results(node)
+    readers = graph.consumers(result.name)
+    if result.fixed is not None or result.name in graph.outputs or not readers:
+        return False
+    if isinstance(node.op, Dense) and graph.arguments(node)[1].constant is None:
+        return False
+    chosen = [_channels(reader, result) for reader in readers]
+    if any(rows is None for rows in chosen):
+        return False
+    for reader, rows in zip(readers, chosen, strict=True):
+        assert rows is not None
+        _one_for(graph, node, reader, np.array(rows))
+    graph.remove(node.name)
+    graph.drop_value(result.name)
+    drop_unread(graph, *node.inputs)
+    return True
+
+
+def _channels(reader: Node, value: Value) -> Sequence[int] | None:
+    """The channels that a reader takes, if that is all it does."""
+    if not isinstance(reader.op, Take):
+        return None
+    *others, rows = reader.op.maps
+    whole = all(tuple(m) == tuple(range(n)) for m, n in zip(others, value.shape, strict=False))
+    return tuple(rows) if whole else None
+
+
+def _one_for(graph: Graph, node: Node, reader: Node, rows: Index) -> None:
+    """Let a node of its own compute the channels that a reader takes."""
+    build = GraphBuilder(graph, reader.name, node.origin + reader.origin)
+    if isinstance(node.op, Rational):
+        graph.replace(replace(reader, inputs=node.inputs))
+        steps = tuple(monotone.taken(step, rows.tolist()) for step in node.op.steps)
+        follow(graph, graph.node(reader.name), steps)
+        return
+    weights = graph.arguments(node)[1]
+    assert weights.constant is not None
+    kind = None if weights.fixed is None else taken(weights.fixed, 0, rows)
+    held = build.constant(weights.constant.array[rows], fixed=kind, hint=weights.name)
+    inputs, origin = (node.inputs[0], held.name), node.origin + reader.origin
+    graph.replace(replace(reader, op=node.op, inputs=inputs, origin=origin))

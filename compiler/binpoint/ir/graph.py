@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.errors import InvariantBroken
 from binpoint.ir.constant import Constant
@@ -38,12 +40,18 @@ class Origin:
 class Reading:
     """What the stored integers of an output mean: real = (stored - zero point) * scale + offset.
 
-    One entry, or one per channel of the last axis. The numbers are the nearest float64 of exact
+    One entry, or one for each place along `axis`. The numbers are the nearest float64 of exact
     ones.
     """
 
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
+    axis: int
+
+    def spread(self, numbers: tuple[float, ...], rank: int) -> NDArray[np.float64]:
+        """Scales or offsets in a shape that broadcasts to the output's."""
+        array = np.array(numbers)
+        return array.reshape([-1 if i == self.axis else 1 for i in range(rank)])
 
 
 @dataclass(frozen=True, slots=True)

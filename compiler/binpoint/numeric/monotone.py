@@ -23,6 +23,7 @@ from binpoint.errors import InvalidConstant, NoIntegerForm
 Ints = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
 
+_LINE_BITS = 160
 _PRECISIONS: Final = (96, 384, 1536, 6144)
 _HALF: Final = Fraction(1, 2)
 _T = TypeVar("_T")
@@ -328,6 +329,21 @@ def channels_of(steps: Sequence[Step]) -> int:
     return max(counts)
 
 
+def taken(step: Step, channels: Sequence[int]) -> Step:
+    """A step with the constants of some channels."""
+    match step:
+        case Scale(rows) if len(rows) > 1:
+            return Scale(tuple(rows[c] for c in channels))
+        case Shift(rows) if len(rows) > 1:
+            return Shift(tuple(rows[c] for c in channels))
+        case Slope(rows) if len(rows) > 1:
+            return Slope(tuple(rows[c] for c in channels))
+        case Count(rows) if len(rows) > 1:
+            return Count(tuple(rows[c] for c in channels))
+        case _:
+            return step
+
+
 def signs_of(steps: Sequence[Step], channels: int) -> tuple[int, ...]:
     """1, -1 or 0 per channel: whether the chain rises, falls or is constant."""
     return tuple(math.prod(s.sign(c) for s in steps) for c in range(channels))
@@ -341,15 +357,17 @@ def evaluate(steps: Sequence[Step], x: Reals) -> Reals:
 
 
 def affine(steps: Sequence[Step], channel: int) -> tuple[Fraction, Fraction] | None:
-    """The line x·a + b that a chain clips and rounds; None if it is irrational or bent."""
+    """The line x·a + b that a chain clips and rounds; None if it is bent.
+
+    Roots in it are taken to 160 bits.
+    """
     a, b = Fraction(1), Fraction(0)
     for step in steps:
         match step:
             case Scale(factors):
-                factor = _at(factors, channel)
-                if not factor.exact:
-                    return None
-                a, b = a * factor.numerator, b * factor.numerator
+                low, high = _at(factors, channel).bounds(_LINE_BITS)
+                factor = (low + high) / 2
+                a, b = a * factor, b * factor
             case Shift(offsets):
                 b += _at(offsets, channel)
             case Clip():

@@ -28,7 +28,8 @@ class Form:
     point is meant. ``exact``: mantissas, shifts, and the window of `numeric.exact.ExactScale`.
     ``mixed``: each channel one of the two; a window of zero marks the first. ``thresholds``: a row
     of them a channel, and signs where the result falls as the sum rises. ``even``: as mulshift,
-    ties to even. ``fpu``: the bits of float32 scales.
+    ties to even. ``wide``: as mulshift, multipliers of up to 62 bits; ``wider``: products of two
+    words, whose offsets and shifts count from the upper one. ``fpu``: the bits of float32 scales.
     """
 
     name: str
@@ -94,6 +95,11 @@ def epilogue(form: Form, zero: int, result: IntType, lo: int, hi: int) -> Epilog
         case "even":
             offset = _column("offset", form.offsets, many, I64, "int64_t")
             return Epilogue("even", many, (*_scale(form, many), offset, *last), result)
+        case "wide" | "wider":
+            scale = _column("multiplier", form.multipliers, many, I64, "int64_t")
+            shift = _column("shift", form.shifts, many, U8, "uint32_t")
+            offset = _column("offset", form.offsets, many, I64, "int64_t")
+            return Epilogue(form.name, many, (scale, shift, offset, *last), result)
         case "fpu":
             scale = _column("multiplier", form.multipliers, many, U32, "uint32_t")
             return Epilogue("fpu", many, (scale, Number("zero", zero), *last), result)

@@ -50,7 +50,7 @@ class Rational(FloatOp):
     quantizer: Quantizer | None = None
 
     onnx: ClassVar[tuple[str, ...]] = tuple(
-        f"qonnx.custom_op.general.{name}" for name in QUANTIZERS
+        f"qonnx.custom_op.general.{name}" for name in (*QUANTIZERS, "QuantLSTMCell")
     )
 
     @property

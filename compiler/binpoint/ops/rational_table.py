@@ -20,7 +20,7 @@ from binpoint.numeric.fixed import FixedType, TensorType
 from binpoint.ops.lookup import codes_of, lookup
 from binpoint.ops.rational import Rational
 
-_WIDEST = 8
+_WIDEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class RationalTable(FloatOp):
             raise NoIntegerForm(
                 f"a function of values of type {x.elem}",
                 at=site.name,
-                want="8 bits at most",
-                hint="quantize its operand (Quant before it) to 8 bits or fewer",
+                want="16 bits at most, one scale",
+                hint="quantize its operand (Quant before it)",
             )
         (y,) = self.first.reference(x.elem.dequantize(codes_of(x.elem.storage)))
         if np.isnan(y).any():

@@ -25,6 +25,10 @@ from binpoint.ops.lookup import convert
 def finish_moved(site: Site, build: GraphBuilder, moved: Value) -> Value:
     """Bring moved elements to the type assigned to the result, if one was."""
     (target,) = site.results
+    if moved.elem.axis is not None:
+        # Scales per channel may lie along another axis now.
+        same = moved.elem == site.result
+        return moved if same else build.one(IntReshape(moved.shape, site.result), moved)
     return moved if target is None else convert(build, moved, target, site.semantics)
 
 

@@ -60,6 +60,7 @@ _NORMAL = 0x00800000
 """The bits of the least normal float32."""
 _LARGEST_SHIFT = 30
 _PRECISION = 24
+_EXACT = 30
 _LARGEST_SUM = 2**31
 _RELEASED = FixedType.per_tensor(I16, Dyadic(1, -15))
 SHIFTMAX_BITS = 15
@@ -164,7 +165,8 @@ class Softmax(FloatOp):
             table = beyond(table)
         kind = FixedType.per_tensor(I32, Dyadic(1, -_bits(block.n)))
         entries = build.constant(table, kind, hint=f"{site.name}_table")
-        factor, shift = _steps(target, site.name)
+        precision = _EXACT if site.semantics is Semantics.RATIONAL else _PRECISION
+        factor, shift = _steps(target, site.name, precision)
         op = IntSoftmax(block, target, factor, shift, (_NOTE,) if runtime else ())
         return (build.one(op, x, entries),)
 
@@ -209,8 +211,8 @@ def _bits(count: int) -> int:
     return min(_MOST_BITS, 32 - count.bit_length())
 
 
-def _steps(target: FixedType, where: str) -> tuple[int, int]:
-    """``(F, k)``: the share 1 has F·2^-k steps, to 24 bits."""
+def _steps(target: FixedType, where: str, precision: int = _PRECISION) -> tuple[int, int]:
+    """``(F, k)``: the share 1 has F·2^-k steps, to so many bits."""
     if target.axis is not None:
         raise NoIntegerForm("a result with a scale per channel", at=where)
     if target.storage.width > _WIDEST:
@@ -224,7 +226,7 @@ def _steps(target: FixedType, where: str) -> tuple[int, int]:
         )
     for shift in range(_LARGEST_SHIFT):
         factor = round(steps * 2**shift)
-        if abs(factor - steps * 2**shift) * 2**_PRECISION <= factor:
+        if abs(factor - steps * 2**shift) * 2**precision <= factor:
             return factor, shift
     return round(steps * 2**_LARGEST_SHIFT), _LARGEST_SHIFT
 

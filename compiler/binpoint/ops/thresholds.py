@@ -22,11 +22,12 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.op import IntArray
-from binpoint.numeric import monotone
+from binpoint.numeric import lines, monotone
 from binpoint.numeric.fixed import I32, FixedType
 from binpoint.numeric.interval import Interval
 from binpoint.numeric.monotone import Steps as Chain
 from binpoint.numeric.mulshift import Steps, fit
+from binpoint.numeric.wide import ONE_WORD, TWO_WORDS, WideShift, fit_line
 from binpoint.ops.forms import Form
 from binpoint.ops.requantize import Ranges, Requantize
 
@@ -39,6 +40,7 @@ _SHIFTED_BITS = 8
 _LEAST = 2.0**-60
 _LEAST_WIDE = 2.0**-14
 _WHOLE = 33
+_WORD_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class IntThresholds(Requantize):
         signs: 1 or −1 per channel: where the function falls it rises in −x.
         reach: least and largest x of each channel; the proof covers it.
         slopes: steps of the result per step of x, where the function is a straight line.
-        exact: that line as rational factor and offset, where it has one.
+        exact: that line as rational factor and offset, to 160 bits where roots are in it.
         result: type of the result.
         lo: least code.
         hi: largest code.
@@ -147,14 +149,23 @@ class IntThresholds(Requantize):
         """
         if self.result.storage.width <= _COMPARED_BITS or self.lo == self.hi:
             return replace(self, proof=None)
-        form = self._mulshift() or self._even()
+        if (trimmed := self._trimmed()) != self:
+            return trimmed.proved()
+        form = self._mulshift() or self._even() or self._wide()
         if form is None and self.hi - self.lo > _MOST_COMPARED:
             raise NoIntegerForm(
-                "a rounding of more than 8 bits that is no single multiplication",
+                "a rounding to more than 8 bits of what is no straight line",
                 have=f"{self.hi - self.lo + 1} codes, {self.channels} channels",
-                hint="quantize to 8 bits or fewer, or use scales that are powers of two",
+                hint="quantize to 8 bits or fewer, or leave out what bends it",
             )
         return replace(self, proof=form)
+
+    def _trimmed(self) -> IntThresholds:
+        """The same op without codes below or above all that occur: a line need not fit there."""
+        low, high = self._arguments()
+        always = int((self.table.array <= low[:, None]).sum(axis=1).min())
+        never = int((self.table.array > high[:, None]).sum(axis=1).min())
+        return self.clamped(self.lo + always, self.hi - never) if always or never else self
 
     def _mulshift(self) -> Form | None:
         """One multiplication and shift per channel, if `fit` finds all of them."""
@@ -198,6 +209,30 @@ class IntThresholds(Requantize):
         right = (above >= codes) | (table > high[:, None])
         right &= (below < codes) | (table <= low[:, None])
         return form if bool(right.all()) else None
+
+    def _wide(self) -> Form | None:
+        """One long multiplication per channel, for more codes than are compared."""
+        if self.hi - self.lo <= _MOST_COMPARED or len(self.exact) != self.channels:
+            return None
+        for bits in (ONE_WORD, TWO_WORDS):
+            found = [self.wide(channel, bits) for channel in range(self.channels)]
+            forms = [f for f in found if f is not None]
+            if len(forms) < self.channels:
+                continue
+            multipliers = tuple(f.multiplier * s for f, s in zip(forms, self.signs, strict=True))
+            shifts, offsets = tuple(f.shift for f in forms), tuple(f.offset for f in forms)
+            if bits == ONE_WORD:
+                return Form("wide", multipliers, shifts, offsets)
+            words = tuple(o >> _WORD_BITS for o in offsets)
+            return Form("wider", multipliers, tuple(s - _WORD_BITS for s in shifts), words)
+        return None
+
+    def wide(self, channel: int, bits: int) -> WideShift | None:
+        """The constants of one channel, for its argument times its sign."""
+        low, high = self._arguments()
+        codes = np.arange(self.lo + 1, self.hi + 1, dtype=np.int64)
+        slope, reach = abs(self.exact[channel][0]), (int(low[channel]), int(high[channel]))
+        return fit_line(slope, codes, self.table.array[channel], reach, bits)
 
     def _arguments(self) -> tuple[IntArray, IntArray]:
         """Least and largest sign · x of each channel."""
@@ -255,14 +290,15 @@ def thresholds(
     reach = ((x.interval.lo, x.interval.hi),) * channels
     if max(-x.interval.lo, x.interval.hi) >= I32.max:
         raise AccumulatorOverflow("a sum may leave 32 bits", at=build.hint, have=str(x.interval))
-    signs, table = monotone.thresholds(chain, lo, hi, reach)
+    chain = lines.without_idle_rounds(chain, channels)
+    signs, table = lines.thresholds(chain, lo, hi, reach)
     slopes: tuple[float, ...] = ()
-    lines: list[tuple[Fraction, Fraction]] = []
+    exact: tuple[tuple[Fraction, Fraction], ...] = ()
     if is_line(chain):
         slopes = tuple(monotone.slope(chain, c) for c in range(channels))
         found = [monotone.affine(chain, c) for c in range(channels)]
-        lines = [line for line in found if line is not None]
-    exact = tuple(lines) if len(lines) == channels else ()
+        known = tuple(line for line in found if line is not None)
+        exact = known if len(known) == channels else ()
     return IntThresholds(Constant(table), signs, reach, slopes, exact, result, lo, hi)
 
 

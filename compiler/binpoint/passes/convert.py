@@ -29,8 +29,9 @@ def real(value: Value, codes: NDArray[Any]) -> NDArray[np.float32]:
     """What codes stand for: by DequantizeLinear, or in float64 where the scale is no float32."""
     kind, reading = value.elem, value.reading
     if reading is not None:
-        exact = (np.asarray(codes, np.int64) - kind.zero_points[0]) * np.array(reading.scales)
-        return (exact + np.array(reading.offsets)).astype(np.float32)
+        scales, offsets = (reading.spread(n, codes.ndim) for n in (reading.scales, reading.offsets))
+        exact = (np.asarray(codes, np.int64) - kind.zero_points[0]) * scales
+        return (exact + offsets).astype(np.float32)
     if kind.axis is not None or kind.scale.multiplier.bit_length() > _FLOAT_BITS:
         return kind.dequantize(codes).astype(np.float32)
     return float32.dequantize_linear(codes, float(kind.scale), kind.zero_points[0])

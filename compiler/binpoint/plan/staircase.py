@@ -46,6 +46,15 @@ def requantized(op: Requantize, x: Interval, *, bit: bool = False) -> Store:
     match op:
         case OnnxruntimeRequantize():
             return _stored(_of_runtime(op))
+        case IntThresholds() if op.form.name == "wide":
+            found = mulshift(_forms(op), op.reach, op.lo, op.hi)
+            return replace(found, result=_results(_of_thresholds(op)).int_type())
+        case IntThresholds() if op.form.name == "wider":
+            raise NoIntegerForm(
+                "a rounding whose products leave 64 bits",
+                have=f"{op.hi - op.lo + 1} codes",
+                hint="quantize to 12 bits or fewer, or use scales that are powers of two",
+            )
         case IntThresholds():
             stairs = _of_thresholds(op)
             if bit:

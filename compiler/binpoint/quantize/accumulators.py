@@ -17,18 +17,20 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, Kind
-from binpoint.ops.rational import Rational
+from binpoint.ops.methods import Method
+from binpoint.ops.rational import Rational, rounding
 from binpoint.ops.rational_sum import RationalSum
 from binpoint.ops.rational_table import RationalTable
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.rescale import accumulator
+from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Unary
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.quantize.channel_scales import fold_channel_scales
 from binpoint.quantize.groups import activations
 from binpoint.quantize.inputs import absorbed
 from binpoint.quantize.observe import observe
-from binpoint.quantize.readings import read_output
+from binpoint.quantize.readings import before_moves, read_output
 
 _HEADROOM = 2
 _HINT = "quantize it: Quant in QONNX, QuantIdentity or return_quant_tensor in Brevitas"
@@ -79,7 +81,7 @@ class TypeAccumulators(Pass):
 
 def _part(graph: Graph, name: str) -> None:
     """Keep an output apart from the sum that it is, so that its channels can get one unit."""
-    node = graph.producer(name)
+    _, node = before_moves(graph, name)
     if node is None or not isinstance(node.op, Conv | Dense | ConvTranspose):
         return
     kind = graph.arguments(node)[1].fixed
@@ -192,7 +194,10 @@ def _join(graph: Graph, node: Node) -> bool:
 
 
 def _joined(graph: Graph, node: Node, last: Rational) -> FloatOp | None:
-    """A sum of scales without common unit, or a function without exact steps, quantized at once."""
+    """A sum of scales without common unit, or a function without exact steps, quantized at once.
+
+    Shares of a softmax are rounded to the quantizer's codes and to nothing before.
+    """
     if last.quantizer is None:
         return None
     match node.op:
@@ -203,9 +208,24 @@ def _joined(graph: Graph, node: Node, last: Rational) -> FloatOp | None:
         case Unary() | Composite() if last.channels == 1 and last.quantizer.type.axis is None:
             if graph.arguments(node)[0].fixed is not None:
                 return RationalTable(node.op, last)
+        case Softmax(method=Method.TABLE) if _takes_all(last):
+            return node.op
         case _:
             pass
     return None
+
+
+def _takes_all(last: Rational) -> bool:
+    """Whether a quantizer of shares only rounds to codes of its type, up to the largest."""
+    quantizer = last.quantizer
+    if quantizer is None or quantizer.type.axis is not None:
+        return False
+    kind = quantizer.type
+    return (
+        last.steps == rounding(quantizer)
+        and quantizer.hi == kind.storage.max
+        and quantizer.lo <= kind.zero_points[0]
+    )
 
 
 def _sum(node: Node, a: FixedType, b: FixedType) -> FixedType:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.errors import QuantizationError
 from binpoint.frontend.edit import drop_unread
@@ -20,11 +22,13 @@ from binpoint.ops.conv import Conv
 from binpoint.ops.conv_transpose import ConvTranspose
 from binpoint.ops.dense import Dense
 from binpoint.ops.rational import Rational, Reread
+from binpoint.ops.shape import Reshape, Transpose
 
 _BITS = 160
 _LARGEST_BIAS = 1 << 30
 _LARGEST_FACTOR = 128
 _WIDEST_WEIGHT = 16
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Line:
 def read_output(graph: Graph, name: str) -> None:
     """Give an output computed by a `Rational` from stored integers their type and meaning.
 
+    0. The output may be what it computes in another order or shape.
     1. A bias that is an integer number of units goes into the sum; what is left of one, less than
        half a unit, is the offset of the reading.
     2. A falling channel has its weights negated.
@@ -47,7 +52,7 @@ def read_output(graph: Graph, name: str) -> None:
     Raises:
         QuantizationError: the function in between is not a straight line.
     """
-    node = graph.producer(name)
+    movers, node = before_moves(graph, name)
     if node is None or not isinstance(node.op, Rational):
         return
     (source,) = graph.arguments(node)
@@ -66,6 +71,20 @@ def read_output(graph: Graph, name: str) -> None:
             hint="put a quantizer before or after this function, or cut the model before it",
         )
     _retype(graph, graph.node(node.name), line, clipped=clipped)
+    _retype_moved(graph, graph.node(node.name), movers)
+
+
+def before_moves(graph: Graph, name: str) -> tuple[list[Node], Node | None]:
+    """The nodes that only move elements before a value, last first, and what computes them."""
+    movers: list[Node] = []
+    while (node := graph.producer(name)) is not None:
+        if not isinstance(node.op, Transpose | Reshape) or graph.value(name).fixed is not None:
+            break
+        if graph.sole_consumer(node.inputs[0]) is None:
+            break
+        movers.append(node)
+        name = node.inputs[0]
+    return movers, node
 
 
 def _without_relu(steps: Steps) -> tuple[Steps, bool]:
@@ -169,9 +188,54 @@ def _retype(graph: Graph, node: Node, line: Line, *, clipped: bool) -> None:
     reading = None
     if not told or not line.exact or any(line.offsets):
         offsets = line.offsets[:1] if len(set(line.offsets)) == 1 else line.offsets
-        reading = Reading(tuple(map(float, units)), tuple(map(float, offsets)))
+        last = len(result.shape) - 1
+        reading = Reading(tuple(map(float, units)), tuple(map(float, offsets)), last)
     graph.replace(replace(node, op=Reread(node.op.steps, kind, clipped=clipped)))
     graph.set_value(replace(result, fixed=kind, reading=reading))
+
+
+def _retype_moved(graph: Graph, node: Node, movers: list[Node]) -> None:
+    """Let type and meaning of a node's result follow its elements."""
+    (first,) = graph.results(node)
+    kind, reading = first.fixed, first.reading
+    assert kind is not None
+    channels = np.broadcast_to(np.arange(first.shape[-1], dtype=np.float64), first.shape)
+    for mover in movers[::-1]:
+        assert isinstance(mover.op, Transpose | Reshape)
+        (moved,) = mover.op.reference(channels)
+        channels = moved.astype(np.float64)
+        axis, order = _along(channels, node)
+        there, read = kind, None
+        if kind.axis is not None:
+            there = FixedType(kind.storage, _taken(kind.scales, order), kind.zero_points, axis)
+        if reading is not None and mover is movers[0]:
+            scales, offsets = (_taken(n, order) for n in (reading.scales, reading.offsets))
+            read = Reading(scales, offsets, axis)
+        graph.set_value(replace(graph.results(mover)[0], fixed=there, reading=read))
+    if movers:
+        graph.set_value(replace(graph.value(first.name), reading=None))
+
+
+def _along(channels: NDArray[np.float64], node: Node) -> tuple[int, list[int]]:
+    """The axis along which channels lie, and the channel of each place along it."""
+    for axis in range(channels.ndim):
+        first = np.moveaxis(channels, axis, 0).reshape(channels.shape[axis], -1)[:, :1]
+        if np.array_equal(
+            channels, np.broadcast_to(_on(first, axis, channels.ndim), channels.shape)
+        ):
+            return axis, first.reshape(-1).astype(np.int64).tolist()
+    raise QuantizationError(
+        "an output's channels lie along several axes", at=", ".join(node.origin.names),
+        hint="put a quantizer before it is moved, or cut the model before it",
+    )  # fmt: skip
+
+
+def _on(numbers: NDArray[np.float64], axis: int, rank: int) -> NDArray[np.float64]:
+    return numbers.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def _taken(numbers: tuple[_T, ...], order: list[int]) -> tuple[_T, ...]:
+    return tuple(numbers[i] for i in order) if len(numbers) > 1 else numbers
 
 
 def _nearest(unit: Fraction) -> Dyadic:

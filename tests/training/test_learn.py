@@ -69,6 +69,17 @@ def test_another_seed_gives_another_training() -> None:
     assert found[0] == found[1] != found[2]
 
 
+def test_a_loss_of_ones_own_trains_what_is_no_classifier(tmp_path: Path) -> None:
+    x, _ = problem()
+    wanted = torch.stack([x[:, 0] * x[:, 1], x[:, 2], x[:, 3], x[:, 4]], dim=1)
+    plan = Plan(epochs=8, rate=2e-2, checkpoint=tmp_path / "own.pt")
+    mean = torch.nn.functional.mse_loss
+    history = learn(net(), x, wanted, plan, loss=mean)
+    assert history[-1].loss < 0.5 * history[0].loss
+    assert [e.accuracy for e in history] == [None] * 8
+    assert learn(net(), x, wanted, plan, loss=mean) == history
+
+
 def test_the_bar_shows_loss_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = problem()
     learn(net(), x, y, Plan(epochs=1, progress=True))

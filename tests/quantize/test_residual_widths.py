@@ -9,12 +9,13 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.text import dump
 from binpoint.lower.to_integers import ToIntegers
-from binpoint.numeric.fixed import I16, FloatType, TensorType
+from binpoint.numeric.fixed import I16, U8, FloatType, TensorType
 from binpoint.ops.dense import Dense
 from binpoint.ops.elementwise import Binary, Kind
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pairwise import IntAdd
 from binpoint.ops.shape import Transpose
+from binpoint.ops.softmax import Softmax, share_type
 from binpoint.ops.unary import Clip
 from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
@@ -36,10 +37,11 @@ def norm(build: GraphBuilder, x: Value) -> Value:
     return build.one(LayerNorm(2, 1e-5), x, *parameters)
 
 
-def stream(rng: np.random.Generator, *, also: str = "") -> Graph:
+def stream(rng: np.random.Generator, *, also: str = "", shares: bool = False) -> Graph:
     """A transformer's stream: places added, then a norm and two products a sum; a norm ends it.
 
-    `also` reads the second sum: `product`, or `output`. Rows turn and are clamped on the way.
+    `also` reads the second sum: `product`, or `output`. `shares` are added to the first. Rows turn
+    and are clamped on the way.
     """
     graph = Graph("stream")
     build = GraphBuilder(graph)
@@ -49,6 +51,8 @@ def stream(rng: np.random.Generator, *, also: str = "") -> Graph:
     for index in range(SUMS - 1):
         inner = build.one(Dense(), norm(build, total), constant(build, rng, 2 * WIDTH, WIDTH))
         branch = build.one(Dense(), inner, constant(build, rng, WIDTH, 2 * WIDTH))
+        if shares and not index:
+            branch = build.one(Softmax(2), branch, hint="shares")
         kind = Kind.SUB if index == 1 else Kind.ADD
         total = build.one(Binary(kind), total, branch, hint="sum")
         sums.append(total)
@@ -107,6 +111,15 @@ def test_what_else_reads_a_sum_keeps_it_narrow(also: str, rng: np.random.Generat
     graph = stream(rng, also=also)
     typed = run(PASSES, graph, context(normal(graph, rng), residuals="wide"))
     assert widths(typed) == [16, 8, 16, 16]
+
+
+def test_what_an_op_prescribes_stays(rng: np.random.Generator) -> None:
+    graph = stream(rng, shares=True)
+    asked = context(normal(graph, rng), residuals="wide")
+    typed = run(PASSES, graph, asked)
+    (softmax,) = (n for n in typed.nodes() if isinstance(n.op, Softmax))
+    assert typed.value(softmax.outputs[0]).fixed == share_type(U8)
+    assert widths(typed) == [16] * SUMS
 
 
 def test_scales_stay_powers_of_two(rng: np.random.Generator) -> None:

@@ -88,6 +88,7 @@ class Packing:
         for name in self.graph.inputs:
             if name in self._roots:
                 first[name] = 0
+                last.setdefault(name, 0)  # nothing reads it
         for name in self.graph.outputs:
             if name in self._roots:
                 last[self._roots[name]] = len(self._steps)

@@ -75,7 +75,7 @@ class ResidualWidths(Pass):
         # Biases that make up for narrow sums would be wrong for wide ones.
         plain = msgspec.structs.replace(options, bias_correction=False)
         typed = AssignTypes().run(graph.copy(), replace(context, options=plain))
-        trial = _Trial(graph.copy(), typed, _streams(graph, sums, samples))
+        trial = _Trial(bare, typed, _streams(graph, sums, samples))
         chosen = trial.streams
         if options.residuals == "auto":
             chosen = trial.worthwhile(samples.spread(self.samples))
@@ -161,7 +161,7 @@ def _streams(graph: Graph, sums: Sequence[Group], samples: Samples) -> tuple[_St
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """A float graph, as it was, all that it holds in narrow types, and its streams."""
+    """A float graph with types that its ops prescribe, with all types narrow, and its streams."""
 
     real: Graph
     typed: Graph
@@ -193,11 +193,10 @@ class _Trial:
     def _align(self, graph: Graph, names: Iterable[str], unit: FixedType) -> None:
         """Give values that share a type one whose scale is a multiple of a unit."""
         for name in names:
-            narrow = self.typed.value(name).fixed
+            narrow, real = self.typed.value(name).fixed, self.real.value(name)
             assert narrow is not None
-            real = self.real.value(name)
-            constant = real.constant
-            set_type(graph, replace(graph.value(name), constant=constant), _multiple(narrow, unit))
+            value = replace(graph.value(name), constant=real.constant)
+            set_type(graph, value, _multiple(narrow, unit))
 
     def worthwhile(self, samples: Samples) -> tuple[_Stream, ...]:
         """The streams that get 16 bits, by rule 3."""
@@ -209,7 +208,7 @@ class _Trial:
             others = tuple(s for s in self.streams if s is not stream)
             error = self._error(others, samples, wanted) if others else narrow
             gain, cost = error - wide, _moved(self.real, stream.members) / whole
-            _log.debug("%s: of the error %.3g, and %.3g of the bytes", stream, gain / narrow, cost)
+            _log.debug("%s: %.3g of %.3g, for %.3g of the bytes", stream, gain, narrow, cost)
             if gain > cost * narrow:
                 chosen.append(stream)
         return tuple(chosen)

@@ -27,7 +27,11 @@ from benchmarks.quantized import Builder
 from binpoint import CompileOptions, load_target
 from binpoint.emit.mcu_c import coded_steps, render
 from binpoint.frontend.load import load
+from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Graph
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import FixedType, IntType, TensorType
+from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
 from binpoint.passes.base import Context
 from binpoint.passes.manager import run as passes
 from binpoint.pipelines import choose
@@ -112,6 +116,24 @@ def networks(scratch: Path) -> tuple[Path, ...]:
     return layers.save(scratch), path
 
 
+def packed() -> Graph:
+    """Maps of a few sizes, packed and unpacked."""
+    graph = Graph("packed")
+    build = GraphBuilder(graph)
+    outputs: list[str] = []
+    shapes = ((1, 4, 5, 16), (1, 8, 8, 32), (1, 3, 25, 64), (1, 12, 12, 24), (1, 10, 2, 96))
+    for bits, signed in ((4, False), (4, True), (2, False), (2, True)):
+        for shape in shapes:
+            digits = Digits(bits, signed, shape[-1])
+            kind = FixedType.per_tensor(IntType(bits, signed), Dyadic.one())
+            x = build.input("x", TensorType(shape, kind))
+            y = build.input("y", TensorType(digits.packed(shape), PACKED))
+            made = (build.one(IntPack(digits), x), build.one(IntUnpack(digits, kind), y))
+            outputs += [value.name for value in made]
+    graph.outputs = tuple(outputs)
+    return graph
+
+
 def rows_of(graph: Graph, target: McuTarget, wanted: str) -> list[Row]:
     """What layers take where one kernel, or all of a variant, cost nothing.
 
@@ -144,9 +166,9 @@ def kernels_of(graph: Graph, target: McuTarget) -> set[str]:
 
 def measured(files: Sequence[Path], target: McuTarget) -> list[Row]:
     """All kernels of a core, each on all layers that it can take."""
+    context = Context(target, _OPTIONS, None)
     found: list[Row] = []
-    for file in files:
-        graph = passes(choose(None, target), load(file), Context(target, _OPTIONS, None))
+    for graph in (*(passes(choose(None, target), load(f), context) for f in files), packed()):
         names = kernels_of(graph, target)
         rows: list[Row] = []
         for wanted in sorted({name.split()[0] for name in names}):

@@ -103,7 +103,7 @@ def test_a_dump_holds_the_graph_after_each_pass(files: Path, tmp_path: Path, run
     assert done.status == 0
     names = sorted(path.name for path in (tmp_path / "ir").iterdir())
     assert names[0] == "00-load.txt"
-    assert names[-1].endswith("mixed-patches.txt")
+    assert names[-1].endswith("pack-maps.txt")
 
 
 # ---- bad input: one error with its code and exit status, nothing half-written

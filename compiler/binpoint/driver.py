@@ -27,9 +27,11 @@ from binpoint.plan import budget
 from binpoint.plan.accelerate import accelerate
 from binpoint.plan.arrange import arrange
 from binpoint.plan.folding import Choice
+from binpoint.plan.packing import unpacked
 from binpoint.plan.program import Program
 from binpoint.report import render as rendering
 from binpoint.report.accelerator import summarize_design
+from binpoint.report.maps import packed_maps_of
 from binpoint.report.measure import macs, noise, score
 from binpoint.report.patches import curve_of, patches_of
 from binpoint.report.summary import (
@@ -127,13 +129,14 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     subject = Subject(graph, made.emitted, options, model)
     verdict = _checked(run_witnesses(subject, trial, asked))
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
-    ratios = noise(floating, graph, sets.scored)
+    ratios = noise(floating, unpacked(graph), sets.scored)
     removed, apart = macs(imported) - macs(typed), departures(graph, model, options.semantics)
     found = Findings(use, score(subject, sets.scored), ratios, removed, apart)
     if isinstance(made.plan, Program) and isinstance(target, McuTarget):
         points = curve_of(graph, target, options) if curve else ()
         stages = patches_of(made.plan, target, options)
-        found = replace(found, patches=stages, patch_curve=points)
+        maps = packed_maps_of(made.plan, target, options)
+        found = replace(found, patches=stages, packed_maps=maps, patch_curve=points)
     report = _summarized(made.plan, target, verdict, found)
     project = made.project.with_files({"report.json": rendering.json(report).encode()})
     return Result(graph, made.plan, project, verdict, report)

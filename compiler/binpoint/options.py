@@ -24,7 +24,9 @@ Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "mcu": frozenset({"optimize", "patches", "fpu", "arena", "io", "streaming", "planner"}),
+        "mcu": frozenset(
+            {"optimize", "patches", "packed_maps", "fpu", "arena", "io", "streaming", "planner"}
+        ),
         "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
     }
 )
@@ -52,6 +54,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             with layers computed patch by patch where that saves memory.
         patches: ``mixed`` gives layers computed patch by patch maps of fewer bits where the
             samples' patches have no outliers; ``uniform`` keeps what whole maps compute.
+        packed_maps: maps of codes of four, two or one bits that share bytes in the arena: ``auto``
+            where that lowers the arena and costs little, or memory is what counts; ``always``
+            wherever it can be, ``never``.
         observer: how ranges are found in the samples of a float model.
         percentile: part of the values that the ``percentile`` observer keeps, in percent.
         activations: whether activations of a float model may have a zero point.
@@ -92,6 +97,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     name: Identifier | None = None
     optimize: Literal["speed", "size", "ram"] = "speed"
     patches: Literal["uniform", "mixed"] = "uniform"
+    packed_maps: Literal["auto", "always", "never"] = "auto"
     observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
     activations: Literal["asymmetric", "symmetric"] = "asymmetric"

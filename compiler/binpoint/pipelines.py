@@ -25,6 +25,7 @@ from binpoint.passes.cleanup import MergeDuplicates, RemoveDead
 from binpoint.passes.manager import Pipeline
 from binpoint.passes.spec import parse
 from binpoint.plan.mixed import MixedPatches
+from binpoint.plan.pack_maps import PackMaps
 from binpoint.plan.patches import PatchStage
 from binpoint.quantize.accumulators import TypeAccumulators
 from binpoint.quantize.assign_types import AssignTypes
@@ -70,6 +71,7 @@ def mcu() -> Pipeline:
         KeepStates(),
         PatchStage(),
         MixedPatches(),
+        PackMaps(),
     )
 
 
@@ -79,7 +81,7 @@ def fpga() -> Pipeline:
     Its streams never hold a whole map, so it needs no patches; and no state outlasts an inference.
     """
     pipeline = mcu()
-    for taken in (SlimIntegers, KeepStates, PatchStage, MixedPatches):
+    for taken in (SlimIntegers, KeepStates, PatchStage, MixedPatches, PackMaps):
         pipeline = pipeline.without(taken.name)
     return pipeline
 

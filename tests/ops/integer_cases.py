@@ -25,6 +25,7 @@ from binpoint.ops.gate import KINDS, Gated
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.methods import Method
+from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
 from binpoint.ops.pad import IntPad
 from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul
 from binpoint.ops.pool import AveragePool
@@ -389,6 +390,24 @@ def in_place(s: Sketch) -> Value:
     return s.add(IntMinMax(Broadcast.of(x.shape, x.shape), False, x.elem), last, x)
 
 
+def _digits(s: Sketch) -> Digits:
+    """Of pixels that fill whole words of bytes, or not."""
+    return Digits(s.pick(1, 2, 4), s.pick(True, False), s.pick(1, 3, 5, 8, 32, 48))
+
+
+def pack(s: Sketch) -> Value:
+    digits = _digits(s)
+    storage = I8 if digits.signed else s.pick(I8, U8)
+    kind = FixedType.per_tensor(storage, Dyadic.one())
+    return s.add(IntPack(digits), s.input((*s.shape(2), digits.channels), kind, digits.interval))
+
+
+def unpack(s: Sketch) -> Value:
+    digits = _digits(s)
+    kind = FixedType.per_tensor(IntType(s.pick(4, 8), digits.signed), Dyadic(1, -3))
+    return s.add(IntUnpack(digits, kind), s.input((*s.shape(2), digits.plane), PACKED))
+
+
 CASES: tuple[Case, ...] = (
     conv, depthwise, dense, matmul, conv_transpose, requantized, requantized, fused, fused,
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
@@ -396,3 +415,5 @@ CASES: tuple[Case, ...] = (
     copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
     shares, shares, gated, gated, gated, layer_norm,
 )  # fmt: skip
+PACKING: tuple[Case, ...] = (pack, pack, unpack, unpack)
+"""Of maps that only microcontrollers have."""

@@ -16,10 +16,10 @@ from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from tests import laws
 from tests.ops.float_cases import FLOAT_CASES
-from tests.ops.integer_cases import CASES, Case, in_place
+from tests.ops.integer_cases import CASES, PACKING, Case, in_place
 from tests.ops.sketch import Sketch
 
-_EVERYTHING: tuple[Case, ...] = (*CASES, *(case.add for case in FLOAT_CASES))
+_EVERYTHING: tuple[Case, ...] = (*CASES, *(c.add for c in FLOAT_CASES), *PACKING)
 
 
 def sketched(case: Case, random: Random) -> Sketch:
@@ -82,8 +82,8 @@ def test_every_op_has_a_case() -> None:
     for module in pkgutil.iter_modules(binpoint.ops.__path__, "binpoint.ops."):
         importlib.import_module(module.name)
     seen = {type(node.op).__name__ for seed in range(12) for node in project(seed).graph.nodes()}
-    # Patched holds a graph of the others: tests/ops/test_patched.py has its cases.
-    assert set(concrete(IntegerOp)) - {"Patched"} == seen
+    # These hold graphs of the others: tests/ops/test_patched.py, tests/plan/test_packing.py.
+    assert set(concrete(IntegerOp)) - {"Patched", "Banded"} == seen
 
 
 def test_every_form_of_requantizer_has_a_case() -> None:

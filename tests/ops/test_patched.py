@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
-from binpoint.numeric.fixed import I8, U8
+from binpoint.numeric.fixed import I8, U8, IntType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.concat import IntConcat
@@ -35,23 +36,35 @@ _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_bas
 randoms = st.randoms(use_true_random=False)
 
 
-def net(random: Random, layers: int = 4) -> tuple[Sketch, Value]:
-    """Convolutions, pools and joined branches after each other, on one map of one or two axes."""
-    s = Sketch(random, "patches")
+class Maps(Sketch):
+    """A sketch of a net of maps: their types, and how many channels they have."""
+
+    storages: ClassVar[tuple[IntType, ...]] = (I8, U8)
+    few: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5)
+
+
+def net(
+    random: Random, layers: int = 4, kind: type[Maps] = Maps, start: IntType | None = None
+) -> tuple[Maps, Value]:
+    """Convolutions, pools and joined branches after each other, on one map of one or two axes.
+
+    It starts with codes of the type `start`, by default one of the types of maps.
+    """
+    s = kind(random, "patches")
     sizes = tuple(s.number(4, 13) for _ in range(s.pick(1, 2, 2, 2)))
-    shape = (1, *sizes, s.number(1, 5))
+    shape = (1, *sizes, s.pick(*s.few))
     if s.random.random() < 0.3:
         first = s.input((1, shape[-1], *sizes), s.type(I8), Interval.of_type(I8))
         x = s.build.one(transposed(first, (0, *range(2, len(shape)), 1)), first)
     else:
-        x = s.input(shape, s.type(s.storage(I8, U8)))
+        x = s.input(shape, s.type(start or s.pick(*s.storages)))
     for _ in range(s.number(1, layers)):
         x = s.pick(_conv, _conv, _depthwise, _dense, _pool, _residual, _branches)(s, x)
     s.graph.outputs = (x.name,)
     return s, x
 
 
-def _window(s: Sketch, x: Value) -> Window:
+def _window(s: Maps, x: Value) -> Window:
     sizes = spatial(x)
     kernel = tuple(s.number(1, min(4, n)) for n in sizes)
     strides = tuple(s.number(1, 2) for _ in sizes)
@@ -62,8 +75,8 @@ def _window(s: Sketch, x: Value) -> Window:
     return Window(kernel, strides, before, after, dilations)
 
 
-def _rounded(s: Sketch, acc: Value) -> Value:
-    kind = s.type(s.storage(I8, U8))
+def _rounded(s: Maps, acc: Value) -> Value:
+    kind = s.type(s.pick(*s.storages))
     shifts = tuple(s.number(6, 12) for _ in range(acc.shape[-1]))
     numbers = tuple(s.number(2 ** (n - 6), 2 ** (n - 3)) for n in shifts)
     storage = kind.storage
@@ -71,27 +84,27 @@ def _rounded(s: Sketch, acc: Value) -> Value:
     return s.build.one(op, acc)
 
 
-def _conv(s: Sketch, x: Value, window: Window | None = None) -> Value:
+def _conv(s: Maps, x: Value, window: Window | None = None) -> Value:
     window = window or _window(s, x)
-    outs = s.number(1, 5)
+    outs = s.pick(*s.few)
     zero = x.elem.zero_point if window.padded else 0
     w = s.weights(x, outs, *window.kernel, x.shape[-1])
     return _rounded(s, s.build.one(IntConv(window, 1, zero, SUM), x, w, s.bias(outs)))
 
 
-def _depthwise(s: Sketch, x: Value) -> Value:
+def _depthwise(s: Maps, x: Value) -> Value:
     window, channels = _window(s, x), x.shape[-1]
     w = s.weights(x, *window.kernel, channels)
     op = IntDepthwise(window, channels, x.elem.zero_point, SUM)
     return _rounded(s, s.build.one(op, x, w, s.bias(channels)))
 
 
-def _dense(s: Sketch, x: Value) -> Value:
-    outs = s.number(1, 6)
+def _dense(s: Maps, x: Value) -> Value:
+    outs = s.pick(*s.few)
     return _rounded(s, s.build.one(IntDense(SUM), x, s.weights(x, outs, x.shape[-1]), s.bias(outs)))
 
 
-def _pool(s: Sketch, x: Value) -> Value:
+def _pool(s: Maps, x: Value) -> Value:
     return s.build.one(IntMaxPool(replace(_window(s, x), dilations=(1,) * len(spatial(x)))), x)
 
 
@@ -101,7 +114,7 @@ def _same(x: Value) -> Window:
     return Window((3,) * len(ones), ones, ones, ones, ones)
 
 
-def _residual(s: Sketch, x: Value) -> Value:
+def _residual(s: Maps, x: Value) -> Value:
     window = _same(x)
     w = s.weights(x, *window.kernel, x.shape[-1])
     taps = IntDepthwise(window, x.shape[-1], x.elem.zero_point, SUM)
@@ -113,7 +126,7 @@ def _residual(s: Sketch, x: Value) -> Value:
     return s.build.one(op, x, y)
 
 
-def _branches(s: Sketch, x: Value) -> Value:
+def _branches(s: Maps, x: Value) -> Value:
     """A map pooled in three, beside itself."""
     pooled = s.build.one(IntMaxPool(_same(x)), x)
     return s.build.one(IntConcat(len(x.shape) - 1, x.elem), x, pooled)

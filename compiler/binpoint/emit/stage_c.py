@@ -1,4 +1,4 @@
-"""A stage of patches as C: one loop over the grid, calls of the pieces, code that pieces share.
+"""A stage of patches or bands as C: one loop, calls of the pieces, code that pieces share.
 
 Calls of one kernel with the same constants are one function for all pieces. Numbers in which the
 pieces differ - sizes, padding, offsets - come from a table with a row for each.
@@ -59,14 +59,23 @@ class PieceView:
 
 
 @dataclass(frozen=True, slots=True)
-class StageView:
-    """All of a stage as the template sees it; a patch is piece, source and target."""
+class SourceView:
+    """An operand of a stage: the node's parameter, and the piece's, which starts at the patch."""
 
-    source: str
+    name: str
+    start: str
+    ctype: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """All of a stage as the template sees it; a patch is piece, sources and target."""
+
+    sources: tuple[SourceView, ...]
     target: str
     calls: tuple[CallView, ...]
     pieces: tuple[PieceView, ...]
-    patches: tuple[tuple[int, int, int], ...]
+    patches: tuple[tuple[int, ...], ...]
     arena: str
 
 
@@ -101,16 +110,25 @@ def stage_view(program: Program, step: Step, function: str) -> StageView:
     """The code of the stage that `step` is, in functions named after `function`."""
     stage = program.stages[step.name]
     groups = _groups(program, stage.pieces, function)
-    x, y = (ctype(a.elem) for a in step.call.arguments if isinstance(a, Buffer))
+    buffers = [a for a in step.call.arguments if isinstance(a, Buffer)]
+    sources = tuple(
+        SourceView(a.name, _start(i, len(buffers) - 1), ctype(a.elem))
+        for i, a in enumerate(buffers[:-1])
+    )
     calls = {group.function: _call_view(program, group) for group in groups.values()}
     pieces = [
         _piece_view(index, piece, groups, program, function)
         for index, piece in enumerate(stage.pieces)
     ]
-    patches = tuple((p.piece, p.source, p.target) for p in stage.patches)
-    return StageView(
-        x, y, tuple(calls.values()), tuple(pieces), patches, "scratch" if stage.bytes else "NULL"
-    )
+    patches = tuple((p.piece, *p.sources, p.target) for p in stage.patches)
+    arena = "scratch" if stage.bytes else "NULL"
+    target = ctype(buffers[-1].elem)
+    return StageView(sources, target, tuple(calls.values()), tuple(pieces), patches, arena)
+
+
+def _start(index: int, count: int) -> str:
+    """The parameter of a piece where an operand starts."""
+    return "from" if count == 1 else f"from_{index}"
 
 
 def _coded(piece: Piece) -> list[Step]:
@@ -264,7 +282,7 @@ def _place(piece: Piece, argument: Buffer) -> str:
     storage = piece.program.storage[argument.value]
     match storage.place:
         case Place.INPUT:
-            return "from"
+            return _start(storage.index, len(piece.program.inputs))
         case Place.OUTPUT:
             return "to"
         case _:

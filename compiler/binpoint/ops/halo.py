@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from binpoint.ir.graph import Graph, Node, Value
+from binpoint.ir.kernel import Work
 from binpoint.ir.op import IntegerOp
 from binpoint.numeric.fixed import TensorType
 from binpoint.ops.affine import IntChannelLookup
@@ -21,6 +22,7 @@ from binpoint.ops.conv import IntConv
 from binpoint.ops.copy import IntCopy, row_major
 from binpoint.ops.dense import IntDense
 from binpoint.ops.lookup import IntLookup
+from binpoint.ops.packed import IntPack, IntUnpack
 from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul
 from binpoint.ops.pooling import IntAverage, IntMaxPool, OnnxruntimeAverage
 from binpoint.ops.prelu import IntPRelu
@@ -55,7 +57,7 @@ def divisible(graph: Graph, node: Node) -> bool:
             return axis == len(result.shape) - 1 and len(moving) == len(node.inputs)
         case IntConv() | IntMaxPool() | IntDense() | Requantize() | Clamp():
             return True
-        case IntLookup() | IntChannelLookup() | IntPRelu():
+        case IntLookup() | IntChannelLookup() | IntPRelu() | IntPack() | IntUnpack():
             return True
         case IntAdd() | IntMul() | IntMinMax() | OnnxruntimePair():
             fixed = [v for v in graph.arguments(node) if v.constant is not None]
@@ -78,6 +80,11 @@ def whole(value: Value) -> Region:
 def sizes(region: Region) -> tuple[int, ...]:
     """Elements along each axis."""
     return tuple(last - first + 1 for first, last in region)
+
+
+def slices(region: Region) -> tuple[slice, ...]:
+    """The region of an array ``[N, *spatial, C]``."""
+    return (slice(None), *(slice(first, last + 1) for first, last in region), slice(None))
 
 
 def windowed(op: object) -> Window | None:
@@ -187,3 +194,19 @@ def _cropped(part: Graph, name: str, have: Region, wanted: Region) -> str:
     op = IntCopy.of(result.shape, result.shape, strides, start, value.elem)
     _ = part.add(Node(f"{crop}_copy", op, (name,), (crop,)), [result])
     return crop
+
+
+def work_of(graphs: Sequence[Graph]) -> Work:
+    """The work of all nodes of integer graphs; notes once each."""
+    works: list[Work] = []
+    for graph in graphs:
+        for node in graph.nodes():
+            assert isinstance(node.op, IntegerOp)
+            works.append(node.op.work(graph.arguments(node), graph.results(node)))
+    return Work(
+        macs=sum(work.macs for work in works),
+        loads=sum(work.loads for work in works),
+        stores=sum(work.stores for work in works),
+        lookups=sum(work.lookups for work in works),
+        notes=tuple(dict.fromkeys(note for work in works for note in work.notes)),
+    )

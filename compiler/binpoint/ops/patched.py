@@ -22,8 +22,9 @@ from binpoint.ir.kernel import Buffer, KernelCall, Work
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric.fixed import TensorType
 from binpoint.numeric.interval import Interval
+from binpoint.ops.banded import Banded
 from binpoint.ops.copy import row_major
-from binpoint.ops.halo import Region, cut, regions, spatial
+from binpoint.ops.halo import Region, cut, regions, slices, spatial, work_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,8 @@ class Patched(IntegerOp):
         whole = inputs[0].reshape(-1)[self.view.indices(self.source.shape[1:])][None]
         result = np.empty(self.target.shape, np.int64)
         for patch, graph in zip(self.patches, self.parts, strict=True):
-            found = evaluate(graph, {graph.inputs[0]: whole[_slices(patch.operand)]})
-            result[_slices(patch.result)] = found[graph.outputs[0]]
+            found = evaluate(graph, {graph.inputs[0]: whole[slices(patch.operand)]})
+            result[slices(patch.result)] = found[graph.outputs[0]]
         return (result,)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -165,7 +166,7 @@ class Patched(IntegerOp):
         for body in others:
             place = np.zeros((*self.target.shape[:-1], 1), np.int64)
             for patch in self.patches:
-                place[_slices(patch.result)] = patch.body == body
+                place[slices(patch.result)] = patch.body == body
             result = _output(w, self.bodies[body], whole)
             joined = w.select(w.const(place), "Equal", w.const(1), result, joined)
         return (joined,)
@@ -185,19 +186,11 @@ class Patched(IntegerOp):
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """The sum over patches: what their halos cost is in it."""
-        works = [_work(part) for part in self.parts]
-        notes = tuple(dict.fromkeys(note for work in works for note in work.notes))
-        return Work(
-            macs=sum(work.macs for work in works),
-            loads=sum(work.loads for work in works),
-            stores=sum(work.stores for work in works),
-            lookups=sum(work.lookups for work in works),
-            notes=notes,
-        )
+        return work_of(self.parts)
 
     def extra_macs(self) -> tuple[int, int]:
         """Multiply-accumulates of all patches, and of the stage without patches."""
-        once = _work(self.bodies[0]).macs
+        once = work_of(self.bodies[:1]).macs
         return self.work((), ()).macs, once
 
     def __str__(self) -> str:
@@ -209,35 +202,18 @@ class Patched(IntegerOp):
         return f"Patched({grid} of {list(self.extents)}, {self.view}, [{bodies}])"
 
 
-def _slices(region: Region) -> tuple[slice, ...]:
-    return (slice(None), *(slice(first, last + 1) for first, last in region), slice(None))
-
-
-def _work(graph: Graph) -> Work:
-    found = Work()
-    for node in graph.nodes():
-        assert isinstance(node.op, IntegerOp)
-        more = node.op.work(graph.arguments(node), graph.results(node))
-        found = Work(
-            found.macs + more.macs,
-            found.loads + more.loads,
-            found.stores + more.stores,
-            found.lookups + more.lookups,
-            found.notes + more.notes,
-        )
-    return found
-
-
 def _output(w: OnnxWriter, graph: Graph, x: Tensor) -> Tensor:
     """The output of a graph of one input, in the operators of the check graph."""
     return written(w, graph, {graph.inputs[0]: x})[graph.outputs[0]]
 
 
 def nodes_within(graph: Graph) -> Iterator[tuple[Graph, Node]]:
-    """All nodes, those of stages with the graph that they are in."""
+    """All nodes, those of stages and bands with the graph that they are in."""
     for node in graph.nodes():
         if isinstance(node.op, Patched):
             for body in node.op.bodies:
                 yield from nodes_within(body)
+        elif isinstance(node.op, Banded):
+            yield from nodes_within(node.op.body)
         else:
             yield graph, node

@@ -9,9 +9,8 @@ from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.lower.keep_states import kept_states
-from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
-from binpoint.plan.fuse import Step, fuse
+from binpoint.plan.fuse import Modelled, Step, fuse
 from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
 from binpoint.plan.program import (
@@ -51,11 +50,8 @@ def arrange(
     steps = fuse(graph)
     if target is not None:
         steps = choose(steps, graph, target, options)
-    stages = {
-        step.name: stage_of(step, graph, options, target, arrange)
-        for step in steps
-        if isinstance(step.nodes[0].op, Patched)
-    }
+    found = ((s.name, stage_of(s, graph, options, target, arrange)) for s in steps)
+    stages = {name: stage for name, stage in found if stage is not None}
     steps = tuple(_holding(step, stages.get(step.name)) for step in steps)
     views, sizes, order = _laid_out(steps, graph, options, inside)
     owner = views.owner
@@ -64,9 +60,9 @@ def arrange(
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
-    constants, found = _constants(graph, order.steps, taken, stages)
-    storage = _storage(graph, views, placement.offsets) | found
-    states = _states(order.steps, graph, constants, found) if options.streaming else {}
+    constants, fixed = _constants(graph, order.steps, taken, stages)
+    storage = _storage(graph, views, placement.offsets) | fixed
+    states = _states(order.steps, graph, constants, fixed) if options.streaming else {}
     return Program(
         name=options.name or prefix_of(graph.name),
         graph=graph,
@@ -107,10 +103,13 @@ def _states(
 
 
 def _holding(step: Step, stage: Stage | None) -> Step:
-    """The step; one that is a stage with scratch memory for its patches."""
+    """The step; one that is a stage with what its patches take."""
     if stage is None:
         return step
-    return replace(step, call=replace(step.call, scratch=stage.bytes))
+    modelled, cycles = step.modelled, stage.planned_cycles
+    if modelled is not None and cycles is not None:
+        modelled = Modelled(modelled.kernel, cycles)
+    return replace(step, call=replace(step.call, scratch=stage.bytes), modelled=modelled)
 
 
 def _scratch(step: Step) -> str:

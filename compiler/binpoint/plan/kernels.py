@@ -55,6 +55,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.total),
     ("dsp", dsp_elements.concat),
     ("dsp", dsp_elements.copy),
+    ("dsp", dsp_elements.packed),
     ("dsp", dsp_matmul.matmul),
     ("dsp", dsp_rows.layernorm),
     ("dsp", dsp_rows.softmax),

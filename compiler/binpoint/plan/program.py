@@ -64,10 +64,13 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class PatchCall:
-    """A patch: which piece computes it, and where it starts in operand and result, in elements."""
+    """A patch: which piece computes it, where it starts in each operand and in the result.
+
+    Places are in elements.
+    """
 
     piece: int
-    source: int
+    sources: tuple[int, ...]
     target: int
 
 
@@ -96,6 +99,15 @@ class Piece:
     program: Program
     paste: Paste | None
 
+    @property
+    def planned_cycles(self) -> int | None:
+        """What the calls of a patch are modelled to take; None without prices."""
+        cycles = self.program.planned_cycles
+        if cycles is None or self.paste is None:
+            return cycles
+        copy = self.paste.copy.modelled
+        return None if copy is None else cycles + self.paste.rows * copy.cycles
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -108,6 +120,13 @@ class Stage:
     def bytes(self) -> int:
         """Scratch memory."""
         return max(piece.program.arena_bytes for piece in self.pieces)
+
+    @property
+    def planned_cycles(self) -> int | None:
+        """What all patches are modelled to take; None without prices."""
+        each = [piece.planned_cycles for piece in self.pieces]
+        cycles = [each[patch.piece] for patch in self.patches]
+        return None if None in cycles else sum(n for n in cycles if n is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +174,26 @@ class Program:
     def constant_bytes(self) -> int:
         """Weights and tables."""
         return sum(c.bytes for c in self.constants)
+
+    @property
+    def planned_cycles(self) -> int | None:
+        """What all kernels are modelled to take, with patches as often as they come.
+
+        None without prices.
+        """
+        total = 0
+        for step in self.steps:
+            stage = self.stages.get(step.name)
+            if stage is not None:
+                cycles = stage.planned_cycles
+            elif step.alias:
+                continue
+            else:
+                cycles = None if step.modelled is None else step.modelled.cycles
+            if cycles is None:
+                return None
+            total += cycles
+        return total
 
     def constant_of(self, argument: Buffer | Table) -> ConstantArray:
         """The array that an argument points to."""

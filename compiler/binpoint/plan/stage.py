@@ -1,4 +1,4 @@
-"""stage_of(): a Patched step as a loop over patches, and the programs of the pieces in it.
+"""stage_of(): a Patched or Banded step as a loop, and the programs of the pieces in it.
 
 Patches that are alike - of one body, size and place relative to the borders - are one piece, of
 which there are few: first, inner and last along each axis. A piece is planned as a net of its own,
@@ -8,12 +8,14 @@ with the kernels of the target; `emit/stage_c.py` shares code between the pieces
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.numeric.fixed import TensorType
+from binpoint.ops.banded import Banded
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.halo import Region, sizes, spatial
 from binpoint.ops.patched import Patch, Patched, View
@@ -40,29 +42,61 @@ class Arrange(Protocol):
 
 def stage_of(
     step: Step, graph: Graph, options: CompileOptions, target: McuTarget | None, arrange: Arrange
-) -> Stage:
-    """The stage that a step is."""
+) -> Stage | None:
+    """The stage that a step is, or None."""
     op = step.nodes[0].op
-    assert isinstance(op, Patched)
+    pieces = _Pieces()
+    if isinstance(op, Banded):
+        for band, part in zip(op.bands, op.parts, strict=True):
+            make = partial(_in_place, part, options, target, arrange)
+            piece = pieces.find(_kind(0, part), make)
+            sources = zip(band.operands, op.body.inputs, strict=True)
+            starts = tuple(_dense_start(region, op.body.value(name)) for region, name in sources)
+            pieces.add(piece, starts, _dense_start(band.result, op.target))
+        return pieces.stage()
+    if not isinstance(op, Patched):
+        return None
     (x,), (y,) = graph.arguments(step.nodes[0]), graph.results(step.nodes[0])
-    pieces: dict[tuple[object, ...], int] = {}
-    made: list[Piece] = []
-    patches: list[PatchCall] = []
     for patch, part in zip(op.patches, op.parts, strict=True):
-        key = _kind(patch, part)
-        if key not in pieces:
-            pieces[key] = len(made)
-            made.append(_piece(op, patch, (x, part, y), options, target, arrange))
+        make = partial(_piece, op, patch, (x, part, y), options, target, arrange)
+        piece = pieces.find(_kind(patch.body, part), make)
         source = op.view.offset + _start(patch.operand, op.view.strides)
-        target_at = _start(patch.result, View.dense(y.shape).strides)
-        patches.append(PatchCall(pieces[key], source, target_at))
-    return Stage(tuple(made), tuple(patches))
+        pieces.add(piece, (source,), _dense_start(patch.result, y))
+    return pieces.stage()
 
 
-def _kind(patch: Patch, part: Graph) -> tuple[object, ...]:
+class _Pieces:
+    """Patches as they come, and the pieces, one for all that are alike."""
+
+    def __init__(self) -> None:
+        self._index: dict[tuple[object, ...], int] = {}
+        self._made: list[Piece] = []
+        self._patches: list[PatchCall] = []
+
+    def find(self, kind: tuple[object, ...], make: Callable[[], Piece]) -> int:
+        """The index of the piece of this kind, made if there is none yet."""
+        if kind not in self._index:
+            self._index[kind] = len(self._made)
+            self._made.append(make())
+        return self._index[kind]
+
+    def add(self, piece: int, sources: tuple[int, ...], target: int) -> None:
+        """A patch."""
+        self._patches.append(PatchCall(piece, sources, target))
+
+    def stage(self) -> Stage:
+        """All of it."""
+        return Stage(tuple(self._made), tuple(self._patches))
+
+
+def _kind(body: int, part: Graph) -> tuple[object, ...]:
     """What patches of one piece have in common."""
     shapes = tuple((value.name, value.shape) for value in part.values())
-    return (patch.body, shapes, tuple((node.name, node.op, node.inputs) for node in part.nodes()))
+    return (body, shapes, tuple((node.name, node.op, node.inputs) for node in part.nodes()))
+
+
+def _dense_start(region: Region, value: Value) -> int:
+    return _start(region, View.dense(value.shape).strides)
 
 
 def _start(region: Region, strides: Sequence[int]) -> int:
@@ -81,13 +115,20 @@ def _piece(
     if not (_contiguous(patch.operand, op.source) and op.view == View.dense(op.source.shape)):
         part = _loading(op, part, x)
     if _contiguous(patch.result, y):
-        return Piece(arrange(part, options, target, ()), None)
+        return _in_place(part, options, target, arrange)
     program = arrange(part, options, target, part.outputs)
     shape = sizes(patch.result)
     run = shape[-1] * y.shape[-1]
     pitch = spatial(y)[-1] * y.shape[-1]
     paste = Paste(math.prod(shape[:-1]), run, pitch, *_run_copy(run, y, options, target))
     return Piece(program, paste)
+
+
+def _in_place(
+    part: Graph, options: CompileOptions, target: McuTarget | None, arrange: Arrange
+) -> Piece:
+    """A piece that reads and writes whole maps where they are."""
+    return Piece(arrange(part, options, target, ()), None)
 
 
 def _contiguous(region: Region, value: Value) -> bool:

@@ -8,12 +8,14 @@ import msgspec
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.banded import Banded
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.halos import Estimates
+from binpoint.plan.packing import unpacked
 from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
 from binpoint.target import McuTarget
@@ -100,7 +102,7 @@ def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> 
     found = [(n, n.op) for n in program.graph.nodes() if isinstance(n.op, Patched)]
     if not found:
         return None
-    plain = arrange(undivided(program.graph), options, target)
+    plain = arrange(undivided(unpacked(program.graph)), options, target)
     stages = tuple(_stage(program, node.name, op) for node, op in found)
     total = _macs(plain.graph)
     macs, once = sum(s.macs for s in stages), sum(s.macs_once for s in stages)
@@ -165,7 +167,9 @@ def _bitops(graph: Graph) -> int:
     """Multiply-accumulates by the bits of both factors, without stages of patches."""
     total = 0
     for node in graph.nodes():
-        if not isinstance(node.op, IntegerOp) or isinstance(node.op, Patched):
+        if isinstance(node.op, Banded):
+            total += _bitops(node.op.body)
+        if not isinstance(node.op, IntegerOp) or isinstance(node.op, Patched | Banded):
             continue
         operands = graph.arguments(node)
         macs = node.op.work(operands, graph.results(node)).macs
@@ -178,7 +182,7 @@ def _bitops(graph: Graph) -> int:
 
 def curve_of(graph: Graph, target: McuTarget, options: CompileOptions) -> tuple[CurvePoint, ...]:
     """Memory against extra work, from the plain plan on; estimated, not planned."""
-    whole = undivided(graph)
+    whole = undivided(unpacked(graph))
     plain = arrange(whole, options, target)
     estimates = Estimates(whole, plain)
     points = [CurvePoint(arena_bytes=plain.arena_bytes, extra_macs_fraction=0.0, stages=0)]

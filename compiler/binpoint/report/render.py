@@ -14,6 +14,7 @@ from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
 from binpoint.ir.text import describe_figures
+from binpoint.report.maps import PackedMaps
 from binpoint.report.patches import CurvePoint, Patches
 from binpoint.report.summary import Fpga, Layer, Report
 
@@ -64,6 +65,8 @@ def console(report: Report, console: Console) -> None:
     console.print(_witnesses(report))
     if report.layers:
         console.print(_layers(report, console.width))
+    if report.packed_maps is not None:
+        console.print(_packed_maps(report.packed_maps))
     if report.patches is not None:
         console.print(_patches(report.patches))
     if report.patch_curve:
@@ -225,6 +228,18 @@ _WIDE = {"op": 100, "bytes": 110, "modelled cycles": 120, "SNR dB": 90}
 """Columns of layers that only a console of so many characters shows."""
 _NAME = 12
 """Characters of a layer's name that are always shown."""
+
+
+def _packed_maps(found: PackedMaps) -> Table:
+    """One row a map, and in the title what packing saves."""
+    plain, packed = number(found.arena_plain_bytes), number(found.arena_packed_bytes)
+    title = f"packed maps: arena {packed} in place of {plain} bytes"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("map", "bits", "codes", "bytes"):
+        table.add_column(name)
+    for row in found.maps:
+        table.add_row(row.map, str(row.bits), number(row.codes), number(row.bytes))
+    return table
 
 
 def _patches(found: Patches) -> Table:

@@ -14,6 +14,7 @@ import msgspec
 from binpoint.ir.graph import Graph, Node, Origin, Value
 from binpoint.ir.kernel import Number, Table
 from binpoint.ir.op import IntegerOp
+from binpoint.ops.banded import Banded
 from binpoint.ops.patched import nodes_within
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.runtime_pair import OnnxruntimePair
@@ -21,6 +22,7 @@ from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program, calls_of
 from binpoint.report.accuracy import Score
+from binpoint.report.maps import PackedMaps
 from binpoint.report.patches import CurvePoint, Patches
 from binpoint.sim.departures import Departure
 from binpoint.sim.measure import Cost, Measurement
@@ -222,6 +224,7 @@ class Report(_Table, frozen=True):
         unmeasured: why code, stack and instructions are null, where they are.
         float_linked: floating-point routines and instructions in the emulated image.
         patches: of layers computed patch by patch, if there are any.
+        packed_maps: of maps of narrow codes that share bytes in the arena, if there are any.
         patch_curve: memory against extra work, where `analyze` asks for it.
         departures: for a model that came quantized, where its bytes are not all onnxruntime's.
         passes: figures of passes about their own work, by pass: of `binary-points` the types, how
@@ -259,6 +262,7 @@ class Report(_Table, frozen=True):
     layers: tuple[Layer, ...]
     fpga: Fpga | None = None
     patches: Patches | None = None
+    packed_maps: PackedMaps | None = None
     patch_curve: tuple[CurvePoint, ...] = ()
     passes: Mapping[str, Mapping[str, float]] = msgspec.field(
         default_factory=dict[str, Mapping[str, float]]
@@ -277,6 +281,7 @@ class Findings:
     macs_removed: int
     departures: tuple[Departure, ...]
     patches: Patches | None = None
+    packed_maps: PackedMaps | None = None
     patch_curve: tuple[CurvePoint, ...] = ()
 
 
@@ -308,6 +313,7 @@ def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: F
         heap_linked=figures and figures.heap_parts,
         budget=tuple(_memory(u) for u in memory_use(program, target, figures)),
         patches=findings.patches,
+        packed_maps=findings.packed_maps,
         patch_curve=findings.patch_curve,
     )
 
@@ -399,9 +405,12 @@ def _memory(row: Usage) -> MemoryUse:
 
 
 def _layer(program: Program, step: Step, snr_db: Mapping[str, float], cost: Cost | None) -> Layer:
-    result = program.graph.value(step.writes[0])
+    graph, nodes, op = program.graph, step.nodes, step.nodes[0].op
+    if isinstance(op, Banded):
+        graph, nodes = op.body, op.layer
+    result = graph.value(nodes[-1].outputs[0])
     stored = _constant_bytes(program, step)
-    row = layer_row(program.graph, step.name, step.nodes, result, stored, snr_db)
+    row = layer_row(graph, step.name, nodes, result, stored, snr_db)
     if step.modelled is not None:
         row = msgspec.structs.replace(
             row, kernel=step.modelled.kernel, planned_cycles=step.modelled.cycles

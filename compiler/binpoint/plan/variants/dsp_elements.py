@@ -1,4 +1,4 @@
-"""Element by element with DSP instructions: pairs, lookups, maxima, totals, copies.
+"""Element by element with DSP instructions: pairs, lookups, maxima, totals, copies, packed maps.
 
 Four elements at a time, so that the loop costs little beside them; where size counts, one, and no
 kernel that is larger than the portable one. Sums end in one saturating shift
@@ -22,6 +22,7 @@ from binpoint.ops.blocks import IntSum
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.lookup import IntLookup
+from binpoint.ops.packed import IntPack, IntUnpack
 from binpoint.ops.pairwise import Clamped, IntMul
 from binpoint.ops.pooling import IntAverage, IntMaxPool
 from binpoint.ops.runtime_pair import OnnxruntimeMul
@@ -169,6 +170,19 @@ def copy(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     arguments = tuple(a for a in step.call.arguments if a.name != f"s{len(op.sizes) - 1}")
     moved = replace(step, call=replace(step.call, arguments=arguments))
     return _plain(moved, step.call.traits, "by words")
+
+
+def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
+    """Digits of four bytes at a time."""
+    op = step.nodes[0].op
+    if not isinstance(op, IntPack | IntUnpack) or not op.digits.whole or op.digits.plane < 4:
+        return None
+    values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
+    if any(v.elem.storage.width > _BYTE for v in values):
+        return None
+    words = ("words", "words" if op.digits.plane % 4 == 0 else "")
+    note = "a mask and a shift of a word for four codes"
+    return _plain(step, (("digits", op.digits.name), words), note)
 
 
 def _wide(graph: Graph, step: Step) -> bool:

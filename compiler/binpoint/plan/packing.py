@@ -1,0 +1,282 @@
+"""What packed maps would take: the arena with some of the maps packed, estimated; and the graph.
+
+A layer that reads or writes a packed map works on bands of rows, unpacked into scratch memory
+(`ops/banded.py`). Packing a map saves memory wherever it is live, and costs scratch memory and
+instructions where it is written and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from binpoint.ir.graph import Graph, Node, Value
+from binpoint.numeric.fixed import TensorType
+from binpoint.ops.banded import Banded
+from binpoint.ops.halo import divisible, spatial, windowed
+from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
+from binpoint.plan.fuse import Step
+from binpoint.plan.memory import aligned
+from binpoint.plan.program import Place, Program
+from binpoint.plan.views import bytes_of
+
+Names = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The maps of a net that can be packed; `program` is the plan without any."""
+
+    graph: Graph
+    program: Program
+
+    @cached_property
+    def digits(self) -> dict[str, Digits]:
+        """Of each map that can be packed: of a divisible layer, and in no other's memory."""
+        shared = {n for s in self._steps if s.alias for n in (*s.reads, *s.writes)}
+        shared |= {*self.graph.inputs, *self.graph.outputs}
+        found: dict[str, Digits] = {}
+        for step in self._steps:
+            for name in step.writes:
+                value = self.graph.value(name)
+                digits = Digits.of(value)
+                if digits is None or name in shared or not self.divides(step):
+                    continue
+                if digits.bytes(value.shape) < bytes_of(value):
+                    found[name] = digits
+        return found
+
+    @property
+    def _steps(self) -> tuple[Step, ...]:
+        return self.program.steps
+
+    def divides(self, step: Step) -> bool:
+        """Whether a step can be computed in bands of rows."""
+        return not step.alias and all(divisible(self.graph, node) for node in step.nodes)
+
+    # ---- memory
+
+    @cached_property
+    def _roots(self) -> dict[str, str]:
+        """The value whose memory each value lies in, of those in the arena."""
+        placed = self.program.storage
+        names = (*self.graph.inputs, *(n for s in self._steps for n in s.writes))
+        roots = {name: name for name in names if placed[name].place is Place.ARENA}
+        for step in self._steps:
+            if step.alias and step.writes[0] in roots:
+                roots[step.writes[0]] = roots.get(step.reads[0], step.writes[0])
+        return roots
+
+    @cached_property
+    def _alive(self) -> list[Names]:
+        """What is live while each step runs, and what dies there."""
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for index, step in enumerate(self._steps):
+            for name in (*step.reads, *step.writes):
+                root = self._roots.get(name)
+                if root is not None:
+                    first.setdefault(root, index)
+                    last[root] = index
+        for name in self.graph.inputs:
+            if name in self._roots:
+                first[name] = 0
+        for name in self.graph.outputs:
+            if name in self._roots:
+                last[self._roots[name]] = len(self._steps)
+        return [
+            frozenset(n for n in first if first[n] <= i <= last[n]) for i in range(len(self._steps))
+        ]
+
+    def live(self, packed: Names, rows: Mapping[str, int]) -> list[int]:
+        """Bytes of the arena while each step runs; bands are of one row, or of `rows` by step."""
+        return [self._live(i, packed, rows.get(s.name, 1)) for i, s in enumerate(self._steps)]
+
+    def _live(self, index: int, packed: Names, rows: int) -> int:
+        step, alive = self._steps[index], self._alive[index]
+        total = sum(self._size(name, packed) for name in alive) - self._taken(index, packed)
+        if step.alias:
+            return total
+        return total + aligned(step.call.scratch) + self._unpacked(step, packed, rows)
+
+    def _size(self, name: str, packed: Names) -> int:
+        value = self.graph.value(name)
+        return aligned(self.digits[name].bytes(value.shape) if name in packed else bytes_of(value))
+
+    def _taken(self, index: int, packed: Names) -> int:
+        """Memory that the result takes over from an operand which dies."""
+        step = self._steps[index]
+        touched = packed & {*step.reads, *step.writes}
+        if touched and (not self.divides(step) or any(windowed(n.op) for n in step.nodes)):
+            return 0
+        after = self._alive[index + 1] if index + 1 < len(self._alive) else frozenset[str]()
+        for name in step.in_place:
+            source, target = self._roots.get(name), self._roots.get(step.writes[0])
+            if source is None or target is None or source in after:
+                continue
+            if self._size(source, packed) >= self._size(target, packed):
+                return self._size(target, packed)
+        return 0
+
+    def _unpacked(self, step: Step, packed: Names, rows: int) -> int:
+        """Scratch memory for the rows of packed maps that a band reads and writes."""
+        total = 0
+        for name in packed & {*step.reads, *step.writes}:
+            value = self.graph.value(name)
+            height = spatial(value)[0]
+            count = min(height, self._rows(step, name, rows)) if self.divides(step) else height
+            total += aligned(bytes_of(value) // height * count)
+        return total
+
+    def _rows(self, step: Step, name: str, rows: int) -> int:
+        window = windowed(step.nodes[0].op)
+        if window is None or name in step.writes:
+            return rows
+        return (rows - 1) * window.strides[0] + window.reach[0]
+
+    # ---- choice
+
+    @cached_property
+    def plain(self) -> int:
+        """The estimate for no packed map."""
+        return max(self.live(frozenset(), {}), default=0)
+
+    def best(self) -> Names:
+        """The maps to pack for the lowest peak, and of such sets one of few maps."""
+        packed = frozenset(self.digits)
+        while packed:
+            rest = min((packed - {n} for n in sorted(packed)), key=self._key)
+            if self._key(rest) >= self._key(packed):
+                break
+            packed = rest
+        peak = max(self.live(packed, {}), default=0)
+        order = sorted(packed, key=lambda n: (-self.graph.value(n).type.size, n))
+        for name in order:
+            if max(self.live(packed - {name}, {}), default=0) <= peak:
+                packed -= {name}
+        return packed
+
+    def _key(self, packed: Names) -> list[int]:
+        """The peak, and where that is equal the next lower one."""
+        return sorted(self.live(packed, {}), reverse=True)
+
+    def rows(self, packed: Names) -> dict[str, int]:
+        """Of each step in bands the most rows that do not raise the peak."""
+        peak = max(self.live(packed, {}), default=0)
+        found: dict[str, int] = {}
+        for index, step in enumerate(self._steps):
+            if not packed & {*step.reads, *step.writes} or not self.divides(step):
+                continue
+            height = spatial(self.graph.value(step.writes[0]))[0]
+            counts = sorted({-(-height // parts) for parts in range(1, height + 1)}, reverse=True)
+            within = (n for n in counts if self._live(index, packed, n) <= peak)
+            found[step.name] = next(within, 1)
+        return found
+
+    # ---- the graph
+
+    def graph_of(self, packed: Names, rows: Mapping[str, int] | None = None) -> Graph:
+        """The graph with these maps packed; bands are of `rows` by step, or as many as fit."""
+        made = self.graph.copy()
+        rows = self.rows(packed) if rows is None else rows
+        names: dict[str, str] = {}
+        for name in sorted(packed):
+            names[name] = made.fresh(f"{name}_packed")
+            _ = made.add_value(self._bytes(made.value(name), names[name]))
+        for step in self._steps:
+            touched = packed & {*step.reads, *step.writes}
+            if step.name in rows:
+                self._band(made, step, names, rows[step.name])
+            elif touched:
+                for name in sorted(touched):
+                    self._unpack_for(made, step, name, names[name])
+        for name in names:
+            made.drop_value(name)
+        return made
+
+    def _bytes(self, value: Value, name: str) -> Value:
+        shape = self.digits[value.name].packed(value.shape)
+        kind = TensorType(shape, PACKED)
+        found = replace(value, name=name, type=kind, fixed=None, bounds=None, source="")
+        (bounds,) = IntPack(self.digits[value.name]).bounds(value)
+        return replace(found, bounds=bounds)
+
+    def _band(self, graph: Graph, step: Step, names: dict[str, str], rows: int) -> None:
+        """Put a `Banded` node in place of a step's nodes; `graph` is edited."""
+        body = Graph(graph.name)
+        reads = tuple(names.get(n, n) for n in step.reads)
+        (result,) = step.writes
+        for name in reads:
+            value = graph.value(name)
+            _ = body.add_value(replace(value, bounds=value.interval))
+        for name in step.reads:
+            if name in names:
+                self._unpack(body, names[name], self.graph.value(name))
+        for node in step.nodes:
+            for value in self.graph.arguments(node):
+                if value.constant is not None and not body.has_value(value.name):
+                    _ = body.add_value(value)
+            _ = body.add(node, self.graph.results(node))
+        output = names.get(result, result)
+        if result in names:
+            pack = Node(
+                body.fresh(f"{result}_pack"), IntPack(self.digits[result]), (result,), (output,)
+            )
+            _ = body.add(pack, [graph.value(output)])
+        body.inputs, body.outputs = reads, (output,)
+        _discard(graph, step)
+        banded = Node(graph.fresh(f"{step.name}_bands"), Banded(body, rows), reads, (output,))
+        graph.set_producer(replace(banded, origin=step.origin))
+
+    def _unpack(self, graph: Graph, source: str, value: Value) -> None:
+        """Add the node that brings a map back, and the map."""
+        op = IntUnpack(self.digits[value.name], value.elem)
+        node = Node(graph.fresh(f"{value.name}_unpack"), op, (source,), (value.name,))
+        _ = graph.add(node, [replace(value, bounds=value.interval)])
+
+    def _unpack_for(self, graph: Graph, step: Step, name: str, source: str) -> None:
+        """Let a step read the whole map, unpacked for it alone."""
+        value = graph.value(name)
+        own = replace(value, name=graph.fresh(f"{name}_codes"), bounds=value.interval, source="")
+        op = IntUnpack(self.digits[name], value.elem)
+        node = Node(graph.fresh(f"{name}_unpack"), op, (source,), (own.name,), step.origin)
+        _ = graph.add(node, [own])
+        for reader in step.nodes:
+            inputs = tuple(own.name if n == name else n for n in reader.inputs)
+            if inputs != reader.inputs:
+                graph.replace(replace(reader, inputs=inputs))
+
+
+def _discard(graph: Graph, step: Step) -> None:
+    """Remove a step's nodes, and the values that are inside of it or read by it alone."""
+    names: set[str] = set()
+    for node in step.nodes:
+        names |= {*node.inputs, *node.outputs}
+        graph.remove(node.name)
+    for name in sorted(names - {*step.reads, *step.writes}):
+        if not graph.consumers(name) and graph.producer(name) is None:
+            graph.drop_value(name)
+
+
+def unpacked(graph: Graph) -> Graph:
+    """The graph with a byte for every code again: what `Packing.graph_of` was made of."""
+    made = graph.copy()
+    bodies = [(n.name, n.op.body) for n in graph.nodes() if isinstance(n.op, Banded)]
+    codes: dict[str, str] = {}
+    for name, body in bodies:
+        made.remove(name)
+        for value in body.values():
+            if not made.has_value(value.name):
+                _ = made.add_value(value)
+        codes |= {n.outputs[0]: n.inputs[0] for n in body.nodes() if isinstance(n.op, IntPack)}
+    for _, body in bodies:
+        for node in body.nodes():
+            if not isinstance(node.op, IntPack | IntUnpack):
+                made.set_producer(node)
+    for node in made.nodes():
+        if isinstance(node.op, IntUnpack):
+            made.bypass(node, codes[node.inputs[0]])
+    for name in codes:
+        made.drop_value(name)
+    return made

@@ -221,8 +221,8 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
 @click.option("--net", "chosen", multiple=True, help="Only these nets.")
 @click.option("--phi", "phis", multiple=True, type=float, help="Values of phi.")
 @click.option("--lambda", "lambdas", multiple=True, type=float, help="Values of lambda.")
-@click.option("--bits", "widths", default="8,6,5,4", show_default=True, help="Of maps.")
-@click.option("--weights", default="8,6,5,4", show_default=True, help="Bits of weights.")
+@click.option("--bits", "widths", default="8,6,5,4,3", show_default=True, help="Of maps.")
+@click.option("--weights", default="8,6,5,4,3", show_default=True, help="Bits of weights.")
 @click.option("--omega", type=click.Choice(["error", "entropy"]), default="error")
 def main(
     core: str,

@@ -1,15 +1,17 @@
 """Accuracy of vision transformers by method and width: ``python -m benchmarks.transformers``.
 
-Two tables: accuracy of the integers, as the interpreter gives them, with every method and with
-activations of eight and six bits; and the error of the outputs with and without the pass
-`reparameterize-norms`, activations and weights rounded to as many bits. With ``--write`` they
-become those of the page on methods.
+Three tables: accuracy of the integers, as the interpreter gives them, with every method and with
+activations of eight and six bits; the error of the outputs with and without the pass
+`reparameterize-norms`, activations and weights rounded to as many bits; and accuracy and error of
+the integers by the width of residual sums. Those are as wide as other activations in the first two.
+With ``--write`` they become those of the page on methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import click
@@ -38,6 +40,7 @@ from binpoint.sim.source import run_source
 
 MODELS = ("vit_cifar10_float", "vit_cifar10_qdq", "vit_cifar10_qdq_matmul")
 WIDTHS = (8, 6)
+TABLES = ("accuracy", "norms", "residuals")
 _EXACT = {"layer-norm": Method.TABLE}
 METHODS: Mapping[str, Mapping[str, Method]] = {
     "table": {},
@@ -88,9 +91,13 @@ class Case:
 
     def integers(self, options: CompileOptions) -> str:
         """The score of the integer graph."""
+        return self.share(self.outputs(options))
+
+    def outputs(self, options: CompileOptions) -> list[NDArray[np.floating]]:
+        """What the integer graph gives, as real numbers."""
         graph = run(mcu().until("to-integers"), self.graph, self.context(options))
         y = graph.value(graph.outputs[0])
-        return self.share([real(y, codes) for codes in _evaluated(graph, self.scored)])
+        return [real(y, codes) for codes in _evaluated(graph, self.scored)]
 
 
 def _evaluated(graph: Graph, samples: Samples) -> Iterator[IntArray]:
@@ -116,7 +123,9 @@ def accuracy_table(cases: Sequence[Case], told: Callable[[str], None]) -> list[l
             width = "stated" if case.graph.quantized else str(bits)
             cells = [case.model.stem, width, str(case.scored.count), case.floating()]
             for name, methods in METHODS.items():
-                options = CompileOptions(activation_bits=bits, methods=dict(methods))
+                options = CompileOptions(
+                    activation_bits=bits, methods=dict(methods), residuals="narrow"
+                )
                 cells.append(case.integers(options))
                 told(f"{case.model.stem}, {width}: {name} {cells[-1]}")
             rows.append(cells)
@@ -167,7 +176,7 @@ def norms_only(typed: Graph, exact: Graph) -> Graph:
 
 def errors_of(case: Case, bits: int) -> list[str]:
     """Cells: errors of norms and products alone, then of all: before, after, and the change."""
-    options = CompileOptions(activation_bits=bits, weight_bits=bits)
+    options = CompileOptions(activation_bits=bits, weight_bits=bits, residuals="narrow")
     context = case.context(options)
     pipeline = mcu().until(ReparameterizeNorms.name)
     graphs = [
@@ -199,11 +208,30 @@ def error_table(case: Case) -> list[list[str]]:
     return [heads, *(errors_of(case, bits) for bits in WIDTHS)]
 
 
+# ---- residual sums
+
+
+def residuals_table(case: Case, told: Callable[[str], None]) -> list[list[str]]:
+    """A row for each width of activations and of residual sums."""
+    rows = [["bits of activations", "residual sums", "samples", "error of the outputs", "top-1"]]
+    runs = run_source(case.model, case.graph, case.scored)
+    wanted = np.stack([outputs[case.graph.output_names[0]].reshape(-1) for outputs in runs])
+    for bits, residuals in product(WIDTHS, ("narrow", "wide")):
+        options = CompileOptions(activation_bits=bits, residuals=residuals)
+        outputs = case.outputs(options)
+        errors = np.stack([o.reshape(-1) for o in outputs]) - wanted
+        error = np.sqrt(np.square(errors).sum() / np.square(wanted).sum())
+        cells = [str(bits), residuals, str(len(wanted)), f"{error:.4f}", case.share(outputs)]
+        told(", ".join(cells))
+        rows.append(cells)
+    return rows
+
+
 @click.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--calibrate-with", default=100, show_default=True)
 @click.option("--samples", "count", default=300, show_default=True, help="To score at most.")
-@click.option("--only", type=click.Choice(["accuracy", "norms"]), help="One of the tables.")
+@click.option("--only", type=click.Choice(TABLES), help="One of the tables.")
 @click.option("--write", "writes", is_flag=True, help="Put the tables into the page on methods.")
 def main(
     models: tuple[Path, ...], calibrate_with: int, count: int, only: str | None, writes: bool
@@ -211,12 +239,20 @@ def main(
     """Print the tables of MODELS, by default of those in the folder of real models."""
     paths = models or tuple(SHARED / f"{name}.onnx" for name in MODELS)
     cases = [Case.of(path, calibrate_with, count) for path in paths]
+    floats = [case for case in cases if not case.graph.quantized][:1]
+
+    def told(text: str) -> None:
+        click.echo(text, err=True)
+
     tables: dict[str, list[list[str]]] = {}
-    if only != "norms":
-        tables["accuracy"] = accuracy_table(cases, lambda text: click.echo(text, err=True))
-    if only != "accuracy":
-        floats = [case for case in cases if not case.graph.quantized]
-        tables["norms"] = [row for case in floats[:1] for row in error_table(case)]
+    for name in TABLES if only is None else (only,):
+        match name:
+            case "accuracy":
+                tables[name] = accuracy_table(cases, told)
+            case "norms":
+                tables[name] = [row for case in floats for row in error_table(case)]
+            case _:
+                tables[name] = [row for case in floats for row in residuals_table(case, told)]
     for name, rows in tables.items():
         print(f"\n{name}\n\n{table(rows)}", flush=True)
         if writes:

@@ -149,3 +149,11 @@ def test_a_pass_of_ones_own_takes_fewer_than_forty_lines_and_does_what_it_says(
     first, _, last = (float(re.findall(r"0\.\d+", line)[0]) for line in lines)
     assert first > 0.97
     assert last < first - 0.01
+
+
+def test_the_detector_is_of_the_published_size() -> None:
+    path = EXAMPLES / "09_tinyissimo_yolo" / "yolo.onnx"
+    graph = onnx.load_model_from_string(path.read_bytes()).graph
+    parts = ("_codes", "_bias")
+    held = (t for t in graph.initializer if t.name.endswith(parts))
+    assert sum(int(np.prod(t.dims)) for t in held) == pytest.approx(422_000, rel=0.01)

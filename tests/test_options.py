@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binpoint.errors import BadOption, InputNotFound
-from binpoint.options import CompileOptions, read_options
+from binpoint.options import CompileOptions, Detections, read_options
 
 options = st.builds(
     CompileOptions,
@@ -19,11 +19,22 @@ options = st.builds(
     binary_points=st.sampled_from(["range", "mse", "joint"]),
     equalize=st.booleans(),
     activation_bits=st.integers(2, 8),
+    residuals=st.sampled_from(["auto", "narrow", "wide"]),
     weight_bits=st.integers(2, 8),
     weight_terms=st.none() | st.integers(1, 4),
     multipliers=st.sampled_from(["auto", "none"]),
     layer_bits=st.dictionaries(
         st.from_regex("[a-z/]{1,5}", fullmatch=True), st.integers(2, 8), max_size=2
+    ),
+    detections=st.none()
+    | st.builds(
+        Detections,
+        grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        image=st.tuples(st.integers(1, 99), st.integers(1, 99)),
+        classes=st.integers(1, 3),
+        boxes=st.just(1),
+        output=st.none() | st.just("y"),
+        anchors=st.just(()) | st.tuples(st.tuples(st.floats(0.5, 9), st.floats(0.5, 9))),
     ),
     seed=st.integers(0, 2**32 - 1),
 )

@@ -21,13 +21,26 @@ Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
+Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2047)]
+Extent = Annotated[float, msgspec.Meta(gt=0, le=2047)]
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "mcu": frozenset(
-            {"optimize", "patches", "packed_maps", "fpu", "arena", "io", "streaming", "planner"}
+            {
+                "optimize",
+                "patches",
+                "packed_maps",
+                "fpu",
+                "arena",
+                "io",
+                "streaming",
+                "planner",
+                "detections",
+            }
         ),
-        "fpga": frozenset({"fps", "latency_us", "top", "folding", "multipliers"}),
+        "fpga": frozenset({"fps", "latency_us", "top", "folding"}),
     }
 )
 """Options that mean something for targets of one family only."""
@@ -43,6 +56,52 @@ class Fold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     pe: Count = 1
     simd: Count = 1
+
+
+class Detections(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Boxes of a grid of cells, as the networks named YOLO have it, and non-maximum suppression.
+
+    A box has five values: x and y of its centre in its cell, width, height, and how sure it is that
+    there is an object; and one value for each class, which may be the same for all boxes of a cell.
+
+    Attributes:
+        grid: rows and columns of cells.
+        image: rows and columns of pixels that boxes are told in.
+        classes: of objects.
+        boxes: of a cell.
+        output: the model's name of the output; by default its only one.
+        order: of the output's axes. ``cells``: row, column, box, value; ``channels``: box, value,
+            row, column, as convolutions have it; ``boxes``: box, row, column, value. Neighbouring
+            axes may be one, and axes of size one may be missing.
+        shared_classes: the boxes of a cell share their classes, whose values follow all boxes'.
+        anchors: width and height that a box's size is relative to, in pixels of `image`; by default
+            the whole image.
+        place: what a value of the centre is in parts of the cell: ``linear`` takes it as it is,
+            ``sigmoid``, ``wide-sigmoid`` is 2 sigmoid - 1/2.
+        size: what a value of the size is in parts of the anchor: ``linear``, ``square``, ``exp``,
+            ``wide-sigmoid`` is (2 sigmoid) squared.
+        score: what other values are, from 0 to 1: ``linear``, ``sigmoid``.
+        confidence: least product of a box's and its class's score.
+        overlap: boxes that share a greater part of what both cover are of one object.
+        suppress: of boxes that overlap, the surest of each ``class`` stays, or that of ``all``.
+        limit: of boxes in an image; the surest ones.
+    """
+
+    grid: tuple[Side, Side]
+    image: tuple[Side, Side]
+    classes: Count
+    boxes: Count
+    output: str | None = None
+    order: Literal["cells", "channels", "boxes"] = "cells"
+    shared_classes: bool = False
+    anchors: tuple[tuple[Extent, Extent], ...] = ()
+    place: Literal["linear", "sigmoid", "wide-sigmoid"] = "sigmoid"
+    size: Literal["linear", "square", "exp", "wide-sigmoid"] = "exp"
+    score: Literal["linear", "sigmoid"] = "sigmoid"
+    confidence: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    overlap: Part = 0.45
+    suppress: Literal["class", "all"] = "class"
+    limit: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
 
 
 class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +126,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         bias_correction: take the mean error of the quantized weights out of the biases.
         equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
         activation_bits: of activations of a float model.
+        residuals: bits of sums that only sums and norms read, as in a transformer's residual
+            stream: ``wide`` is 16, ``narrow`` as many as other activations, ``auto`` 16 where the
+            outputs over the samples gain by it.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         weight_rounding: of the weights of a float model: each to the ``nearest`` code, or so that
@@ -88,8 +150,10 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         top: of an FPGA design: layers joined by ``stream``s, or all computed at once in
             ``parallel``; ``auto`` takes the second where only it reaches the asked pace.
         folding: of FPGA layers by name; the others are folded to keep the pace.
-        multipliers: of an FPGA design: ``auto`` writes products as such; ``none`` writes those with
-            constants as shifts and additions, and layers computed at once as graphs of adders.
+        multipliers: ``auto`` writes products as such; ``none`` writes those with constants as
+            shifts and additions, and layers of an FPGA design that are computed at once as graphs
+            of adders.
+        detections: also emit a function that makes boxes of the values of an output.
         seed: of everything random.
         check: evaluate the graph before and after each pass that promises to keep its values.
     """
@@ -106,6 +170,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bias_correction: bool = True
     equalize: bool = True
     activation_bits: Bits = 8
+    residuals: Literal["auto", "narrow", "wide"] = "auto"
     weight_bits: Bits = 8
     weight_rounding: Literal["nearest", "compensated"] = "nearest"
     layer_bits: dict[str, Bits] = {}
@@ -122,6 +187,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     top: Literal["auto", "stream", "parallel"] = "auto"
     folding: dict[str, Fold] = {}
     multipliers: Literal["auto", "none"] = "auto"
+    detections: Detections | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
     check: bool = False
 
@@ -172,7 +238,8 @@ def _toml(value: object) -> str:
     if not isinstance(plain, dict):
         return json.dumps(plain)
     pairs = cast("dict[str, object]", plain).items()
-    return "{" + ", ".join(f"{json.dumps(key)} = {_toml(v)}" for key, v in pairs) + "}"
+    told = (f"{json.dumps(key)} = {_toml(v)}" for key, v in pairs if v is not None)
+    return "{" + ", ".join(told) + "}"
 
 
 def read_options(

@@ -32,6 +32,7 @@ from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.binary_points import BinaryPoints
 from binpoint.quantize.equalize import Equalize
 from binpoint.quantize.reparameterize import ReparameterizeNorms
+from binpoint.quantize.residual_widths import ResidualWidths
 from binpoint.target import McuTarget, Target
 
 
@@ -60,6 +61,7 @@ def mcu() -> Pipeline:
         TypeAccumulators(),
         Equalize(),
         ReparameterizeNorms(),
+        ResidualWidths(),
         BinaryPoints(),
         AssignTypes(),
         RemoveTypedChannels(),

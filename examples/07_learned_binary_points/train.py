@@ -60,6 +60,7 @@ class Job:
     seed: int
     verify: int
     targets: tuple[str, ...]
+    options: CompileOptions
     progress: bool
 
     @property
@@ -112,7 +113,7 @@ def compiled(job: Job, path: Path) -> dict[str, Any]:
     for name in job.targets:
         target = load_target(name)
         result = compile_model(
-            path, target, CompileOptions(), samples=samples, verify_samples=job.verify
+            path, target, job.options, samples=samples, verify_samples=job.verify
         )
         if result.verdict.answer != "equal":
             found["verdict"] = str(result.verdict.answer)
@@ -177,16 +178,20 @@ def run(job: Job) -> dict[str, Any]:
 @click.option("--threads", default=1, help="Of torch.")
 @click.option("--verify", default=0, help="Samples for the verdict, the first; 0: all of the test.")
 @click.option("--target", "targets", multiple=True, default=TARGETS, help="One or more.")
+@click.option("--multipliers", type=click.Choice(["auto", "none"]), default="auto")
 @click.option("--quick", is_flag=True, help="Few epochs, few data where they are made.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, and no bars.")
-def main(source: str, folder: Path, threads: int, quick: bool, as_json: bool, **asked: Any) -> None:
+def main(
+    source: str, threads: int, multipliers: Any, quick: bool, as_json: bool, **asked: Any
+) -> None:
     """Train, quantize, export, compile, verify."""
     torch.set_num_threads(threads)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     data = data_of.read(source, quick=quick)
     asked |= QUICK if quick else {}
     asked["verify"] = asked["verify"] or len(data.test_x)
-    found = run(Job(data, folder=folder, progress=not as_json, **asked))
+    asked["options"] = CompileOptions(multipliers=multipliers)
+    found = run(Job(data, progress=not as_json, **asked))
     if as_json:
         click.echo(json.dumps(found))
         return

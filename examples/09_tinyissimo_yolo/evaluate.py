@@ -1,6 +1,8 @@
 """Mean average precision of yolo.onnx in float, and of the integers that it is compiled to.
 
-python examples/09_tinyissimo_yolo/evaluate.py [TARGET] [KEY=VALUE …]
+python examples/09_tinyissimo_yolo/evaluate.py [TARGET] [--model FILE] [KEY=VALUE …]
+
+compiles another file in its place, as train_quantized.py writes them.
 """
 
 from __future__ import annotations
@@ -10,19 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from boxes import Scale, detect, precision
+import onnx
+from boxes import precision
 from numpy.typing import NDArray
 from scenes import scenes
 
 import binpoint
 from binpoint import ort
 from binpoint.driver import Result
-from binpoint.ir.evaluate import evaluate
-from binpoint.options import read_options
+from binpoint.ir.graph import Value
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import FixedType, IntType, TensorType
+from binpoint.options import CompileOptions, read_options
+from binpoint.passes.convert import stored
+from binpoint.plan.detector import build
+from binpoint.sim.host_c import HostBuild, run_project
+from binpoint.sim.interface import Interface
 
 FOLDER = Path(__file__).resolve().parent
 CALIBRATION, TEST = 200, 500
-_FINE = 1 / 1024
+_FINE = FixedType.per_tensor(IntType(16, signed=True), Dyadic(1, -12))
+
+Boxes = list[NDArray[np.int64]]
 
 
 def samples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -31,55 +42,65 @@ def samples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return images.astype(np.float32) / np.float32(255), objects
 
 
-def compiled(target: str, words: list[str], images: NDArray[np.float32]) -> Result:
-    """The network compiled, its ranges found on the images for calibration."""
+def compiled(
+    model: Path, target: str, options: CompileOptions, images: NDArray[np.float32]
+) -> Result:
+    """A network compiled, its ranges found on the images for calibration unless it has its own."""
+    name = onnx.load_model_from_string(model.read_bytes()).graph.input[0].name
     return binpoint.compile_model(
-        FOLDER / "yolo.onnx",
+        model,
         binpoint.load_target(target),
-        read_options(assignments=words),
-        samples={"image": images},
+        options,
+        samples={name: images},
         verify="all",
         verify_samples=4,
     )
 
 
-def scale_of(result: Result) -> Scale:
-    """What the codes of the compiled network's output mean."""
-    kind = result.graph.value(result.graph.outputs[0]).elem
-    return Scale.of(float(kind.scales[0]), kind.zero_points[0])
-
-
-def floating(images: NDArray[Any]) -> list[NDArray[np.int64]]:
-    """Boxes of the float network, its outputs in steps of 1/1024."""
+def floating(options: CompileOptions, images: NDArray[Any]) -> Boxes:
+    """Boxes of yolo.onnx in float, its outputs in steps of 1/4096."""
     session = ort.plain(str(FOLDER / "yolo.onnx"))
-    rows = (session.run({"image": x[None]})[session.outputs[0]] for x in images)
-    return [detect(np.rint(row[0] / _FINE).astype(np.int64), Scale.of(_FINE, 0)) for row in rows]
+    (name,) = session.outputs
+    cells = [session.run({"image": image[None]})[name] for image in images]
+    value = Value(name, TensorType(cells[0].shape, _FINE))
+    assert options.detections is not None
+    head = build(options.detections, [name], [value], widest=16)
+    return [head.detect(stored(value, one)) for one in cells]
 
 
-def integer(result: Result, images: NDArray[Any]) -> list[NDArray[np.int64]]:
-    """Boxes of the integers."""
-    graph = result.graph
-    given = graph.value(graph.inputs[0])
-    found: list[NDArray[np.int64]] = []
-    for image in images:
-        laid = image.transpose(1, 2, 0) if given.shape[-1] == image.shape[0] else image
-        codes = given.elem.quantize(laid.reshape(given.shape))
-        outputs = evaluate(graph, {given.name: codes})
-        found.append(detect(outputs[graph.outputs[0]].reshape(-1), scale_of(result)))
-    return found
+def integer(result: Result, options: CompileOptions, images: NDArray[Any]) -> Boxes:
+    """Boxes that the generated C finds, on this machine."""
+    program, head = result.program, result.program.detector
+    given = program.inputs[0].value
+    assert head is not None
+    outputs = run_project(
+        Interface.of(program, options),
+        result.project.files,
+        [{given.name: stored(given, image)} for image in images],
+        build=HostBuild(sanitize=False),
+    )
+    told = [np.asarray(output[head.value.name], np.int64) for output in outputs]
+    return [one[1:].reshape(-1, 6)[: one[0]] for one in told]
 
 
 def main() -> None:
     """Print both, and what the network costs."""
-    target, words = (sys.argv[1:2] or ["cortex-m4"])[0], sys.argv[2:]
+    words = sys.argv[1:]
+    model = FOLDER / "yolo.onnx"
+    if "--model" in words:
+        at = words.index("--model")
+        model = Path(words[at + 1])
+        del words[at : at + 2]
+    target = words.pop(0) if words and "=" not in words[0] else "cortex-m4"
+    options = read_options(FOLDER / "yolo.toml", words)
     images, objects = samples()
-    result = compiled(target, words, images[:CALIBRATION])
+    result = compiled(model, target, options, images[:CALIBRATION])
     images, objects = images[CALIBRATION:], objects[CALIBRATION:]
     report = result.report
-    print(f"float: {precision(floating(images), objects):.4f}")
-    print(f"integer: {precision(integer(result, images), objects):.4f}")
+    print(f"float: {precision(floating(options, images), objects):.4f}")
+    print(f"integer: {precision(integer(result, options, images), objects):.4f}")
     print(f"flash {report.flash_bytes}, arena {report.arena_bytes}, MACs {report.macs}")
-    print(f"instructions {report.instructions}, {report.verdict}", scale_of(result))
+    print(f"instructions {report.instructions}, {report.verdict}, {report.detections}")
 
 
 if __name__ == "__main__":

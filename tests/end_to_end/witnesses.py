@@ -64,6 +64,7 @@ def random_options(random: Random, name: str) -> CompileOptions:
         io=random.choice(("caller", "arena")),
         planner="greedy",
         check=random.choice((True, False)),
+        residuals=random.choice(("auto", "narrow", "wide")),
     )
 
 

@@ -8,13 +8,14 @@ from random import Random
 import numpy as np
 
 from binpoint.ir.graph import Value
-from binpoint.numeric.fixed import I8, U8
+from binpoint.numeric.fixed import I8, I16, U8
 from binpoint.ops.blocks import Block, IntSum
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.copy import transposed
 from binpoint.ops.dense import IntDense
 from binpoint.ops.lookup import IntLookup
+from binpoint.ops.pairwise import IntAdd
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
 from binpoint.ops.runtime_pair import OnnxruntimeAdd
@@ -98,11 +99,23 @@ def depthwise(s: Sketch) -> Value:
 
 def add(s: Sketch) -> Value:
     shape, storage = s.shape(), s.storage(I8, U8)
+    if s.random.random() < 0.3:
+        return wide_add(s)
     a, b, target = s.input(shape, s.type(storage)), s.input(shape, s.type(storage)), s.type(storage)
     lo, hi = sorted((s.number(storage.min, storage.max), s.number(storage.min, storage.max)))
     axes = Broadcast.of(shape, shape, "add")
     kinds = a.elem, b.elem, a.interval, b.interval
     return s.add(OnnxruntimeAdd(axes, *kinds, target, lo, hi).proved(), a, b)
+
+
+def wide_add(s: Sketch) -> Value:
+    """As in a residual stream: halfwords and bytes."""
+    shape, kind = s.shape(), s.type(I16)
+    a, b = s.input(shape, kind), s.input(shape, s.type(s.storage(I8, I16)))
+    zeros = a.elem.zero_point, b.elem.zero_point
+    axes, ma = Broadcast.of(shape, shape, "add"), s.number(-(2**13), 2**13)
+    lo, hi = sorted((s.number(I16.min, I16.max), s.number(I16.min, I16.max)))
+    return s.add(IntAdd(axes, ma, s.number(1, 2**13), s.number(1, 13), *zeros, kind, lo, hi), a, b)
 
 
 def columns(s: Sketch) -> Value:

@@ -10,7 +10,7 @@ import pytest
 from binpoint.ir.graph import Value
 from binpoint.ir.op import Semantics
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, U8, FixedType
+from binpoint.numeric.fixed import I8, I16, U8, FixedType
 from binpoint.ops.blocks import Block, IntSum
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.concat import IntConcat
@@ -51,7 +51,10 @@ def add(s: Sketch) -> Value:
     if s.pick(True, False):
         kinds = (a.elem, b.elem, a.interval, b.interval)
         return s.add(OnnxruntimeAdd(axes, *kinds, target, *ends), a, b)
-    shift = s.number(1, 22)
+    if s.pick(True, False):
+        a, target = s.input(shapes[0], s.type(I16)), s.type(I16)
+        ends = clamp(s, target)
+    shift = s.number(1, 13 if I16 in (a.elem.storage, target.storage) else 22)
     ma, mb = (s.number(-(2**shift), 2**shift) // s.pick(1, 4) for _ in range(2))
     zeros = a.elem.zero_point, b.elem.zero_point
     return s.add(IntAdd(axes, ma, mb, shift, *zeros, target, *ends), a, b)
@@ -142,7 +145,7 @@ def test_all_of_them_are_taken() -> None:
         assert sum(c.stem == stem for c in taken) > 4, stem
     traits = [dict(c.traits) for c in taken]
     assert {t["inner"] for t in traits if "inner" in t} == {"a", "b", "ab"}
-    assert {t.get("saturation") for t in traits} >= {"ssat8", "usat8", "usat7"}
+    assert {t.get("saturation") for t in traits} >= {"ssat8", "ssat16", "usat8", "usat7"}
     assert {t["sign"] for t in traits if "sign" in t} == {"s", "u"}
     assert any("rows" in t for t in traits)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from binpoint.ir.graph import Value
 from binpoint.ir.op import Semantics
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, U8, FixedType
+from binpoint.numeric.fixed import I8, I16, U8, FixedType
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.softmax import Softmax, share_type
 from binpoint.options import CompileOptions
@@ -47,7 +47,7 @@ def layernorm(s: Sketch) -> Value:
     """Results that saturate, and some whose range is a rectifier's."""
     shape = rows(s)
     n = shape[-1]
-    storage = s.storage(I8, U8)
+    storage = s.storage(I8, U8, I16)
     x = s.input(shape, FixedType.per_tensor(storage, scale(s), s.zero(storage)))
     gamma, beta = (real(s.rng.normal(mean, 0.5, n).astype(np.float32)) for mean in (1, 0))
     storage = s.storage(I8, U8)

@@ -188,6 +188,9 @@ def complaints(schema: dict[str, Any], part: dict[str, Any], value: Any) -> list
         return [c for item in value for c in complaints(schema, part["items"], item)]
     if part["type"] != "object":
         return []
+    if "properties" not in part:  # a table of any keys
+        others = part["additionalProperties"]
+        return [c for inner in value.values() for c in complaints(schema, others, inner)]
     fields = part["properties"]
     missing = [f"{key} is missing" for key in part.get("required", []) if key not in value]
     unknown = [f"{key} is unknown" for key in value if key not in fields]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from binpoint.options import CompileOptions
 from binpoint.training import export
 from binpoint.training.check import compare
 
@@ -80,7 +81,7 @@ def test_what_needs_no_classes_keeps_what_the_float_network_knows(
     monkeypatch.setattr(train, "CALIBRATION", 120)
     monkeypatch.setattr(train, "PLACED", 40)
     data = train.data_of.read("digits")
-    job = train.Job(data, "mlp", 5, None, method, 0, 6, tmp_path, 1, 5, (), False)
+    job = train.Job(data, "mlp", 5, None, method, 0, 6, tmp_path, 1, 5, (), CompileOptions(), False)
     net = train.float_net(job)
     plain = train.accuracy(net, data.test_x, data.test_y)
     fixed = train.fixed_net(job, net.cpu())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from binpoint.emit.calls import formulas, parameter, title, type_text, wrapped
+from binpoint.emit.detect_c import detector_files, detector_view
 from binpoint.emit.environment import c_int, comment, ctype, render_template
 from binpoint.emit.project import Project
 from binpoint.emit.stage_c import StageView, stage_view
@@ -165,6 +166,8 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             s.call.epilogue is not None and s.call.epilogue.form == "fpu"
             for _, s in program.calls()
         ),
+        "bare": options.multipliers == "none",
+        "detector": detector_view(program.detector, program.outputs),
         "softfloat": any(dict(s.call.traits).get("softfloat") for _, s in program.calls()),
     }
     files = {
@@ -178,6 +181,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
             f"{prefix}_runtime.h": "runtime.h",
             f"{prefix}_convert.h": "convert.h",
             "CMakeLists.txt": "CMakeLists.txt",
+            **({} if program.detector is None else detector_files(prefix)),
             **{f"{prefix}_{variant}.h": f"{variant}/runtime.h" for variant in variants},
         }.items()
     }

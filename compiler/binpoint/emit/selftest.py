@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binpoint.emit.detect_c import detector_view
 from binpoint.emit.environment import render_template
 from binpoint.emit.mcu_c import port_views
 from binpoint.numeric.fixed import IntType
 from binpoint.options import CompileOptions
 from binpoint.plan.memory import ALIGNMENT
-from binpoint.plan.program import Port, Program
+from binpoint.plan.program import Port, Program, boxes_port
 
 VECTORS = 4
 """Golden vectors at most; fewer where they would take more than `VECTOR_BYTES`, but one."""
@@ -46,6 +47,10 @@ def selftest(
     """Files of the self-test by path; `inputs` and `outputs` hold stored integers by value name."""
     vectors = [_vector(p, inputs) for p in program.inputs]
     vectors += [_vector(p, outputs) for p in program.outputs]
+    detector = program.detector
+    if detector is not None:
+        told = [{detector.value.name: detector.told(sample)} for sample in outputs]
+        vectors.append(_vector(boxes_port(detector), told))
     into, out = port_views(program.inputs, program.outputs)
     views = {
         "prefix": program.name,
@@ -55,6 +60,7 @@ def selftest(
         "vectors": vectors,
         "inputs": into,
         "outputs": out,
+        "detector": detector_view(detector, program.outputs),
         "caller_arena": options.arena == "caller",
         "inputs_in_arena": options.io == "arena",
         "arena_storage": max(program.arena_bytes, ALIGNMENT),

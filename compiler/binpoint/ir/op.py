@@ -121,6 +121,9 @@ class FloatOp(Op, Reader):
     elementwise: ClassVar[bool] = False
     """Whether it is one function applied to every element of its one operand."""
 
+    reads_wide: ClassVar[bool] = False
+    """Whether operands may have 16 bits."""
+
     def roles(self, count: int) -> tuple[Role, ...]:
         """The role of each of `count` operands."""
         return (Role.ACTIVATION,) * count

@@ -123,6 +123,7 @@ class Binary(FloatOp):
     a sum or product of quantized operands in float32 and not by QLinearAdd or QLinearMul.
     """
 
+    reads_wide: ClassVar[bool] = True
     onnx: ClassVar[tuple[str, ...]] = (
         *Kind,
         "com.microsoft.QLinearAdd",

@@ -30,6 +30,7 @@ class GroupNorm(FloatOp):
         method: as of a layer norm.
     """
 
+    reads_wide: ClassVar[bool] = True
     onnx: ClassVar[tuple[str, ...]] = ("GroupNormalization", "InstanceNormalization")
 
     groups: int

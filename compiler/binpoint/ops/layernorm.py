@@ -44,6 +44,7 @@ class LayerNorm(FloatOp):
     Parameters are constants. From zero, not `centred`, it has no method but the exact one.
     """
 
+    reads_wide: ClassVar[bool] = True
     onnx: ClassVar[tuple[str, ...]] = (
         "LayerNormalization", "RMSNormalization", "LpNormalization",
     )  # fmt: skip

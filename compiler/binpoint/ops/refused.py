@@ -21,6 +21,8 @@ _HINTS: Mapping[str, str] = MappingProxyType(
         "com.microsoft.SkipLayerNormalization": "write it with Add and LayerNormalization: switch "
         "off the transformer optimizations of the exporter",
         "com.microsoft.EmbedLayerNormalization": "write it with Gather, Add and LayerNormalization",
+        "NonMaxSuppression": "cut the model before its boxes are decoded; the option `detections` "
+        "emits a function that decodes and suppresses them",
         "Sum": "write it with Add",
         "Mean": "write it with Add and a Mul by a constant",
         "com.microsoft.QLinearReduceMean": "use QLinearGlobalAveragePool, which is defined exactly",

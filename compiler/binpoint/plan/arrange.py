@@ -10,6 +10,7 @@ from binpoint.ir.kernel import Buffer, Table
 from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.lower.keep_states import kept_states
 from binpoint.options import CompileOptions
+from binpoint.plan.detector import detector_of
 from binpoint.plan.fuse import Modelled, Step, fuse
 from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
@@ -34,6 +35,7 @@ _RESERVED = (
 )  # fmt: skip
 """Names, after the model's prefix or without, that the generated code has for other things."""
 _STREAMING = ("reset", "state", "step")
+_DETECTING = ("box", "boxes", "detect")
 
 
 def arrange(
@@ -56,7 +58,9 @@ def arrange(
     views, sizes, order = _laid_out(steps, graph, options, inside)
     owner = views.owner
     placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
+    detector = detector_of(graph, options) if inside is None else None
     taken = {*_RESERVED, *(_STREAMING if options.streaming else ())}
+    taken |= set(_DETECTING if detector is not None else ())
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
@@ -81,6 +85,7 @@ def arrange(
         },
         stages=stages,
         states=states,
+        detector=detector,
     )
 
 

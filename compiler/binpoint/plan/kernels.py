@@ -28,6 +28,8 @@ from binpoint.plan.variants import (
     mve_matmul,
     mve_matrix,
     mve_rows,
+    recurrent,
+    shifts,
 )
 from binpoint.target import Feature, McuTarget, Price
 
@@ -45,6 +47,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_matmul.matmul),
     ("mve", mve_rows.layernorm),
     ("mve", mve_rows.softmax),
+    ("mve", recurrent.mve),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),
     ("dsp", dsp_elements.add),
@@ -59,6 +62,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_matmul.matmul),
     ("dsp", dsp_rows.layernorm),
     ("dsp", dsp_rows.softmax),
+    ("dsp", recurrent.dsp),
     ("dsp", block_matrix.narrow),
     ("registers", block_matrix.wide),
     ("registers", block_matrix.pair),
@@ -75,9 +79,13 @@ def choose(
 ) -> tuple[Step, ...]:
     """The steps, each with the kernel that is modelled to take the fewest cycles.
 
+    Without multipliers there is one of each.
+
     Of kernels that cost the same it is the first of `FAMILIES`, then portable C. Where size counts
     it always is the first, so that layers share their kernels.
     """
+    if options.multipliers == "none":
+        return tuple(shifts.bare(step, graph) for step in steps)
     price = target.price or _EVEN
     found: list[Step] = []
     for step in steps:

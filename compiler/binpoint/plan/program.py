@@ -10,6 +10,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.numeric.fixed import IntType
+from binpoint.plan.detector import Detector
 from binpoint.plan.fuse import Step
 
 
@@ -60,6 +61,11 @@ class Port:
     def bytes(self) -> int:
         """Size in memory."""
         return self.value.type.size * self.value.elem.storage.dtype.itemsize
+
+
+def boxes_port(detector: Detector) -> Port:
+    """The boxes that a head makes, as an output of its own."""
+    return Port("boxes", "", detector.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,8 @@ class Program:
     """By the name of the step that is one."""
     states: Mapping[tuple[str, str], State] = field(default_factory=dict[tuple[str, str], State])
     """By step and argument that reads it."""
+    detector: Detector | None = None
+    """What makes boxes of an output, if that is asked for."""
 
     @property
     def constant_bytes(self) -> int:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from binpoint.errors import InputNotFound, UsageError
 from binpoint.ir.text import describe_figures
+from binpoint.report.detections import Detecting
 from binpoint.report.maps import PackedMaps
 from binpoint.report.patches import CurvePoint, Patches
 from binpoint.report.summary import Fpga, Layer, Report
@@ -91,6 +92,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("samples", _samples(report)),
         ("requantizers", _requantizers(report)),
         *(("departure", text) for text in _departures(report)),
+        *(("boxes", _boxes(found)) for found in (report.detections,) if found is not None),
         *((name, describe_figures(found)) for name, found in report.passes.items()),
     ]  # fmt: skip
     rows += [
@@ -103,6 +105,15 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if report.changed_files:
         rows.append(("changed", ", ".join(report.changed_files)))
     return rows
+
+
+def _boxes(found: Detecting) -> str:
+    """What the head costs."""
+    cost = "" if found.instructions is None else f", {number(found.instructions)} instructions"
+    return (
+        f"at most {found.most} of {number(found.candidates)} of `{found.output}`{cost}; "
+        f"{number(found.result_bytes)} bytes of the caller's"
+    )
 
 
 def _code(report: Report) -> list[tuple[str, str]]:

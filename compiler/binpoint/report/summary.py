@@ -22,6 +22,7 @@ from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Program, calls_of
 from binpoint.report.accuracy import Score
+from binpoint.report.detections import Detecting, detecting_of
 from binpoint.report.maps import PackedMaps
 from binpoint.report.patches import CurvePoint, Patches
 from binpoint.sim.departures import Departure
@@ -226,6 +227,7 @@ class Report(_Table, frozen=True):
         patches: of layers computed patch by patch, if there are any.
         packed_maps: of maps of narrow codes that share bytes in the arena, if there are any.
         patch_curve: memory against extra work, where `analyze` asks for it.
+        detections: of the head that makes boxes, if there is one.
         departures: for a model that came quantized, where its bytes are not all onnxruntime's.
         passes: figures of passes about their own work, by pass: of `binary-points` the types, how
             many its joint search moved, and the relative squared error of the outputs before and
@@ -264,6 +266,7 @@ class Report(_Table, frozen=True):
     patches: Patches | None = None
     packed_maps: PackedMaps | None = None
     patch_curve: tuple[CurvePoint, ...] = ()
+    detections: Detecting | None = None
     passes: Mapping[str, Mapping[str, float]] = msgspec.field(
         default_factory=dict[str, Mapping[str, float]]
     )
@@ -315,6 +318,7 @@ def summarize(program: Program, target: McuTarget, verdict: Verdict, findings: F
         patches=findings.patches,
         packed_maps=findings.packed_maps,
         patch_curve=findings.patch_curve,
+        detections=detecting_of(program, figures),
     )
 
 

@@ -39,12 +39,15 @@ class Difference:
 
 
 def first_difference(
-    graph: Graph, expected: Sequence[Values], found: Sequence[Values]
+    graph: Graph,
+    expected: Sequence[Values],
+    found: Sequence[Values],
+    more: Sequence[Place] = (),
 ) -> Difference | None:
-    """Compare the values that `found` has, in the graph's order, exactly."""
+    """Compare the values that `found` has, in the graph's order, then `more`, exactly."""
     order = {name: node.name for node in graph.nodes() for name in node.outputs}
     places = [Place(graph.value(name), node) for name, node in order.items()]
-    return first_of(places, expected, found)
+    return first_of([*places, *more], expected, found)
 
 
 @dataclass(frozen=True, slots=True)

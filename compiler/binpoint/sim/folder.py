@@ -17,13 +17,15 @@ from binpoint.emit.manifest import SCHEMA, digest
 from binpoint.errors import InputNotFound, UnknownTarget, UsageError
 from binpoint.ir.graph import Value
 from binpoint.numeric.fixed import FixedType, TensorType
+from binpoint.options import Detections
 from binpoint.plan.design import Style
+from binpoint.plan.detector import Detector, build
 from binpoint.plan.program import Port
 from binpoint.sim.check_graph import run_values
 from binpoint.sim.compare import Difference, Place, first_of
 from binpoint.sim.emitted import Emitted, EmittedC, EmittedHls, Trial
 from binpoint.sim.host_hls import HlsInterface, Wire
-from binpoint.sim.interface import Codes, Interface, unpack
+from binpoint.sim.interface import Codes, Interface, unpack, with_boxes
 from binpoint.sim.verify import answers
 from binpoint.sim.witness import Answer, Verdict, Witness, WitnessResult
 from binpoint.target import McuTarget, load_target, microcontroller
@@ -79,7 +81,17 @@ class _Manifest(msgspec.Struct, frozen=True):
             arena_bytes=self.arena_bytes,
             caller_arena=self.options.get("arena") == "caller",
             inputs_in_arena=self.options.get("io") == "arena",
+            detector=self.detector,
         )
+
+    @property
+    def detector(self) -> Detector | None:
+        """The head, if there is one."""
+        asked = self.options.get("detections")
+        if asked is None:
+            return None
+        names, values = [e.source for e in self.outputs], [e.tensor for e in self.outputs]
+        return build(msgspec.convert(asked, Detections), names, values)
 
     def emitted(self, files: Mapping[str, bytes]) -> Emitted:
         """What the witnesses build."""
@@ -152,9 +164,8 @@ def verify_written(written: Written, witnesses: Sequence[Witness], *, deep: bool
     """
     manifest, interface = written.manifest, written.manifest.interface
     inputs = unpack(interface.inputs, written.files["test/inputs.bin"])
-    expected: list[dict[str, NDArray[Any]]] = unpack(
-        interface.outputs, written.files["test/outputs.bin"]
-    )
+    expected = unpack(interface.outputs, written.files["test/outputs.bin"])
+    expected = with_boxes(interface.detector, expected)
     places = _places(manifest, interface, deep=deep)
     emitted = manifest.emitted(written.files)
     results = [WitnessResult("vectors", Answer.EQUAL, len(inputs), "the reference")]
@@ -182,7 +193,7 @@ def _target(name: str) -> McuTarget | None:
 
 def _places(manifest: _Manifest, interface: Interface, *, deep: bool) -> list[Place]:
     nodes = {entry.value: entry.step for entry in manifest.nodes}
-    ports = [port.value for port in interface.outputs]
+    ports = [port.value for port in interface.results]
     values = [*interface.values, *ports] if deep else ports
     return [Place(v, nodes.get(v.name, v.name)) for v in {v.name: v for v in values}.values()]
 
@@ -196,7 +207,8 @@ def _run_lowered(
     wanted = [*ports, *interface.values] if deep else ports
     values = {value.name: value for value in wanted}
     found = run_values(model, list(values.values()), inputs)
-    return [{n: _shaped(a, values[n]) for n, a in sample.items()} for sample in found]
+    shaped = [{n: _shaped(a, values[n]) for n, a in sample.items()} for sample in found]
+    return with_boxes(interface.detector, shaped)
 
 
 def _shaped(array: NDArray[Any], value: Value) -> NDArray[Any]:

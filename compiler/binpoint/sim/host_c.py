@@ -84,7 +84,7 @@ def run_project(
         (folder / "in.bin").write_bytes(pack(interface.inputs, samples))
         names = ["in.bin", "out.bin", *(["values.bin"] if deep else [])]
         run_tool([program, *(folder / name for name in names)], timeout=600)
-        found = unpack(interface.outputs, (folder / "out.bin").read_bytes())
+        found = unpack(interface.results, (folder / "out.bin").read_bytes())
         if deep and interface.values:
             values = split(interface.values, (folder / "values.bin").read_bytes())
             found = [{**more, **known} for known, more in zip(found, values, strict=True)]

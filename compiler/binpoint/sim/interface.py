@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binpoint.emit.detect_c import detector_view
 from binpoint.emit.mcu_c import coded_steps, port_views
 from binpoint.errors import ToolFailed
 from binpoint.ir.graph import Value
 from binpoint.options import CompileOptions
-from binpoint.plan.program import Port, Program
+from binpoint.plan.detector import Detector
+from binpoint.plan.program import Port, Program, boxes_port
 
 Array = NDArray[Any]
 Codes = Mapping[str, Array]
@@ -22,7 +24,7 @@ Codes = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """Prefix, ports, arena of a C project; `values` are what its hook reports, in order."""
+    """Prefix, ports, arena, head of a C project; `values` are what its hook reports, in order."""
 
     name: str
     inputs: tuple[Port, ...]
@@ -31,6 +33,7 @@ class Interface:
     arena_bytes: int
     caller_arena: bool
     inputs_in_arena: bool
+    detector: Detector | None = None
 
     @classmethod
     def of(cls, program: Program, options: CompileOptions) -> Interface:
@@ -43,7 +46,14 @@ class Interface:
             arena_bytes=program.arena_bytes,
             caller_arena=options.arena == "caller",
             inputs_in_arena=options.io == "arena",
+            detector=program.detector,
         )
+
+    @property
+    def results(self) -> tuple[Port, ...]:
+        """The outputs, then the boxes that a head makes of them."""
+        made = () if self.detector is None else (boxes_port(self.detector),)
+        return self.outputs + made
 
     def views(self) -> dict[str, object]:
         """What the harness templates see."""
@@ -58,7 +68,14 @@ class Interface:
             "arena_storage": max(self.arena_bytes, 4),
             "caller_arena": self.caller_arena,
             "inputs_in_arena": self.inputs_in_arena,
+            "detector": detector_view(self.detector, self.outputs),
         }
+
+
+def with_boxes(detector: Detector | None, samples: Sequence[Codes]) -> list[dict[str, Array]]:
+    """The same samples, each with the boxes that a head makes of its outputs."""
+    made = () if detector is None else (detector,)
+    return [{**sample, **{d.value.name: d.told(sample) for d in made}} for sample in samples]
 
 
 def pack(ports: Sequence[Port], samples: Sequence[Codes]) -> bytes:

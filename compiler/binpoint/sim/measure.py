@@ -43,7 +43,7 @@ class Measurement:
 
     Flash is code, constants and initial values of data. Stack and instructions are None where the
     program was built but not run. `layers` has the parts of the run of `instructions`, in the order
-    of the calls; none where they were not told apart.
+    of the calls; none where they were not told apart. `detection` are those of the head, at most.
     """
 
     code_bytes: int
@@ -60,6 +60,7 @@ class Measurement:
     instructions_max: int | None = None
     modelled_cycles: int | None = None
     layers: tuple[Cost, ...] = ()
+    detection: int | None = None
 
 
 def emulate(
@@ -90,10 +91,16 @@ def emulate(
     if done.fault is not None or done.exit_code != 0:
         have = done.fault or f"exit status {done.exit_code}"
         raise ToolFailed("the emulated program stopped early", at=target.name, have=have)
-    found = unpack(interface.outputs, done.outputs.get("output.bin", b""))
+    found = unpack(interface.results, done.outputs.get("output.bin", b""))
     calls = marks if len(marks) == len(interface.values) else ()
     prices = _Prices(target.price, opcodes_of(listing, target))
-    return found, _measured(_sizes(image, sources), done, prices, calls)
+    sizes = _sizes(image, sources)
+    if interface.detector is not None:
+        # Of each sample a run, then the head.
+        detected = [region.instructions for region in done.regions[1::2]]
+        done = replace(done, regions=done.regions[::2])
+        sizes = replace(sizes, detection=max(detected, default=None))
+    return found, _measured(sizes, done, prices, calls)
 
 
 def _sizes(image: Image, sources: Mapping[str, bytes]) -> Measurement:

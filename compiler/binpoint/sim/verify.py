@@ -15,11 +15,12 @@ from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
 from binpoint.passes.convert import stored_inputs
 from binpoint.passes.samples import Samples
+from binpoint.plan.detector import detector_of
 from binpoint.sim.check_graph import run_onnx, write_onnx
-from binpoint.sim.compare import Difference, first_difference
+from binpoint.sim.compare import Difference, Place, first_difference
 from binpoint.sim.departures import departures
 from binpoint.sim.emitted import EMULATED_SAMPLES, Emitted, Trial
-from binpoint.sim.interface import Codes
+from binpoint.sim.interface import Codes, with_boxes
 from binpoint.sim.source import compare_source
 from binpoint.sim.witness import (
     NOT_ASKED,
@@ -55,12 +56,16 @@ def verify(
         witnesses: who is asked; the others are named as not run.
         deep: compare every value, not outputs alone (the emulator and HLS: outputs).
     """
-    graph = subject.graph
+    graph, detector = subject.graph, detector_of(subject.graph, subject.options)
     inputs = list(stored_inputs(graph, samples))
-    expected = reference(graph, inputs, deep=deep)
-    ort = Trial(lambda: run_onnx(write_onnx(graph, deep=deep), graph, inputs), len(inputs))
+    expected = with_boxes(detector, reference(graph, inputs, deep=deep))
+    ort = Trial(
+        lambda: with_boxes(detector, run_onnx(write_onnx(graph, deep=deep), graph, inputs)),
+        len(inputs),
+    )
+    boxes = () if detector is None else (Place(detector.value, detector.output),)
     results = [WitnessResult("interpreter", Answer.EQUAL, len(inputs), "the reference")]
-    judge = partial(_compared, graph, expected)
+    judge = partial(_compared, graph, expected, boxes)
     found = answers({Witness.ORT: ort}, subject.emitted, inputs, judge, witnesses, deep=deep)
     results += found.witnesses
     if graph.quantized and not graph.rational:
@@ -92,9 +97,13 @@ def answers(
 
 
 def _compared(
-    graph: Graph, expected: Sequence[Codes], count: int, found: Sequence[Codes]
+    graph: Graph,
+    expected: Sequence[Codes],
+    boxes: Sequence[Place],
+    count: int,
+    found: Sequence[Codes],
 ) -> Difference | None:
-    return first_difference(graph, expected[:count], found)
+    return first_difference(graph, expected[:count], found, boxes)
 
 
 def reference(

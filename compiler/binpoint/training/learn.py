@@ -46,11 +46,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one round gave: mean loss, accuracy on what it learned from, seconds, remarks."""
+    """What one round gave: mean loss, accuracy on what it learned from, seconds, remarks.
+
+    There is no accuracy where the loss is the caller's.
+    """
 
     index: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     seconds: float
     notes: str = ""
 
@@ -60,6 +63,9 @@ Augment = Callable[[Any, Any], Any]
 
 Callback = Callable[[nn.Module, Epoch], str | None]
 """Called between epochs; what it returns goes into the epoch's notes."""
+
+Loss = Callable[[Any, Any], Any]
+"""What a batch's results and its `y` give: a mean over the batch."""
 
 
 def device() -> str:
@@ -75,8 +81,9 @@ def learn(
     *,
     augment: Augment | None = None,
     callback: Callback | None = None,
+    loss: Loss | None = None,
 ) -> list[Epoch]:
-    """Train a classifier, in place.
+    """Train a module, in place; a classifier unless a loss is given.
 
     The same plan, data and machine give the same result, and a training that was cut goes on as if
     it had not been.
@@ -84,10 +91,11 @@ def learn(
     Args:
         module: a float module or one that `prepare` made.
         x: samples, [N, …].
-        y: classes, [N].
+        y: classes, [N]; with `loss` whatever that reads, [N, …].
         plan: see there.
         augment: changes a batch before it is learned from.
         callback: called between epochs.
+        loss: in place of the cross entropy of scores and classes.
 
     Returns:
         One entry per epoch, those before a resumption included.
@@ -108,7 +116,7 @@ def learn(
             generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + index)
             torch.manual_seed(plan.seed * 1_000_003 + index)
             found = _round(module, _batches(x, y, plan, generator, place, augment),
-                           (optimizer, schedule), index, show)  # fmt: skip
+                           (optimizer, schedule), loss, index, show)  # fmt: skip
             if callback is not None and index + 1 < plan.epochs:
                 found = replace(found, notes=callback(module, found) or "")
             history.append(found)
@@ -145,23 +153,31 @@ def _batches(
 
 
 def _round(
-    module: nn.Module, batches: Iterator[Any], steppers: tuple[Any, Any], index: int, show: Any
+    module: nn.Module,
+    batches: Iterator[Any],
+    steppers: tuple[Any, Any],
+    loss: Loss | None,
+    index: int,
+    show: Any,
 ) -> Epoch:
     module.train()
     started, loss_sum, right, count = time.perf_counter(), 0.0, 0, 0
     optimizer, schedule = steppers
-    for batch, classes in batches:
+    for batch, wanted in batches:
         optimizer.zero_grad()
-        scores = module(batch)
-        loss = functional.cross_entropy(scores, classes)
-        loss.backward()
+        results = module(batch)
+        value = (loss or functional.cross_entropy)(results, wanted)
+        value.backward()
         optimizer.step()
         schedule.step()
-        loss_sum += float(loss.detach()) * len(classes)
-        right += int((scores.detach().argmax(1) == classes).sum())
-        count += len(classes)
-        show(index, count, loss_sum / count, right / count)
-    return Epoch(index, loss_sum / count, right / count, time.perf_counter() - started)
+        loss_sum += float(value.detach()) * len(wanted)
+        if loss is None:
+            right += int((results.detach().argmax(1) == wanted).sum())
+        count += len(wanted)
+        part = right / count if loss is None else None
+        show(index, count, loss_sum / count, part)
+    part = right / count if loss is None else None
+    return Epoch(index, loss_sum / count, part, time.perf_counter() - started)
 
 
 @torch.no_grad()
@@ -211,7 +227,7 @@ class _Bar:
 
     def __init__(self, plan: Plan, done: int) -> None:
         self.plan, self.done = plan, done
-        text = "{task.description} loss {task.fields[loss]:.4f} accuracy {task.fields[right]:.4f}"
+        text = "{task.description} loss {task.fields[loss]:.4f}{task.fields[right]}"
         self.progress = Progress(TextColumn(text), BarColumn(), TimeRemainingColumn())
         self.tasks: dict[int, Any] = {}
 
@@ -222,9 +238,10 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def show(self, epoch: int, count: int, loss: float, right: float) -> None:
+    def show(self, epoch: int, count: int, loss: float, right: float | None) -> None:
         """Say how far an epoch is."""
         if epoch not in self.tasks:
             name = f"epoch {epoch + 1}/{self.plan.epochs}"
-            self.tasks[epoch] = self.progress.add_task(name, total=None, loss=0.0, right=0.0)
-        self.progress.update(self.tasks[epoch], completed=count, loss=loss, right=right)
+            self.tasks[epoch] = self.progress.add_task(name, total=None, loss=0.0, right="")
+        text = "" if right is None else f" accuracy {right:.4f}"
+        self.progress.update(self.tasks[epoch], completed=count, loss=loss, right=text)

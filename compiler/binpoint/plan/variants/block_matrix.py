@@ -20,6 +20,11 @@ from binpoint.numeric.float32 import Ints
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 
+WINDOW = (
+    "batches", "in_h", "in_w", "in_c", "out_h", "out_w", "kernel_h", "kernel_w",
+    "stride_h", "stride_w", "dilation_h", "pad_h", "pad_w",
+)  # fmt: skip
+"""What a kernel that copies windows side by side is told of them."""
 _UNROLLED = 4
 _LIMIT = 2**31 - 1
 
@@ -103,9 +108,7 @@ def _shape(stem: str, numbers: dict[str, int], zero: int) -> tuple[dict[str, int
     if stem == "dense":
         shape = {"rows": numbers["rows"], "length": numbers["depth"]}
         return shape, numbers["depth"] % _UNROLLED == 0
-    names = ("batches", "in_h", "in_w", "in_c", "out_h", "out_w", "kernel_h", "kernel_w")
-    names += ("stride_h", "stride_w", "dilation_h", "pad_h", "pad_w")
-    return {n: numbers[n] for n in names} | {"fill": zero}, False
+    return {n: numbers[n] for n in WINDOW} | {"fill": zero}, False
 
 
 def _pack(codes: Ints, rows: int) -> Ints:

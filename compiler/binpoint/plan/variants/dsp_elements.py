@@ -31,6 +31,7 @@ from binpoint.plan.fuse import Step
 from binpoint.plan.variants.rounding import saturation
 
 _BYTE = 8
+_HALF = 16
 _FEW = 8
 _PRODUCT_PRESCALE = 14
 _UNROLLED_TAPS = 9
@@ -38,11 +39,11 @@ _MOST_ADDED = 256
 
 
 def add(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """Sums of two bytes in 32 bits: two MLA and a saturating shift."""
+    """Sums of two, bytes or halfwords, in 32 bits: two MLA and a saturating shift."""
     op, call = step.nodes[0].op, step.call
     if call.stem != "add" or dict(call.traits)["form"] != "narrow" or not isinstance(op, Clamped):
         return None
-    if _short(call, graph, step):
+    if _short(call, graph, step, _HALF):
         return None
     return _saturated(step, op, options, "two MLA and a saturating shift: the formula itself")
 
@@ -50,7 +51,7 @@ def add(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 def mul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """Products of two bytes: MUL, SMMLA and a saturating shift."""
     op, call = step.nodes[0].op, step.call
-    if not isinstance(op, IntMul | OnnxruntimeMul) or _short(call, graph, step):
+    if not isinstance(op, IntMul | OnnxruntimeMul) or _short(call, graph, step, _BYTE):
         return None
     a, b = graph.arguments(step.nodes[0])
     zeros = (op.zero_a, op.zero_b) if isinstance(op, IntMul) else (op.a.zero_point, op.b.zero_point)
@@ -190,12 +191,12 @@ def _wide(graph: Graph, step: Step) -> bool:
     return graph.value(step.writes[0]).elem.storage.width > _BYTE
 
 
-def _short(call: KernelCall, graph: Graph, step: Step) -> bool:
-    """Whether elements are wider than bytes, or the innermost loop is too short to gain."""
+def _short(call: KernelCall, graph: Graph, step: Step, widest: int) -> bool:
+    """Whether elements have more bits than `widest`, or the innermost loop is too short to gain."""
     values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
     numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
     last = int(dict(call.traits)["rank"][0]) - 1
-    return any(v.elem.storage.width > _BYTE for v in values) or numbers[f"n{last}"] < 4
+    return any(v.elem.storage.width > widest for v in values) or numbers[f"n{last}"] < 4
 
 
 def _plain(step: Step, traits: Sequence[tuple[str, str]], note: str) -> Step:

@@ -1,7 +1,7 @@
-"""Softmax and layer norm of rows of bytes with DSP instructions: the portable integers, cheaper.
+"""Softmax and layer norm of rows with DSP instructions: the portable integers, cheaper.
 
-Layer norm: sums and squares of four bytes take two SXTB16 and four SMLAD; an element is MLA, SMMUL,
-SMMLA and a saturating shift, the formula itself.
+Layer norm: sums and squares of four bytes take two SXTB16 and four SMLAD, those of two halfwords
+SMLAD and SMLALD; an element is MLA, SMMUL, SMMLA and a saturating shift, the formula itself.
 
 Softmax, of terms t up to 2^b with the sum S: y = floor((256·t + ⌊S/2⌋) / S) is 256·t/S to the
 nearest integer, a half up, for odd S as well, as 512·t + S is odd then and no multiple of 2·S. With
@@ -21,7 +21,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, KernelCall, Table
-from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.numeric.fixed import I8, I16, I32, U8
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
@@ -37,7 +37,7 @@ _FEW = 8
 
 
 def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """Rows of bytes, whose squares add up in 32 bits."""
+    """Rows of bytes, whose squares add up in 32 bits, or of halfwords, in 64."""
     op, call = step.nodes[0].op, step.call
     if not normalizes(step, graph, options):
         return None
@@ -63,13 +63,15 @@ def with_constants(call: KernelCall, constants: Ints) -> tuple[Argument, ...]:
 
 
 def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:
-    """Whether a step is a layer norm of rows of bytes, whose squares add up in 32 bits."""
+    """Whether a step is a layer norm of such rows to bytes."""
     op = step.nodes[0].op
-    if not isinstance(op, IntLayerNorm) or options.optimize == "size" or not _rows(step, graph):
+    if not isinstance(op, IntLayerNorm) or options.optimize == "size":
         return False
+    x, y = graph.arguments(step.nodes[0])[0].elem.storage, graph.value(step.writes[0]).elem.storage
     narrow = dict(step.call.traits)["sums"] == "narrow"
+    kinds = y in _BYTES and (x == I16 or (x in _BYTES and narrow))
     about_mean = op.plain and op.centre is None
-    return about_mean and narrow and op.block.inner == 1 and op.block.n >= _FEW
+    return about_mean and kinds and op.block.inner == 1 and op.block.n >= _FEW
 
 
 def parameters(step: Step, graph: Graph) -> tuple[Ints, Ints]:

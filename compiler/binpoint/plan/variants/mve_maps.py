@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Number
-from binpoint.numeric.fixed import I8, U8
+from binpoint.numeric.fixed import I8, I16, U8
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 
@@ -21,9 +21,10 @@ def add(step: Step, _: Graph, __: CompileOptions) -> Step | None:
     call = step.call
     traits = dict(call.traits)
     kinds = {a.elem for a in call.arguments if isinstance(a, Buffer)}
+    stored = kinds <= {I8, I16} or kinds == {U8}
     flat = traits.get("rank") == "1d" and traits.get("inner") == "ab"
     narrow = call.stem == "add" and traits.get("form") == "narrow"
-    if not (flat and narrow and len(kinds) == 1 and kinds <= set(_BYTES)):
+    if not (flat and narrow and stored):
         return None
     note = "four elements at a time, no step of a sum leaves 32 bits"
     return replace(step, call=replace(call, variant="mve", note=note))

@@ -1,4 +1,4 @@
-"""Softmax and layer norm of rows of bytes on Helium: the portable integers in vectors.
+"""Softmax and layer norm of rows on Helium: the portable integers in vectors.
 
 Layer norm is the formula itself, in 32-bit lanes. Its last shift rounds, as the assembler of
 binutils 2.40 takes VQSHRN for VQRSHRN, so half a step is taken off the offsets.
@@ -45,7 +45,7 @@ _LONG = 32
 
 
 def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """Rows of bytes to bytes of the whole range."""
+    """Rows of bytes or halfwords to bytes of the whole range."""
     op, call = step.nodes[0].op, step.call
     if not normalizes(step, graph, options):
         return None

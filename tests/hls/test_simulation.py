@@ -247,20 +247,31 @@ def test_windows_over_a_batch_are_equal(strides: list[int]) -> None:
     assert made.difference() is None
 
 
-def _model(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> onnx.ModelProto:
+def _model(node: onnx.NodeProto, shapes: dict[str, list[int]], opset: int = 17) -> onnx.ModelProto:
     """A model of one node; the last shape is the result's."""
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
     graph = helper.make_graph([node], "net", ends[:-1], ends[-1:])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-@pytest.mark.parametrize("pe", [1, 3, 12])
-def test_a_folded_layer_norm_is_equal(pe: int) -> None:
-    node = helper.make_node("LayerNormalization", ["x", "gamma", "beta"], ["y"], "norm")
-    model = _model(node, {"x": [1, 7, 12], "y": [1, 7, 12]})
+@pytest.mark.parametrize(
+    ("op", "pe"),
+    [
+        ("LayerNormalization", 1), ("LayerNormalization", 12), ("RMSNormalization", 3),
+        ("GroupNormalization", 2), ("InstanceNormalization", 6), ("LpNormalization", 4),
+    ],
+)  # fmt: skip
+def test_a_folded_norm_is_equal(op: str, pe: int) -> None:
+    channels = 6 if op[0] in "GI" else 12
+    names = ("gamma", "beta")[: {"LpNormalization": 0, "RMSNormalization": 1}.get(op, 2)]
+    node = helper.make_node(op, ["x", *names], ["y"], "norm")
+    if op == "GroupNormalization":
+        node.attribute.append(helper.make_attribute("num_groups", 2))
+    shape = [1, channels, 2, 6] if op[0] in "GI" else [1, 7, channels]
+    model = _model(node, {"x": shape, "y": shape}, opset=23)
     random = np.random.default_rng(3)
-    for name in ("gamma", "beta"):
-        array = random.normal(0, 1, 12).astype(np.float32)
+    for name in names:
+        array = random.normal(0, 1, channels).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     graph = lowered(model, OPTIONS)
     (name,) = (

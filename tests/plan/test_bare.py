@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from binpoint.ops.dense import IntDense
 from binpoint.plan.arrange import arrange
 from binpoint.target import load_target
 from tests import laws, models
+from tests.ops import integer_cases
 from tests.ops.integer_cases import SUM
 from tests.ops.sketch import Sketch
 from tests.plan.layers import (
@@ -91,6 +93,22 @@ def test_many_of_every_case_equal_the_reference(target: str) -> None:
     for seed, options in ((2, BARE), (3, SMALL)):
         agree(sketch(seed, 3, CASES), target, core=False, options=options)
         agree(sketch(seed, 3, CASES), target, core=True, options=options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [integer_cases.add, integer_cases.average, integer_cases.mul])
+def test_products_within_other_kernels_are_additions(case: Callable[[Sketch], Value]) -> None:
+    """In each form that has them; the others are refused."""
+    device, taken = laws.unpriced("cortex-m0plus"), 0
+    for seed in range(12):
+        sketched = sketch(seed, 1, (case,))
+        try:
+            arrange(sketched.graph, BARE, device)
+        except BadOption:
+            continue
+        agree(sketched, "cortex-m0plus", core=False, options=BARE)
+        taken += 1
+    assert taken > 1
 
 
 @pytest.mark.slow

@@ -101,10 +101,19 @@ def _layernorm(name: str, unit: units.LayerNorm) -> Parts:
         "shift": unit.shift,
         "lo": unit.lo,
         "hi": unit.hi,
+        "about_mean": int(unit.centre is None),
+        "centre": unit.centre or 0,
+        "hold": unit.hold,
+        "table": unit.table[0],
+        "of_word": unit.table[1],
     }
-    types = (("sum_t", wide(unit.sums)), ("square_t", wide(unit.squares)))
+    types = (
+        ("apart_t", wide(unit.apart)),
+        ("sum_t", wide(unit.sums)),
+        ("square_t", wide(unit.squares)),
+    )
     own = tuple(
-        array_view(f"{name}_{key}", constant.array.reshape(unit.words, unit.pe), reshape=(2,))
+        array_view(f"{name}_{key}", constant.array.reshape(unit.table), reshape=(2,))
         for key, constant in (("multipliers", unit.multipliers), ("offsets", unit.offsets))
     )
     return Parts("layernorm", constants | {"epsilon": unit.epsilon}, types, own)

@@ -67,13 +67,13 @@ class Banded(IntegerOp):
         rest = tuple((0, n - 1) for n in others)
         for first in range(0, height, self.rows):
             region = ((first, min(first + self.rows, height) - 1), *rest)
-            needed = regions(self.body, region)
+            needed = regions(self.body, region, rows=True)
             yield Band(region, tuple(needed[name] for name in self.body.inputs))
 
     @cached_property
     def parts(self) -> tuple[Graph, ...]:
         """The graph of each band."""
-        return tuple(cut(self.body, band.result) for band in self.bands)
+        return tuple(cut(self.body, band.result, rows=True) for band in self.bands)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """Type of the body's output."""

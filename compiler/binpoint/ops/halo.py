@@ -121,14 +121,23 @@ def _part_of(
     return op
 
 
-def regions(body: Graph, region: Region) -> dict[str, Region]:
-    """What is needed of every map, for a region of the only output: the hull of what is read."""
+def _wanted(op: IntegerOp, region: Region, operand: Value, *, rows: bool) -> Region:
+    """What this region of the result needs, or all of the rows that it needs something of."""
+    wanted = read_by(op, region, operand)
+    return (wanted[0], *whole(operand)[1:]) if rows else wanted
+
+
+def regions(body: Graph, region: Region, *, rows: bool = False) -> dict[str, Region]:
+    """What is needed of every map, for a region of the only output: the hull of what is read.
+
+    With `rows` these are whole rows, for a region that is whole rows.
+    """
     needed = {body.outputs[0]: region}
     for node in reversed(body.nodes()):
         assert isinstance(node.op, IntegerOp)
         for value in body.arguments(node):
             if value.constant is None:
-                wanted = read_by(node.op, needed[node.outputs[0]], value)
+                wanted = _wanted(node.op, needed[node.outputs[0]], value, rows=rows)
                 needed[value.name] = _hull(needed.get(value.name, wanted), wanted)
     return needed
 
@@ -138,12 +147,13 @@ def _hull(a: Region, b: Region) -> Region:
     return tuple((min(p[0], q[0]), max(p[1], q[1])) for p, q in pairs)
 
 
-def cut(body: Graph, region: Region) -> Graph:
-    """The graph that computes a region of the only output, from the region of the input it needs.
+def cut(body: Graph, region: Region, *, rows: bool = False) -> Graph:
+    """The graph that computes a region of the only output, from the regions of inputs it needs.
 
     Values keep names and proven ranges. A reader of less than what is there reads a crop.
+    `rows` is as in `regions`.
     """
-    needed = regions(body, region)
+    needed = regions(body, region, rows=rows)
     part = Graph(body.name)
     part.inputs, part.outputs = body.inputs, body.outputs
     for value in body.values():
@@ -161,7 +171,7 @@ def cut(body: Graph, region: Region) -> Graph:
                 inputs.append(value.name)
                 continue
             size = spatial(value)
-            wanted = read_by(node.op, needed[result.name], value)
+            wanted = _wanted(node.op, needed[result.name], value, rows=rows)
             inputs.append(_cropped(part, value.name, needed[value.name], wanted))
         operands = tuple(part.value(name) for name in inputs)
         op = _part_of(node.op, needed[result.name], operands, size)

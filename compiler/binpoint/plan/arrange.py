@@ -11,6 +11,7 @@ from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.lower.keep_states import kept_states
 from binpoint.options import CompileOptions
 from binpoint.plan.detector import detector_of
+from binpoint.plan.direct import joined
 from binpoint.plan.fuse import Modelled, Step, fuse
 from binpoint.plan.kernels import choose
 from binpoint.plan.memory import Lifetime, aligned, place
@@ -51,7 +52,7 @@ def arrange(
     """
     steps = fuse(graph)
     if target is not None:
-        steps = choose(steps, graph, target, options)
+        steps = joined(choose(steps, graph, target, options), graph)
     found = ((s.name, stage_of(s, graph, options, target, arrange)) for s in steps)
     stages = {name: stage for name, stage in found if stage is not None}
     steps = tuple(_holding(step, stages.get(step.name)) for step in steps)
@@ -113,7 +114,7 @@ def _holding(step: Step, stage: Stage | None) -> Step:
         return step
     modelled, cycles = step.modelled, stage.planned_cycles
     if modelled is not None and cycles is not None:
-        modelled = Modelled(modelled.kernel, cycles)
+        modelled = Modelled(stage.kernel or modelled.kernel, cycles)
     return replace(step, call=replace(step.call, scratch=stage.bytes), modelled=modelled)
 
 

@@ -151,29 +151,29 @@ def _exponentials(place: Place, terms: Exponential) -> IntArray:
 
 
 def layernorm(place: Place) -> list[Draft]:
-    """Rows normalized."""
+    """Rows normalized; a word's elements are of one channel where a channel has several."""
     (x, m, k), op = place.inputs, place.op
     assert isinstance(op, IntLayerNorm)
-    if op.centre is not None or not op.plain:
-        raise place.refuse(
-            "a norm about zero, or of groups, has no form",
-            "normalize over the last axis, with a mean",
-        )
     bounds, count = x.interval, op.block.n
-    pe = place.fold(pe=count if op.block.inner == 1 else 1, default=place.lanes[0]).pe
-    square = max(bounds.lo**2, bounds.hi**2)
+    most = (count if op.each == 1 else op.each) if op.block.inner == 1 else 1
+    pe = place.fold(pe=most, default=place.lanes[0]).pe
+    apart = bounds if op.centre is None else bounds - op.centre
+    square = max(apart.lo**2, apart.hi**2)
     unit = units.LayerNorm(
         rows=op.block.outer * op.block.inner,
         count=count,
         x=bounds.int_type(),
         multipliers=Constant(array_of(m)),
         offsets=Constant(array_of(k)),
+        each=op.each,
+        centre=op.centre,
         spare=op.spare,
         epsilon=op.epsilon,
         least_up=op.least_up,
         shift=op.shift,
         lo=op.lo,
         hi=op.hi,
+        apart=apart.int_type(),
         sums=(bounds.union(Interval(0, 0)) * count).int_type(),
         squares=Interval(0, square * count).int_type(),
         pe=pe,

@@ -98,30 +98,36 @@ def _reciprocal(unit: units.Reciprocal) -> Resources:
 
 
 def _layernorm(unit: units.LayerNorm) -> Resources:
-    """Sums of elements and squares, root and quotient a bit a cycle, two products an element."""
+    """Sums of elements and squares, root and quotient a bit a cycle, two products an element.
+
+    About a centre there is no sum of elements, and no square of it; a subtraction in its place.
+    """
     x, sums, squares = unit.x.width, unit.sums.width, unit.squares.width
+    apart = unit.apart.width
     count = fabric.bits(unit.count + 1)
-    square = fabric.product(x, x, "multiply")
+    square = fabric.product(apart, apart, "multiply")
     results = (
-        fabric.product(count + 1, x, "multiply") + fabric.product(_HIGH, _HIGH, "multiply") * 2
+        fabric.product(count + 1, apart, "multiply") + fabric.product(_HIGH, _HIGH, "multiply") * 2
     )
     shifted = Resources(lut=_SHIFTER * _HIGH + _HIGH, ff=4 * _HIGH)
     rows = [Interval.of(c.array).int_type().width for c in (unit.multipliers, unit.offsets)]
     once = (
         fabric.product(squares + 1, count + 1, "multiply")
-        + fabric.product(sums, sums, "multiply")
+        + (fabric.product(sums, sums, "multiply") if unit.centre is None else Resources())
         + Resources(lut=4 * _WIDE, ff=2 * _WIDE)
     )
+    summed = sums if unit.centre is None else apart
     bitwise = Resources(lut=3 * _WIDE + 3 * _HIGH, ff=2 * _WIDE + 2 * _HIGH)
     parts = [
         HANDSHAKE,
-        (square + Resources(lut=sums + squares, ff=sums + squares)) * unit.pe,
+        (square + Resources(lut=summed + squares, ff=summed + squares)) * unit.pe,
         once,
         bitwise,
         (results + shifted + fabric.clamp(_HIGH, 8)) * unit.pe,
         fabric.ram(unit.words, unit.pe * x),
-        fabric.rom(unit.words, unit.pe * sum(rows)),
+        fabric.rom(unit.table[0], unit.table[1] * sum(rows)),
         fabric.counter(unit.row_cycles),
+        *([fabric.counter(unit.hold)] if unit.hold > 1 else []),
     ]
     return fabric.total(parts)
 

@@ -282,7 +282,7 @@ def _sizes(base: Design, layer: Layer, window: Layer | None) -> tuple[int, int]:
         case units.LayerNorm():
             before = base.producer(layer.reads[0])
             turned = before is not None and before.name == f"{layer.name}_rows"
-            return 1 if turned else unit.count, 1
+            return 1 if turned else unit.widest, 1
         case units.Depthwise():
             return unit.channels, 1
         case units.Recurrent():

@@ -19,7 +19,8 @@ from binpoint.target import McuTarget
 class PackMaps(Pass):
     """Keep maps of four, two or one bits in as many bits of memory.
 
-    1. The maps are those that give the lowest arena, and as few of them as do.
+    1. The maps are those that give the lowest arena, and as few of them as do. Bands are higher,
+       which is cheaper, where they give up a part of that.
     2. With ``packed_maps = "auto"`` this is done where the kernels are modelled to take at most
        `extra` more cycles, as a fraction; at any price with ``optimize = "ram"``, or where the
        plan does not fit the target otherwise.
@@ -63,15 +64,16 @@ class PackMaps(Pass):
         names = frozenset(packing.digits) if always else packing.best()
         if not names:
             return None
-        made = packing.graph_of(names)
-        program = arrange(made, options, target)
-        if always:
-            return made, program
-        if program.arena_bytes >= plain.arena_bytes:
-            return None
         limit = target.budget("arena")
         needed = options.optimize == "ram" or (limit is not None and plain.arena_bytes > limit)
-        return (made, program) if needed or self._cheap(plain, program) else None
+        for peak in packing.peaks(names):
+            made = packing.graph_of(names, packing.rows(names, peak))
+            program = arrange(made, options, target)
+            if always or (needed and program.arena_bytes < plain.arena_bytes):
+                return made, program
+            if program.arena_bytes < plain.arena_bytes and self._cheap(plain, program):
+                return made, program
+        return None
 
     def _cheap(self, plain: Program, packed: Program) -> bool:
         before, after = plain.planned_cycles, packed.planned_cycles

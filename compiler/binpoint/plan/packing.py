@@ -16,12 +16,15 @@ from binpoint.numeric.fixed import TensorType
 from binpoint.ops.banded import Banded
 from binpoint.ops.halo import divisible, spatial, windowed
 from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
+from binpoint.plan.direct import held, reads_digits, writes_digits
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
 from binpoint.plan.program import Place, Program
 from binpoint.plan.views import bytes_of
 
 Names = frozenset[str]
+_PARTS = (32, 16, 8, 4)
+"""Of the memory that packing may save, what is given up for higher bands: one part in so many."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,15 @@ class Packing:
         """Scratch memory for the rows of packed maps that a band reads and writes."""
         total = 0
         for name in packed & {*step.reads, *step.writes}:
-            value = self.graph.value(name)
+            value, digits = self.graph.value(name), self.digits[name]
             height = spatial(value)[0]
             count = min(height, self._rows(step, name, rows)) if self.divides(step) else height
-            total += aligned(bytes_of(value) // height * count)
+            size = bytes_of(value) // height * count
+            if name in step.reads and reads_digits(step.call, digits):
+                size = 0
+            elif name in step.writes and writes_digits(step.call, digits):
+                size = held(step.call, digits)
+            total += aligned(size)
         return total
 
     def _rows(self, step: Step, name: str, rows: int) -> int:
@@ -161,9 +169,14 @@ class Packing:
         """The peak, and where that is equal the next lower one."""
         return sorted(self.live(packed, {}), reverse=True)
 
-    def rows(self, packed: Names) -> dict[str, int]:
-        """Of each step in bands the most rows that do not raise the peak."""
-        peak = max(self.live(packed, {}), default=0)
+    def peaks(self, packed: Names) -> list[int]:
+        """The lowest peak that these maps allow, then some between that and no packed map."""
+        least = max(self.live(packed, {}), default=0)
+        room = max(0, self.plain - least)
+        return [least, *(least + room // n for n in _PARTS)]
+
+    def rows(self, packed: Names, peak: int) -> dict[str, int]:
+        """Of each step in bands the most rows that do not raise the peak above this."""
         found: dict[str, int] = {}
         for index, step in enumerate(self._steps):
             if not packed & {*step.reads, *step.writes} or not self.divides(step):
@@ -176,10 +189,9 @@ class Packing:
 
     # ---- the graph
 
-    def graph_of(self, packed: Names, rows: Mapping[str, int] | None = None) -> Graph:
-        """The graph with these maps packed; bands are of `rows` by step, or as many as fit."""
+    def graph_of(self, packed: Names, rows: Mapping[str, int]) -> Graph:
+        """The graph with these maps packed; bands are of `rows` by step."""
         made = self.graph.copy()
-        rows = self.rows(packed) if rows is None else rows
         names: dict[str, str] = {}
         for name in sorted(packed):
             names[name] = made.fresh(f"{name}_packed")

@@ -10,6 +10,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, Table
 from binpoint.numeric.fixed import IntType
+from binpoint.ops.packed import IntPack, IntUnpack
 from binpoint.plan.detector import Detector
 from binpoint.plan.fuse import Step
 
@@ -126,6 +127,17 @@ class Stage:
     def bytes(self) -> int:
         """Scratch memory."""
         return max(piece.program.arena_bytes for piece in self.pieces)
+
+    @property
+    def kernel(self) -> str | None:
+        """The kernel that computes a single layer, beside what packs and unpacks its maps."""
+        (first, *_) = self.pieces
+        steps = [s for s in first.program.steps if not s.alias]
+        layers = [s for s in steps if not isinstance(s.nodes[0].op, IntPack | IntUnpack)]
+        if len(layers) != 1 or layers[0].modelled is None:
+            return None
+        bands = " in bands" if len(self.patches) > 1 else ""
+        return f"{layers[0].modelled.kernel}{bands}"
 
     @property
     def planned_cycles(self) -> int | None:

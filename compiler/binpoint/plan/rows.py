@@ -152,9 +152,12 @@ class LayerNorm(Unit):
     """Rows of `count` elements normalized, as `ops.exactnorm.IntLayerNorm` defines it.
 
     Args:
-        multipliers, offsets: ``[count]``.
+        multipliers, offsets: a number for each channel of all sets.
+        each: neighbouring elements that make a channel; more than one are whole words.
+        centre: what elements are counted from; None: their mean.
         spare, epsilon, least_up, shift: of the definition.
         lo, hi: clamp of the result.
+        apart: type of an element less `centre`.
         sums: type of a sum of elements; `squares` of a sum of squares.
     """
 
@@ -165,12 +168,15 @@ class LayerNorm(Unit):
     x: IntType
     multipliers: Constant
     offsets: Constant
+    each: int
+    centre: int | None
     spare: int
     epsilon: int
     least_up: int
     shift: int
     lo: int
     hi: int
+    apart: IntType
     sums: IntType
     squares: IntType
     pe: int
@@ -179,6 +185,22 @@ class LayerNorm(Unit):
     def words(self) -> int:
         """Of a row."""
         return self.count // self.pe
+
+    @property
+    def widest(self) -> int:
+        """What `pe` divides: a word is of one channel, or has a channel for each element."""
+        return self.count if self.each == 1 else self.each
+
+    @property
+    def hold(self) -> int:
+        """Words with the same channels."""
+        return 1 if self.each == 1 else self.each // self.pe
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """Words of channels, of all sets, and channels of a word."""
+        lanes = self.pe if self.each == 1 else 1
+        return self.multipliers.array.size // lanes, lanes
 
     @property
     def row_cycles(self) -> int:

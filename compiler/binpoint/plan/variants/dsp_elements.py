@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, KernelCall, Number
+from binpoint.ir.kernel import Argument, Block, KernelCall, Number
 from binpoint.numeric.float32 import Ints
 from binpoint.numeric.highword import Staircase, high_word, thresholds_of
 from binpoint.ops.blocks import IntSum
@@ -181,9 +181,11 @@ def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
     if any(v.elem.storage.width > _BYTE for v in values):
         return None
-    words = ("words", "words" if op.digits.plane % 4 == 0 else "")
+    digits, words = ("digits", op.digits.name), op.digits.plane % 4 == 0
     note = "a mask and a shift of a word for four codes"
-    return _plain(step, (("digits", op.digits.name), words), note)
+    made = _plain(step, (digits, ("words", "words" if words else "")), note)
+    blocks = (Block("pack_words", (digits,)),) if words and isinstance(op, IntPack) else ()
+    return replace(made, call=replace(made.call, blocks=blocks))
 
 
 def _wide(graph: Graph, step: Step) -> bool:

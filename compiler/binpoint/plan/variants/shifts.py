@@ -61,7 +61,8 @@ def bare(step: Step, graph: Graph) -> Step:
             f"`{step.name}` has no kernel without products with constants",
             at=", ".join(step.origin.names) or step.name,
             have=f"multipliers=none, {' '.join(w for w in (call.stem, form) if w)}",
-            want="dense layers, convolutions without dilated columns, sums that fit 32 bits",
+            want="dense layers and convolutions without dilated columns, whose sums fit 32 bits; "
+            "sums, averages and products of values that are not rounded as float32",
             hint="leave multipliers=auto, or compute the function by another method, as "
             "methods.all=table",
         )

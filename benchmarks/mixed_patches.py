@@ -3,7 +3,8 @@
 For the nets of `benchmarks.patches` that are computed in patches: BitOPs (multiply-accumulates by
 the bits of weight and activation) of the stages and of the whole net at uniform 8 bits and mixed,
 and of both on samples that chose nothing: accuracy, how often the answer is the float model's, and
-signal to noise against it. Of nets with random weights both are against the model's own file.
+signal to noise against it. Of nets with random weights both are against the model's own file. Nets
+of which patches save no memory are divided all the same, in 2 x 2.
 With `--phi` and `--lambda` over the knobs of the pass `mixed-patches`.
 """
 
@@ -28,6 +29,8 @@ from binpoint.frontend.load import load
 from binpoint.frontend.samples import RANDOM, read_samples
 from binpoint.frontend.sets import SampleSets
 from binpoint.ir.graph import Graph
+from binpoint.ops.halo import spatial
+from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context
 from binpoint.passes.convert import real
 from binpoint.passes.manager import run
@@ -35,6 +38,8 @@ from binpoint.passes.samples import Samples
 from binpoint.pipelines import choose
 from binpoint.plan.arrange import arrange
 from binpoint.plan.mixed import MixedPatches
+from binpoint.plan.pack_maps import PackMaps
+from binpoint.plan.stages import body_of, joined, put, spans
 from binpoint.report.measure import all_outputs
 from binpoint.report.patches import Patches, patches_of
 from binpoint.sim.emitted import EmittedC
@@ -69,20 +74,31 @@ def folds(model: Path, samples: Samples) -> tuple[SampleSets, ...]:
         images = np.load(SHARED / f"{name}.npz")["x_train"][:_CHOOSING].astype(np.float32)
         (key,) = samples.arrays
         return (SampleSets(Samples({key: images}), samples, shared=False),)
-    half = samples.count // 2
+    half = min(samples.count // 2, _CHOOSING // 2)
     first, second = samples.part(0, half), samples.part(half)
-    if samples.random:
+    if samples.random or samples.count > _CHOOSING:
         return (SampleSets(first, second, shared=False),)
     return (SampleSets(second, first, shared=False), SampleSets(first, second, shared=False))
 
 
 def wanted(model: Path, samples: Samples) -> Reals:
     """The outputs of the float model, or of the file where there is none."""
-    path = model.with_name(model.name.replace("_qdq", "_float"))
-    path = path if path.is_file() else model
+    names = (model.name.replace("_qdq", end) for end in ("_float", ""))
+    path = next((p for p in map(model.with_name, names) if p.is_file()), model)
     graph = load(path)
     (name,) = graph.output_names
     return np.stack([out[name].reshape(-1) for out in run_source(path, graph, samples)])
+
+
+def divided(graph: Graph) -> Graph:
+    """The graph with all that can be computed in patches in 2 x 2 of them, if it has none."""
+    if any(isinstance(node.op, Patched) for node in graph.nodes()):
+        return graph
+    for run_of_spans in spans(graph):
+        span = joined(run_of_spans)
+        extents = tuple(-(-n // 2) for n in spatial(graph.value(span.end)))
+        _ = put(graph, span, (body_of(graph, span),), extents)
+    return graph
 
 
 def figures(graph: Graph, model: Path, sets: SampleSets, target: McuTarget) -> Figures | None:
@@ -101,11 +117,16 @@ def figures(graph: Graph, model: Path, sets: SampleSets, target: McuTarget) -> F
 
 def fidelity(found: Reals, exact: Reals, labels: NDArray[Any] | None) -> tuple[str, str, str]:
     """Accuracy where there are labels, agreement with the exact answers, and SNR in dB."""
-    answers = found.argmax(axis=1)
-    right = "" if labels is None else f"{np.mean(answers == labels.reshape(-1)):.4f}"
+    flat = None if labels is None else labels.reshape(len(labels), -1)
+    if flat is not None and flat.shape == found.shape:
+        answers, others = found > 0.5, exact > 0.5
+        right = f"{np.mean(answers == (flat > 0.5)):.4f}"
+    else:
+        answers, others = found.argmax(axis=1), exact.argmax(axis=1)
+        right = "" if flat is None else f"{np.mean(answers == flat[:, 0]):.4f}"
     noise = float(np.square(found - exact).sum())
     ratio = 10 * np.log10(float(np.square(exact).sum()) / noise) if noise else np.inf
-    return right, f"{np.mean(answers == exact.argmax(axis=1)):.4f}", f"{ratio:.1f}"
+    return right, f"{np.mean(answers == others):.4f}", f"{ratio:.1f}"
 
 
 def narrow(found: Patches) -> str:
@@ -131,7 +152,8 @@ class Fold:
     def of(cls, model: Path, graph: Graph, sets: SampleSets, target: McuTarget) -> Fold | None:
         """None where nothing is computed in patches."""
         context = Context(target, OPTIONS, sets.calibration)
-        made = run(choose(None, target).without(MixedPatches.name), graph.copy(), context)
+        passes = choose(None, target).without(MixedPatches.name).without(PackMaps.name)
+        made = divided(run(passes, graph.copy(), context))
         found = figures(made, model, sets, target)
         if found is None:
             return None
@@ -143,6 +165,7 @@ class Fold:
         began = time.process_time()
         made = knob.run(self.graph.copy(), self.context)
         seconds = time.process_time() - began
+        made = PackMaps().run(made, self.context)
         found = figures(made, self.model, self.sets, self.target)
         assert found is not None
         return found, seconds
@@ -198,8 +221,8 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
 @click.option("--net", "chosen", multiple=True, help="Only these nets.")
 @click.option("--phi", "phis", multiple=True, type=float, help="Values of phi.")
 @click.option("--lambda", "lambdas", multiple=True, type=float, help="Values of lambda.")
-@click.option("--bits", "widths", default="8,6,5,4", show_default=True, help="Of maps.")
-@click.option("--weights", default="8,6,5,4", show_default=True, help="Bits of weights.")
+@click.option("--bits", "widths", default="8,6,5,4,3", show_default=True, help="Of maps.")
+@click.option("--weights", default="8,6,5,4,3", show_default=True, help="Bits of weights.")
 @click.option("--omega", type=click.Choice(["error", "entropy"]), default="error")
 def main(
     core: str,

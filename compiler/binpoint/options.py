@@ -134,6 +134,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             outputs over the samples gain by it.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
+        weight_rounding: of the weights of a float model: each to the ``nearest`` code, or so that
+            those of a sum make up for each other on samples (``compensated``).
         layer_bits: `weight_bits` of single layers, by the name of their node in the model.
         weight_terms: signed powers of two that a weight of a float model is the sum of, at most; by
             default any number.
@@ -176,6 +178,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     activation_bits: Bits = 8
     residuals: Literal["auto", "narrow", "wide"] = "auto"
     weight_bits: Bits = 8
+    weight_rounding: Literal["nearest", "compensated"] = "nearest"
     layer_bits: dict[str, Bits] = {}
     weight_terms: Annotated[int, msgspec.Meta(ge=1, le=4)] | None = None
     methods: dict[str, Method] = {}
@@ -202,6 +205,12 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             )
         if self.fps is not None and self.latency_us is not None:
             raise BadOption("both a throughput and a latency are asked for", hint="give one")
+        if self.weight_rounding != "nearest" and self.binary_points != "range":
+            raise BadOption(
+                "weights are rounded together at the scales of `range` alone",
+                have=f"binary_points={self.binary_points}",
+                hint="leave out one of `weight_rounding` and `binary_points`",
+            )
 
     def to_toml(self) -> str:
         """Return the TOML text that reads back as these options; an absent name is left out."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +23,13 @@ from binpoint.ops.dense import Dense
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Clip, Unary
+from binpoint.options import CompileOptions
 from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.choose_type import weight_type
 from binpoint.quantize.simulate import Simulation
+from binpoint.quantize.weights import open_weights
 from tests.quantize.nets import cnn, context, mlp, normal
 
 CLASSES = [mlp, cnn]
@@ -329,6 +333,47 @@ def test_correction_takes_out_the_mean_error(rng: np.random.Generator) -> None:
         errors = [found.run(x)[name] - wanted.run(x)[name] for x in samples.inputs()]
         means[correct] = float(np.abs(np.mean(errors, axis=0)).max())
     assert means[True] < means[False] / 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weight_bits": 4}, {"weight_bits": 4, "scales": "power-of-two"}, {"weight_terms": 1}],
+)
+def test_weights_make_up_for_each_other(
+    rng: np.random.Generator, options: Mapping[str, Any]
+) -> None:
+    """At the scales and with the codes that they would have anyway."""
+    graph = cnn(rng)
+    samples = normal(graph, rng, 32)
+    name = graph.outputs[0]
+    made = [
+        assigned(graph, samples, weight_rounding=rounding, **options)
+        for rounding in ("nearest", "compensated")
+    ]
+    wanted = [Simulation(graph, rounded=False).run(x)[name] for x in samples.inputs()]
+    errors: list[float] = []
+    for typed in made:
+        found = [Simulation(typed, rounded=True).run(x)[name] for x in samples.inputs()]
+        errors.append(float(np.square(np.stack(found) - np.stack(wanted)).mean()))
+    assert errors[1] < 0.8 * errors[0]
+    pairs = [(n, i) for n in graph.nodes() for i in open_weights(graph, n)]
+    assert pairs
+    for node, index in pairs:
+        plain, ours = (typed.arguments(typed.node(node.name))[index] for typed in made)
+        assert plain.fixed == ours.fixed
+        assert plain.constant is not None
+        assert ours.constant is not None
+        codes = grid(1, 127) if "weight_terms" in options else np.arange(-7, 8)
+        assert np.isin(ours.constant.array, codes).all()
+
+
+def test_weights_that_make_up_need_samples_and_their_own_scales(rng: np.random.Generator) -> None:
+    with pytest.raises(BadOption):
+        CompileOptions(weight_rounding="compensated", binary_points="mse")
+    graph = mlp(rng)
+    typed = assigned(graph, normal(graph, rng))
+    with pytest.raises(MissingSamples):
+        _ = assigned(typed, None, weight_rounding="compensated")
 
 
 def test_a_type_for_what_is_always_zero() -> None:

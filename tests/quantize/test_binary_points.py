@@ -26,11 +26,12 @@ from binpoint.ops.unary import Clip
 from binpoint.passes.base import Context
 from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
-from binpoint.quantize.assign_types import AssignTypes, open_weights
+from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.binary_points import BinaryPoints
 from binpoint.quantize.least_error import least_errors, shifted
 from binpoint.quantize.rounded_net import Place, RoundedNet, rounded_weights, weights_of
 from binpoint.quantize.simulate import Simulation, rounded
+from binpoint.quantize.weights import open_weights
 from binpoint.report import render
 from binpoint.report.summary import Report
 from tests import models

@@ -9,7 +9,6 @@ import pytest
 
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.ops.conv import IntConv, IntDepthwise
-from binpoint.ops.dense import IntDense
 from binpoint.ops.rescale import accumulator
 from binpoint.ops.window import Window
 from binpoint.quantize.compensate import Floats, Moments, compensated, operands, total
@@ -111,10 +110,8 @@ def test_operands_have_the_order_of_the_weights(groups: int) -> None:
     op = (IntDepthwise if groups == 4 else IntConv)(window, groups, 0, _KIND)
     shape = (3, 2, 8) if groups == 4 else (8, 3, 2, 4 // groups)
     (exact,) = op.reference(x, op.unrowed(rows, shape), np.zeros(8, np.int64))
-    found = sums(operands(op, x.astype(float), mask, 1000), rows.astype(float))
+    found = sums(operands(x.astype(float), mask, 1000, window, groups), rows.astype(float))
     assert np.array_equal(found, exact.reshape(-1, 8))
-    assert len(operands(op, x.astype(float), mask, 7)) == 7
-    flat = IntDense(_KIND)
-    assert np.array_equal(
-        operands(flat, x.astype(float), np.ones((5, 6), bool), 99)[:, 0], x.reshape(-1, 4)
-    )
+    assert len(operands(x.astype(float), mask, 7, window, groups)) == 7
+    whole = operands(x.astype(float), np.ones((5, 6), bool), 99)
+    assert np.array_equal(whole[:, 0], x.reshape(-1, 4))

@@ -44,10 +44,10 @@ class MixedPatches(Pass):
     after: ClassVar[Stage] = Stage.INTEGER
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
-    phi: float = 0.96
-    lambda_: float = 0.4
-    bits: tuple[int, ...] = (8, 6, 5, 4)
-    weights: tuple[int, ...] = (8, 6, 5, 4)
+    phi: float = 0.9
+    lambda_: float = 0.6
+    bits: tuple[int, ...] = (8, 6, 5, 4, 3)
+    weights: tuple[int, ...] = (8, 6, 5, 4, 3)
     omega: Omega = "error"
     samples: int = 16
 

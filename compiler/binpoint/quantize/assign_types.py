@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from binpoint.errors import BadOption, MissingSamples, NoIntegerForm, RangeOverflow
-from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, Role
-from binpoint.numeric.digits import grid, nearest
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.elementwise import Binary
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
-from binpoint.quantize.bias_correction import correct_biases
 from binpoint.quantize.choose_type import activation_type, narrowed, weight_bits, weight_type
+from binpoint.quantize.correction import correct
 from binpoint.quantize.groups import activations, find_groups
 from binpoint.quantize.observe import Method, Policy, Range, observe
-from binpoint.quantize.share_bias import correct_shares, widen
+from binpoint.quantize.refit_weights import refit_weights
+from binpoint.quantize.share_bias import Place, correct_shares, widen
+from binpoint.quantize.weights import (
+    few_codes,
+    open_weights,
+    real_bias,
+    replace_operand,
+    symmetric_codes,
+)
 
 _NAMED = 3
 
@@ -44,9 +50,10 @@ class AssignTypes(Pass):
     3. Constant operands that are no weights get the type of their group, or one of their own.
     4. Weights become codes of eight bits, or of those that the options `weight_bits` and
        `layer_bits` give, symmetric, one scale per output channel; with the option `weight_terms`
-       only codes that are sums of so many signed powers of two. Biases stay real, or
-       become so again where they were stored for a scale that is no longer that of the sums; with
-       the option `bias_correction` the mean error of each channel is taken out of them.
+       only codes that are sums of so many signed powers of two. With the option `weight_rounding`
+       those of convolutions and matrix products make up for each other. Biases stay real, or become
+       so again where they were stored for a scale that is no longer that of the sums; with the
+       option `bias_correction` the mean error of each channel is taken out of them.
     5. With the option `softmax_correction` a product with the shares of a softmax, of which none
        are masked, gets the mean error of the shares as a column of its own (`share_bias`), where
        that lowers its error; before the biases.
@@ -81,14 +88,32 @@ class AssignTypes(Pass):
         for node in graph.nodes():
             _free_bias(real, graph, node)
             _weights(graph, graph.node(node.name), options)
-        if context.samples is not None and not graph.rational:
-            samples = context.samples.spread(self.corrections)
-            if shares:
-                figures = correct_shares(real, graph, shares, samples)
-                graph.figures = {**graph.figures, self.name: figures}
-            if options.bias_correction:
-                correct_biases(real, graph, samples)
+        self._corrected(real, graph, shares, context)
         return remove_dead(graph)
+
+    def _corrected(
+        self, real: Graph, graph: Graph, shares: Sequence[Place], context: Context
+    ) -> None:
+        """Shares, weights and biases that make up for rounding, layer by layer."""
+        options = context.options
+        refit = partial(refit_weights, real, graph, options=options)
+        if options.weight_rounding == "nearest":
+            refit = None
+        elif context.samples is None:
+            raise MissingSamples(
+                "weights are rounded together by the values of samples",
+                want="sample inputs",
+                hint="--samples FILE.npz, or --set weight_rounding=nearest",
+            )
+        if context.samples is None:
+            return
+        samples = context.samples.spread(self.corrections)
+        if shares:
+            figures = correct_shares(real, graph, shares, samples)
+            graph.figures = {**graph.figures, self.name: figures}
+        biases = options.bias_correction and not graph.rational
+        if biases or refit is not None:
+            correct(real, graph, samples, refit=refit, biases=biases)
 
     def _activations(self, graph: Graph, context: Context) -> set[str]:
         """Give all untyped values types; returns which were computed in float."""
@@ -283,17 +308,6 @@ def _free_bias(real: Graph, graph: Graph, node: Node) -> None:
             replace_operand(graph, node, index, array, None)
 
 
-def replace_operand(
-    graph: Graph, node: Node, index: int, array: NDArray[Any], kind: FixedType | None
-) -> None:
-    """Let a node read a new constant, real or, with `kind`, of codes."""
-    node = graph.node(node.name)
-    old = node.inputs[index]
-    new = GraphBuilder(graph, old, node.origin).constant(array, fixed=kind, hint=old)
-    inputs = tuple(new.name if i == index else n for i, n in enumerate(node.inputs))
-    graph.replace(replace(node, inputs=inputs))
-
-
 def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
     """Put integer codes in place of the real weights of a node."""
     assert isinstance(node.op, FloatOp)
@@ -312,7 +326,7 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
         array = value.constant.array
         bias = real_bias(biases[0]) if biases else None
         bits = weight_bits(node, options)
-        few = None if options.weight_terms is None else grid(options.weight_terms, _most(bits))
+        few = few_codes(bits, options.weight_terms)
         try:
             kind = weight_type(
                 array,
@@ -324,24 +338,9 @@ def _weights(graph: Graph, node: Node, options: CompileOptions) -> None:
             )
         except RangeOverflow as error:
             raise RangeOverflow(error.message, at=node.name, have=error.have) from error
-        codes = _codes(array, kind, few).astype(kind.storage.dtype)
-        replace_operand(graph, node, index, codes, kind)
-
-
-def _most(bits: int) -> int:
-    """The largest symmetric code."""
-    return (1 << (bits - 1)) - 1
-
-
-def _codes(
-    array: NDArray[Any], kind: FixedType, few: NDArray[np.int64] | None
-) -> NDArray[np.int64]:
-    """The nearest symmetric codes of a type, or the nearest of few."""
-    most = _most(kind.storage.width)
-    if few is None:
-        return np.clip(kind.quantize(array), -most, most)
-    scales = np.array([float(s) for s in kind.scales]).reshape(-1, *(1,) * (array.ndim - 1))
-    return nearest(array / scales, few)
+        scales = np.array([float(s) for s in kind.scales]).reshape(-1, *(1,) * (array.ndim - 1))
+        codes = symmetric_codes(array / scales, bits, options.weight_terms)
+        replace_operand(graph, node, index, codes.astype(kind.storage.dtype), kind)
 
 
 def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
@@ -364,22 +363,3 @@ def _refuse_unknown_layers(graph: Graph, options: CompileOptions) -> None:
                 at=f"layer_bits, {name}",
                 want=", ".join(sorted(known)) or "a float model",
             )
-
-
-def open_weights(graph: Graph, node: Node) -> tuple[int, ...]:
-    """Which operands of a node are weights that are to be quantized."""
-    assert isinstance(node.op, FloatOp)
-    pairs = zip(graph.arguments(node), node.op.roles(len(node.inputs)), strict=True)
-    return tuple(
-        index
-        for index, (value, role) in enumerate(pairs)
-        if role is Role.WEIGHT and value.fixed is None and value.constant is not None
-    )
-
-
-def real_bias(value: Value) -> NDArray[np.float64]:
-    """A constant bias as real numbers."""
-    assert value.constant is not None
-    if value.fixed is None:
-        return value.constant.array.astype(np.float64)
-    return value.fixed.dequantize(value.constant.array)

@@ -17,16 +17,9 @@ from binpoint.ir.op import FloatOp, Role
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType, IntType
 from binpoint.passes.base import Context, Effect, Pass, Stage
-from binpoint.quantize.assign_types import (
-    AssignTypes,
-    open_weights,
-    plain_types,
-    real_bias,
-    replace_operand,
-    set_type,
-)
-from binpoint.quantize.bias_correction import correct_biases
+from binpoint.quantize.assign_types import AssignTypes, plain_types, set_type
 from binpoint.quantize.choose_type import least_step
+from binpoint.quantize.correction import correct
 from binpoint.quantize.groups import find_groups
 from binpoint.quantize.least_error import least_errors, shifted
 from binpoint.quantize.rounded_net import (
@@ -37,6 +30,7 @@ from binpoint.quantize.rounded_net import (
     weights_of,
 )
 from binpoint.quantize.simulate import Simulation
+from binpoint.quantize.weights import open_weights, real_bias, replace_operand
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +124,7 @@ class BinaryPoints(Pass):
         _annotate(graph, points)
         graph.figures = {**graph.figures, self.name: points.figures()}
         if options.bias_correction:
-            correct_biases(real, graph, samples.spread(self.corrections))
+            correct(real, graph, samples.spread(self.corrections))
         return graph
 
     def choose(self, graph: Graph, context: Context) -> Points:
@@ -196,7 +190,7 @@ class BinaryPoints(Pass):
             return trial
         assert context.samples is not None
         _annotate(trial, points)
-        correct_biases(graph, trial, context.samples.spread(self.corrections))
+        correct(graph, trial, context.samples.spread(self.corrections))
         result = graph.copy()
         for slot in points.weights():
             node, twin = result.node(slot[0]), trial.node(slot[0])

@@ -20,11 +20,12 @@ from binpoint.numeric.fixed import I16, FixedType
 from binpoint.ops.elementwise import Binary, Kind
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.samples import Samples
-from binpoint.quantize.assign_types import AssignTypes, plain_types, replace_operand, set_type
+from binpoint.quantize.assign_types import AssignTypes, plain_types, set_type
 from binpoint.quantize.choose_type import scale_of
 from binpoint.quantize.groups import Group, find_groups
 from binpoint.quantize.observe import observe
 from binpoint.quantize.simulate import Simulation
+from binpoint.quantize.weights import replace_operand
 
 _log = logging.getLogger(__name__)
 _HEADROOM = 2

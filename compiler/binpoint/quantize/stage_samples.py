@@ -15,11 +15,8 @@ from binpoint.numeric.fixed import FixedType
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense
 from binpoint.quantize.coarsen import recoded, steps_of
-from binpoint.quantize.compensate import Moments, Rounded, compensated, operands, total
+from binpoint.quantize.compensate import POSITIONS, Moments, Rounded, compensated, operands, total
 from binpoint.quantize.narrow import Floats, linear_of, narrowed
-
-_POSITIONS = 2048
-"""Positions of a sample to which weights are fitted, at most."""
 
 Array = NDArray[Any]
 Maps = Mapping[str, Sequence[Array]]
@@ -126,12 +123,15 @@ def moments_of(
     steps = np.array([float(step) for step in steps_of(old, kind or old)])
     mask = masks[node.outputs[0]]
     found: list[Moments] = []
+    window, groups = (op.window, op.groups) if isinstance(op, IntConv) else (None, 1)
+
+    def read(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return operands(x, mask, POSITIONS, window, groups)
+
     for index, codes in enumerate(maps):
-        were = operands(op, codes.astype(np.float64) - old.zero_points[0], mask, _POSITIONS)
-        are = were
+        were = are = read(codes.astype(np.float64) - old.zero_points[0])
         if kind is not None:
-            real = (now[index].astype(np.float64) - kind.zero_points[0]) * steps
-            are = operands(op, real, mask, _POSITIONS)
+            are = read((now[index].astype(np.float64) - kind.zero_points[0]) * steps)
         found.append(Moments.of(were, are))
     return total(found)
 

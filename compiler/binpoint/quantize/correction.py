@@ -1,8 +1,8 @@
-"""Take the mean error that quantized weights and inputs cause out of the biases."""
+"""Weights and biases that make up for what quantized weights and inputs put wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,14 @@ _Array = NDArray[Any]
 _Arrays = dict[str, list[_Array]]
 
 
-def correct_biases(graph: Graph, typed: Graph, samples: Samples) -> None:
-    """Correct the real biases of `typed`, which was made from `graph` and has the same nodes.
+Refit = Callable[[Node, tuple[list[_Array], list[_Array]]], None]
+"""Chooses the weights of a node anew from what it reads in each sample, real and rounded."""
+
+
+def correct(
+    graph: Graph, typed: Graph, samples: Samples, *, refit: Refit | None = None, biases: bool = True
+) -> None:
+    """Correct the weights and real biases of `typed`, made from `graph` and of the same nodes.
 
     Layer by layer, on all samples: each output channel of a linear op is computed with rounded
     weights from rounded inputs, as the corrected layers before give them; what it is too large, in
@@ -29,17 +35,20 @@ def correct_biases(graph: Graph, typed: Graph, samples: Samples) -> None:
     4.2, measured). An op without bias gets one. Only ops with real weights and bias in `graph` are
     touched.
     """
-    if not any(_correctable(graph, node) for node in graph.nodes()):
+    if refit is None and not any(_correctable(graph, node) for node in graph.nodes()):
         return
     inputs = list(samples.inputs())
     real = _start(graph, inputs, quantized=False)
     coded = _start(typed, inputs, quantized=True)
     last = last_readers(graph, graph.nodes())
     for node in graph.nodes():
+        first = next(iter(node.inputs), "")
+        if refit is not None and first in real:
+            refit(node, (real[first], coded[first]))
         twin = typed.node(node.name)
         exact = _results(graph, node, real, len(inputs))
         found = _results(typed, twin, coded, len(inputs))
-        if _correctable(graph, node):
+        if biases and _correctable(graph, node):
             error = _mean(found) - _mean(exact)
             _subtract(typed, twin, error)
             found = [[array - error.astype(np.float32) for array in column] for column in found]

@@ -9,7 +9,7 @@ from binpoint.ir.graph import Graph
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.plan.arrange import arrange
-from binpoint.plan.packing import Packing
+from binpoint.plan.packing import Packing, has_digits
 from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
 from binpoint.target import McuTarget
@@ -41,6 +41,8 @@ class PackMaps(Pass):
         if not isinstance(target, McuTarget) or options.packed_maps == "never":
             return graph
         stages = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
+        if not any(has_digits(made) for made in (graph, undivided(graph) if stages else graph)):
+            return graph
         plain = arrange(graph, options, target)
         found = self._packed(graph, plain, context)
         if stages and all(len(op.bodies) == 1 for op in stages):

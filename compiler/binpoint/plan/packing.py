@@ -28,6 +28,11 @@ _PARTS = (32, 16, 8, 4)
 """Of the memory that packing may save, what is given up for higher bands: one part in so many."""
 
 
+def has_digits(graph: Graph) -> bool:
+    """Whether any computed map has codes of less than eight bits; so it may pay to plan."""
+    return any(Digits.of(graph.value(name)) for node in graph.nodes() for name in node.outputs)
+
+
 @dataclass(frozen=True)
 class Packing:
     """The maps of a net that can be packed; `program` is the plan without any."""

@@ -213,7 +213,7 @@ def _call(
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
     parts = numbers.get("groups", 1)
     op = step.nodes[1].op if len(step.nodes) > 1 else None
-    product, found, words = _packed(product, op)
+    product, found, words = _packed(product, op, parts)
     if words is None:
         return None
     y = next(a for a in step.call.arguments if isinstance(a, Buffer) and a.written)
@@ -257,13 +257,14 @@ def _call(
 
 
 def _packed(
-    product: Product, op: object
+    product: Product, op: object, parts: int
 ) -> tuple[Product, Fixed | None, NDArray[np.uint32] | None]:
     """The weights packed, in the first way that the values allow; None if none does.
 
-    Ways below a byte with results of eight bits, then with sums; then bytes, alike.
+    Ways below a byte with results of eight bits, then with sums; then bytes, alike. The sum of a
+    patch serves the channels of one of `parts` groups.
     """
-    ways = [way for way in packings(product.shape) if product.bias.size >= way.least]
+    ways = [way for way in packings(product.shape) if product.bias.size // parts >= way.least]
     for few in (True, False):
         chosen = [way for way in ways if bool(way.bits) is few]
         for way in chosen if isinstance(op, Requantize) else ():

@@ -58,6 +58,16 @@ def names(graph: Graph) -> list[str]:
     return [layer.name for layer in found if isinstance(layer.unit, Dense)]
 
 
+def test_a_layer_that_no_port_feeds_is_folded_alone(tmp_path: Path) -> None:
+    model = Net((1, 3, 8))
+    weights = model.quant(model.parameter(np.ones((3, 4, 3), np.float32)), 1, bits=4)
+    spread = model.add("ConvTranspose", model.quant("x", 1, bits=4), weights, strides=[2])
+    graph = lowered(model.model(model.quant(spread, 8, bits=4)), tmp_path)
+    choice = choose_folding(graph, part(), OPTIONS)
+    assert choice.notice is None
+    assert choice.fps > 0
+
+
 @pytest.mark.parametrize("fps", [1.0, 9e5, 2e6, 4e6])
 def test_an_asked_throughput_is_met(net: Graph, fps: float) -> None:
     choice = choose_folding(net, part(), OPTIONS, fps=fps)

@@ -417,7 +417,7 @@ def _floor(places: tuple[_Place, ...]) -> int:
         for index, operand in enumerate(place.operands)
         if operand.beat_bits
     ]
-    return max(*(min(o.interval for o in place.options) for place in places), *ports)
+    return max([*(min(o.interval for o in place.options) for place in places), *ports])
 
 
 def _chosen(places: tuple[_Place, ...], pace: int) -> dict[str, _Option]:

@@ -252,7 +252,7 @@ def test_what_does_not_fit_is_told(asked: Detections, kind: str, says: str) -> N
 
 
 def test_an_output_that_is_no_multiple_of_its_scale_is_refused() -> None:
-    value = replace(_value("i8@2^-7", _shape(PAPER)), reading=Reading((0.1,), (0.03,)))
+    value = replace(_value("i8@2^-7", _shape(PAPER)), reading=Reading((0.1,), (0.03,), 0))
     with pytest.raises(BadOption, match="last node"):
         build(PAPER, ["cells"], [value])
 

@@ -138,7 +138,7 @@ def compare(path: Path, trace: Trace, x: Any, *, semantics: Semantics = "auto") 
     """
     imported = load(path, exact=semantics == "rational")
     _compare_parameters(imported, trace)
-    context = Context(load_target("host"), CompileOptions(check=False, semantics=semantics), None)
+    context = Context(load_target("host"), CompileOptions(check=False, packed_maps="never", semantics=semantics), None)
     graph = run(mcu(), imported, context)
     names = _quantizers(onnx.load(path), x.shape[1])
     assert len(names) == len(trace.codes)

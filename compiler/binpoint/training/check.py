@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from binpoint.passes.convert import real, stored
 from binpoint.passes.manager import run
 from binpoint.pipelines import mcu
 from binpoint.target import load_target
+from binpoint.training.export import frozen
 from binpoint.training.quantizers import fixed_points
 
 
@@ -86,7 +86,8 @@ def compare(module: nn.Module, path: Path, x: Any) -> Comparison:
 @torch.no_grad()
 def _module_codes(module: nn.Module, x: Any) -> tuple[list[Any], Any]:
     """Codes of each quantizer of activations in the order of their calls, and the outputs."""
-    exact = copy.deepcopy(module).to("cpu").double().eval()
+    # Casts of parameters near a tie may differ in float64: they are those of the export.
+    exact = frozen(module, x[:1]).double()
     ran: list[Any] = []
     for name, part in fixed_points(exact):
         if name.endswith("fused_activation_quant_proxy.tensor_quant"):

@@ -49,22 +49,37 @@ def export(module: nn.Module, example: Any, path: Path) -> onnx.ModelProto:
         NotTrainable: a quantizer of activations is not ready, or wraps; or quantizers of one bit
             round by several rules.
     """
-    frozen = copy.deepcopy(module).to("cpu").float().eval()
-    for name, part in fixed_points(frozen):
+    constant = frozen(module, example)
+    with torch.no_grad():
+        _freeze_activations(constant)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = export_qonnx(constant, args=example.to("cpu").float(), dynamo=False)
+    _name_single_bits(model, constant)
+    onnx.save(model, str(path))
+    return model
+
+
+@torch.no_grad()
+def frozen(module: nn.Module, example: Any) -> nn.Module:
+    """A copy with parameters and normalisations as they are after their casts, in float32.
+
+    Args:
+        module: what `prepare` made, trained or calibrated.
+        example: an input, [1, …].
+
+    Raises:
+        NotTrainable: a quantizer of activations is not ready.
+    """
+    made = copy.deepcopy(module).to("cpu").float().eval()
+    for name, part in fixed_points(made):
         if not part.ready:
             raise NotTrainable(
                 "a quantizer has seen no data yet", at=name, hint="calibrate before exporting"
             )
-    with torch.no_grad():
-        _freeze_parameters(frozen)
-        _freeze_lines(frozen, example)
-        _freeze_activations(frozen)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = export_qonnx(frozen, args=example.to("cpu").float(), dynamo=False)
-    _name_single_bits(model, frozen)
-    onnx.save(model, str(path))
-    return model
+    _freeze_parameters(made)
+    _freeze_lines(made, example)
+    return made
 
 
 def _name_single_bits(model: onnx.ModelProto, module: nn.Module) -> None:

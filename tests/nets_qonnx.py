@@ -90,4 +90,5 @@ def lowered(model: onnx.ModelProto, folder: Path, samples: npt.ArrayLike | None 
     found = None
     if samples is not None:
         found = Samples({graph.inputs[0]: np.asarray(samples, np.float32)}, None)
-    return run(mcu(), graph, Context(load_target("host"), CompileOptions(check=False), found))
+    options = CompileOptions(check=False, packed_maps="never")
+    return run(mcu(), graph, Context(load_target("host"), options, found))

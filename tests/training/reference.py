@@ -72,9 +72,11 @@ class _Spy(nn.Module):
         narrow = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
         value, scale, zero, bits = self.original(x.float(), *narrow)[:4]
         scale, zero, bits = (t.double() for t in (scale, zero, bits))
-        if not self.parameter and not self.ran:
-            # The input: float32, and divided so by the module and by whoever feeds the firmware.
-            codes = torch.round(value.double() / scale + zero)
+        if not self.parameter and not self.ran and hasattr(self.original, "int_quant"):
+            # The input: real numbers are divided in float32, as QuantizeLinear has it.
+            inner = self.original.int_quant
+            codes = torch.round(x.float() / scale.float()).double() + zero
+            codes = codes.clamp(inner.min_int(bits), inner.max_int(bits))
             self.ran.append(codes.detach().numpy().astype(np.int64))
         elif self.parameter:
             codes = torch.round(value.double() / scale + zero)
@@ -138,7 +140,11 @@ def compare(path: Path, trace: Trace, x: Any, *, semantics: Semantics = "auto") 
     """
     imported = load(path, exact=semantics == "rational")
     _compare_parameters(imported, trace)
-    context = Context(load_target("host"), CompileOptions(check=False, packed_maps="never", semantics=semantics), None)
+    context = Context(
+        load_target("host"),
+        CompileOptions(check=False, packed_maps="never", semantics=semantics),
+        None,
+    )
     graph = run(mcu(), imported, context)
     names = _quantizers(onnx.load(path), x.shape[1])
     assert len(names) == len(trace.codes)

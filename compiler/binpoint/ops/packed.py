@@ -44,12 +44,15 @@ class Digits:
 
     @classmethod
     def of(cls, value: Value) -> Digits | None:
-        """The fewest bits that hold the range of a map; None where that takes a byte."""
+        """The fewest bits that hold the range of a map, if its type holds all such digits."""
         kind = value.interval.int_type()
         width = next((w for w in _WIDTHS if w >= kind.width), None)
         if width is None or not value.shape:
             return None
-        return cls(width, kind.signed, value.shape[-1])
+        found = cls(width, kind.signed, value.shape[-1])
+        # Digits of four bits may be no codes of a type of three.
+        fits = Interval.of_type(value.elem.storage).contains(found.interval)
+        return found if fits else None
 
     @property
     def per_byte(self) -> int:

@@ -33,6 +33,8 @@ _FREE = frozenset({
 """Kernels that multiply no value by a constant, but for requantizers that they store through."""
 _REPLACED = frozenset({("add", "narrow"), ("add", "wide"), ("average", ""), ("mul", "narrow")})
 """Kernels, and their forms, whose templates have products as additions as well."""
+_MULTIPLYING = frozenset({"fpu", "wide", "wider"})
+"""Requantizers that have no form without products."""
 POSITIONS = 2
 """Of a convolution or of rows, which share the reading of a list."""
 _LIMIT = 2**31 - 1
@@ -50,8 +52,8 @@ def bare(step: Step, graph: Graph) -> Step:
     if step.alias:
         return step
     found = None
-    if call.epilogue is not None and call.epilogue.form == "fpu":
-        form = "fpu"
+    if call.epilogue is not None and call.epilogue.form in _MULTIPLYING:
+        form = call.epilogue.form
     elif call.stem in _FREE or (call.stem, form) in _REPLACED:
         found = step
     else:

@@ -105,6 +105,11 @@ class KernelCall:
         """The call's own arguments, then those of the epilogue."""
         return self.arguments + (self.epilogue.arguments if self.epilogue is not None else ())
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The call's own numbers by name."""
+        return {a.name: a.value for a in self.arguments if isinstance(a, Number)}
+
     def fused(self, epilogue: Epilogue, result: Buffer) -> KernelCall:
         """The same call storing through an epilogue into another buffer."""
         arguments = tuple(

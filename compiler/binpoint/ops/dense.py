@@ -17,7 +17,7 @@ from binpoint.errors import AccumulatorOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Work
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Semantics, Site
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
@@ -274,15 +274,8 @@ class IntMatMul(IntegerOp):
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Batches by rows by columns by depth."""
-        (a, b), (y,) = inputs, outputs
         arguments = (
-            Buffer("a", a.name, a.elem.storage),
-            Buffer("b", b.name, b.elem.storage),
-            Buffer("y", y.name, y.elem.storage, written=True),
-            Number("batches", math.prod(a.shape[:-2])),
-            Number("rows", a.shape[-2]),
-            Number("depth", a.shape[-1]),
-            Number("columns", b.shape[-1]),
+            *matmul_arguments(*inputs, *outputs),
             Number("zero_a", self.zero_a),
             Number("zero_b", self.zero_b),
         )
@@ -292,5 +285,22 @@ class IntMatMul(IntegerOp):
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One multiply-accumulate per element of depth."""
-        size = outputs[0].type.size
-        return Work(macs=size * inputs[0].shape[-1], stores=size)
+        return matmul_work(*inputs, *outputs)
+
+
+def matmul_arguments(a: Value, b: Value, y: Value) -> tuple[Argument, ...]:
+    """What every kernel of a product ``[…, M, K]`` by ``[…, K, N]`` is told."""
+    return (
+        Buffer("a", a.name, a.elem.storage),
+        Buffer("b", b.name, b.elem.storage),
+        Buffer("y", y.name, y.elem.storage, written=True),
+        Number("batches", math.prod(a.shape[:-2])),
+        Number("rows", a.shape[-2]),
+        Number("depth", a.shape[-1]),
+        Number("columns", b.shape[-1]),
+    )
+
+
+def matmul_work(a: Value, _: Value, y: Value) -> Work:
+    """One addition per element of depth."""
+    return Work(macs=y.type.size * a.shape[-1], stores=y.type.size)

@@ -13,9 +13,11 @@ import numpy as np
 
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
+from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.op import FloatArray, IntArray
 from binpoint.numeric.fixed import I16
+from binpoint.numeric.interval import Interval
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.pairwise import IntMinMax
 
@@ -58,6 +60,15 @@ def masked(build: GraphBuilder, x: Value, keep: FloatArray, where: str) -> Value
     places = build.constant(np.where(keep != 0, storage.max, low), kind, hint=f"{where}_mask")
     axes = Broadcast.of(x.shape, places.shape, where)
     return build.one(IntMinMax(axes, False, kind), x, places)
+
+
+def summed(w: OnnxWriter, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Terms of rows along the second axis of three, and their sum, which has the largest term."""
+    index = w.sub(w.reduce_max(x, 1, keep=True), x)
+    bounds = Interval(max(0, table.range.lo), table.range.hi)
+    terms = w.emit("Gather", [table.name, index.name], x.shape, bounds, axis=0)
+    total = w.reduce_sum(terms, 1, keep=True)
+    return terms, Tensor(total.name, total.shape, Interval(bounds.hi, total.range.hi))
 
 
 def beyond(table: IntArray) -> IntArray:

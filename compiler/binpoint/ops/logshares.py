@@ -33,7 +33,8 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I16, I32, FixedType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
-from binpoint.ops.distances import CODES, beyond, exponentials, masked
+from binpoint.ops.dense import matmul_arguments, matmul_work
+from binpoint.ops.distances import CODES, beyond, exponentials, masked, summed
 from binpoint.ops.lookup import lookup
 
 NONE = 15
@@ -179,12 +180,7 @@ class IntLogShares(IntegerOp):
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Maximum, table, sum, marks, and fifteen comparisons."""
-        x, table = self.block.flat(w, inputs[0]), inputs[1]
-        index = w.sub(w.reduce_max(x, 1, keep=True), x)
-        bounds = Interval(max(0, table.range.lo), table.range.hi)
-        terms = w.emit("Gather", [table.name, index.name], x.shape, bounds, axis=0)
-        summed = w.reduce_sum(terms, 1, keep=True)
-        total = Tensor(summed.name, summed.shape, Interval(bounds.hi, summed.range.hi))
+        terms, total = summed(w, self.block.flat(w, inputs[0]), inputs[1])
         parts, one, none = self.base.parts, w.const(1), w.const(0)
         marks = [w.floor_shift(w.mul(total, w.const(c)), MARK_BITS) for c in self.base.marks]
         code = none
@@ -255,24 +251,13 @@ class IntShiftMatMul(IntegerOp):
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Batches by rows by columns by depth."""
-        (a, b), (y,) = inputs, outputs
-        arguments = (
-            Buffer("a", a.name, a.elem.storage),
-            Buffer("b", b.name, b.elem.storage),
-            Buffer("y", y.name, y.elem.storage, written=True),
-            Number("batches", math.prod(a.shape[:-2])),
-            Number("rows", a.shape[-2]),
-            Number("depth", a.shape[-1]),
-            Number("columns", b.shape[-1]),
-            Number("zero_b", self.zero_b),
-        )
+        arguments = (*matmul_arguments(*inputs, *outputs), Number("zero_b", self.zero_b))
         formula = f"acc = sum((b - {self.zero_b}) << ({TOP} - a)), without a = {NONE}"
         return KernelCall(self.stem, arguments, formula=formula)
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One shift and addition per element of depth."""
-        size = outputs[0].type.size
-        return Work(macs=size * inputs[0].shape[-1], stores=size)
+        return matmul_work(*inputs, *outputs)
 
 
 def _weights() -> IntArray:

@@ -40,7 +40,7 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, I32, U8, FixedType, FloatType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.blocks import Block
-from binpoint.ops.distances import CODES, beyond, eight_bits, exponentials, masked
+from binpoint.ops.distances import CODES, beyond, eight_bits, exponentials, masked, summed
 from binpoint.ops.exponential import Exponential, PolynomialExp, ShiftExp
 from binpoint.ops.logshares import LOG2, LOG_SQRT2, POWERS, Base, powers
 from binpoint.ops.lookup import convert
@@ -297,12 +297,7 @@ class IntSoftmax(IntegerOp):
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Maximum, table, sum, rounded division."""
-        x, table = self.block.flat(w, inputs[0]), inputs[1]
-        index = w.sub(w.reduce_max(x, 1, keep=True), x)
-        bounds = Interval(max(0, table.range.lo), table.range.hi)
-        terms = w.emit("Gather", [table.name, index.name], x.shape, bounds, axis=0)
-        summed = w.reduce_sum(terms, 1, keep=True)
-        total = Tensor(summed.name, summed.shape, Interval(bounds.hi, summed.range.hi))
+        terms, total = summed(w, self.block.flat(w, inputs[0]), inputs[1])
         total = w.mul(total, w.const(1 << self.shift))
         top = w.add(w.mul(terms, w.const(self.factor)), w.floor_shift(total, 1))
         share = w.add(w.floor_divide(top, total), w.const(self.result.zero_point))

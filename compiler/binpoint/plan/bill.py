@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import KernelCall, Number, Work
+from binpoint.ir.kernel import KernelCall, Work
 from binpoint.ir.op import IntegerOp
 from binpoint.plan.fuse import Modelled, Step
 from binpoint.target import Event, Price
@@ -45,7 +45,7 @@ class Bill:
 def bill(step: Step, graph: Graph) -> Bill:
     """The bill of a step's call."""
     call, work = step.call, _work(step, graph)
-    n = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    n = call.numbers
     match call.variant, call.stem:
         case "dsp", "conv" | "dense":
             name, terms = _pairs(call, n)

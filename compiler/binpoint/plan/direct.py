@@ -56,7 +56,7 @@ def reads_digits(call: KernelCall, digits: Digits) -> bool:
         case "conv":
             return traits["layout"] != "columns"
         case "sum":
-            return _number(call, "inner") == digits.channels
+            return call.numbers["inner"] == digits.channels
         case _:
             return False
 
@@ -73,7 +73,7 @@ def writes_digits(call: KernelCall, digits: Digits) -> bool:
 
 def held(call: KernelCall, digits: Digits) -> int:
     """Bytes of results that such a kernel holds in scratch before they are packed."""
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     traits = dict(call.traits)
     if call.stem == "depthwise":
         return numbers["across"] * numbers["along"]
@@ -129,7 +129,7 @@ def _planes(call: KernelCall, digits: Digits) -> KernelCall:
 
 def _by_channel(call: KernelCall, digits: Digits) -> KernelCall:
     """A depthwise kernel whose results of a channel are neighbours."""
-    positions = _number(call, "across") * _number(call, "along")
+    positions = call.numbers["across"] * call.numbers["along"]
     arguments: list[Argument] = []
     for a in call.arguments:
         if isinstance(a, Number) and a.name == "dst_across":
@@ -146,7 +146,7 @@ def _by_channel(call: KernelCall, digits: Digits) -> KernelCall:
 
 def _totals(call: KernelCall, digits: Digits) -> KernelCall:
     """Sums of digits: of codes that are moved up to no less than zero."""
-    moved = _number(call, "n") * digits.offset
+    moved = call.numbers["n"] * digits.offset
     arguments = tuple(
         replace(a, value=a.value - moved) if isinstance(a, Number) and a.name == "start" else a
         for a in call.arguments
@@ -158,10 +158,6 @@ _SOURCES: Mapping[str, Callable[[KernelCall, Digits], KernelCall]] = MappingProx
     {"dense": _widening, "conv": _widening, "depthwise": _planes, "sum": _totals}
 )
 """By stem: how a kernel reads digits."""
-
-
-def _number(call: KernelCall, name: str) -> int:
-    return next(a.value for a in call.arguments if isinstance(a, Number) and a.name == name)
 
 
 def _writing(step: Step, pack: Step, digits: Digits) -> Step:

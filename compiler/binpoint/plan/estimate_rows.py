@@ -79,7 +79,7 @@ def _softmax(unit: units.Softmax) -> Resources:
         Resources(ff=_FLOAT * unit.together) if exact else Resources(),
         stage * unit.quotient_bits,
         fabric.clamp(unit.quotient_bits, 8),
-        fabric.counter(unit.block_cycles),
+        fabric.counter(unit.row_cycles),
     ]
     return fabric.total(parts)
 

@@ -41,12 +41,13 @@ class PackMaps(Pass):
         if not isinstance(target, McuTarget) or options.packed_maps == "never":
             return graph
         stages = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
-        if not any(has_digits(made) for made in (graph, undivided(graph) if stages else graph)):
+        uniform = stages and all(len(op.bodies) == 1 for op in stages)
+        whole = undivided(graph) if uniform else graph
+        if not (has_digits(graph) or has_digits(whole)):
             return graph
         plain = arrange(graph, options, target)
         found = self._packed(graph, plain, context)
-        if stages and all(len(op.bodies) == 1 for op in stages):
-            whole = undivided(graph)
+        if uniform:
             other = self._packed(whole, arrange(whole, options, target), context)
             if (
                 other is not None

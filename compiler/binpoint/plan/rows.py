@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,45 @@ _QUOTIENT_STEPS = 31
 
 
 @dataclass(frozen=True, slots=True)
-class Softmax(Unit):
+class _ByRow(Unit):
+    """One row after the other: its words are read at its beginning, written at its end."""
+
+    rows: int
+    count: int
+
+    @property
+    def turns(self) -> int:
+        """Rows, or blocks of rows that are computed as one."""
+        return self.rows
+
+    @property
+    def words(self) -> int:
+        """Of a turn."""
+        return self.count
+
+    @property
+    @abstractmethod
+    def row_cycles(self) -> int:
+        """Of a turn."""
+
+    @property
+    def iterations(self) -> int:
+        """Cycles of all rows."""
+        return self.turns * self.row_cycles
+
+    def reads(self) -> tuple[IntArray, ...]:
+        """At the beginning of each turn."""
+        starts = np.arange(self.turns)[:, None] * self.row_cycles
+        return ((starts + np.arange(self.words)).reshape(-1),)
+
+    def writes(self) -> tuple[IntArray, ...]:
+        """At the end of each turn."""
+        (starts,) = self.reads()
+        return (starts + self.row_cycles - self.words,)
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(_ByRow):
     """Shares of rows of `count` elements: largest, sum of table entries, then a division each.
 
     With ``float`` an addition takes several cycles, and the next one waits for it. So a few rows
@@ -34,8 +73,6 @@ class Softmax(Unit):
 
     stem: ClassVar[str] = "softmax"
 
-    rows: int
-    count: int
     x: IntType
     table: Constant
     form: str
@@ -70,29 +107,23 @@ class Softmax(Unit):
         return 3 * 4 + (_ADDITION if self.form == "float" else 0) + self.quotient_bits
 
     @property
-    def block_cycles(self) -> int:
+    def turns(self) -> int:
+        """Blocks of rows."""
+        return self.rows // self.together
+
+    @property
+    def words(self) -> int:
+        """Of a block of rows."""
+        return self.together * self.count
+
+    @property
+    def row_cycles(self) -> int:
         """Reading, adding, dividing."""
         return self.together * self.count * (1 + self.sum_cycles + 1) + self.drain
 
-    @property
-    def iterations(self) -> int:
-        """Cycles of all rows."""
-        return self.rows // self.together * self.block_cycles
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """At the beginning of each block of rows."""
-        first = np.arange(self.rows // self.together)[:, None] * self.block_cycles
-        return ((first + np.arange(self.together * self.count)).reshape(-1),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """At the end of each block of rows."""
-        last = np.arange(1, self.rows // self.together + 1)[:, None] * self.block_cycles
-        size = self.together * self.count
-        return ((last - size + np.arange(size)).reshape(-1),)
-
 
 @dataclass(frozen=True, slots=True)
-class LogShares(Unit):
+class LogShares(_ByRow):
     """Codes of the shares of rows of `count` elements, as `ops.logshares.IntLogShares` has them.
 
     Args:
@@ -102,8 +133,6 @@ class LogShares(Unit):
 
     stem: ClassVar[str] = "log_shares"
 
-    rows: int
-    count: int
     x: IntType
     table: Constant
     marks: tuple[int, ...]
@@ -113,29 +142,9 @@ class LogShares(Unit):
         """Reading, adding, a product of the sum, comparing."""
         return 3 * self.count + 4 * 4
 
-    @property
-    def iterations(self) -> int:
-        """Cycles of all rows."""
-        return self.rows * self.row_cycles
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """At the beginning of each row."""
-        return (_row_starts(self.rows, self.row_cycles, self.count),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """At the end of each row."""
-        starts = _row_starts(self.rows, self.row_cycles, self.count)
-        return (starts + self.row_cycles - self.count,)
-
-
-def _row_starts(rows: int, cycles: int, count: int) -> IntArray:
-    """The first `count` cycles of each row."""
-    first = np.arange(rows)[:, None] * cycles
-    return (first + np.arange(count)).reshape(-1)
-
 
 @dataclass(frozen=True, slots=True)
-class Reciprocal(Unit):
+class Reciprocal(_ByRow):
     """Rows of `count` elements by exponentials and a rounded-down reciprocal, as I-ViT released it.
 
     Args:
@@ -150,8 +159,6 @@ class Reciprocal(Unit):
     stem: ClassVar[str] = "reciprocal"
 
     form: str
-    rows: int
-    count: int
     x: IntType
     table: Constant
     numerator: int
@@ -174,23 +181,9 @@ class Reciprocal(Unit):
         loops = 3 if self.form == "shares" else 2
         return loops * self.count + self.steps + 4 * (loops + 1)
 
-    @property
-    def iterations(self) -> int:
-        """Cycles of all rows."""
-        return self.rows * self.row_cycles
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """At the beginning of each row."""
-        return (_row_starts(self.rows, self.row_cycles, self.count),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """At the end of each row."""
-        starts = _row_starts(self.rows, self.row_cycles, self.count)
-        return (starts + self.row_cycles - self.count,)
-
 
 @dataclass(frozen=True, slots=True)
-class LayerNorm(Unit):
+class LayerNorm(_ByRow):
     """Rows of `count` elements normalized, as `ops.exactnorm.IntLayerNorm` defines it.
 
     Args:
@@ -205,8 +198,6 @@ class LayerNorm(Unit):
 
     stem: ClassVar[str] = "layernorm"
 
-    rows: int
-    count: int
     x: IntType
     multipliers: Constant
     offsets: Constant
@@ -248,17 +239,3 @@ class LayerNorm(Unit):
     def row_cycles(self) -> int:
         """Sums, root, quotient, results; four loops fill and empty."""
         return 2 * self.words + _ROOT_STEPS + _QUOTIENT_STEPS + 4 * 6
-
-    @property
-    def iterations(self) -> int:
-        """Cycles of all rows."""
-        return self.rows * self.row_cycles
-
-    def reads(self) -> tuple[IntArray, ...]:
-        """At the beginning of each row."""
-        return (_row_starts(self.rows, self.row_cycles, self.words),)
-
-    def writes(self) -> tuple[IntArray, ...]:
-        """At the end of each row."""
-        starts = _row_starts(self.rows, self.row_cycles, self.words)
-        return (starts + self.row_cycles - self.words,)

@@ -21,7 +21,7 @@ from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.samples import Samples
 from binpoint.quantize.choose_type import activation_type
-from binpoint.quantize.observe import Range
+from binpoint.quantize.observe import Range, observe
 from binpoint.quantize.simulate import Simulation
 
 _Array = NDArray[Any]
@@ -149,34 +149,28 @@ class _Trial:
         for value in graph.values():
             if value.constant is None and value.fixed is not None:
                 self._graph.set_value(replace(value, fixed=None))
-        self._inputs = list(samples.inputs())
+        self._samples, self._inputs = samples, list(samples.inputs())
         self._outputs = frozenset(graph.outputs)
-        self._wanted = self._run(self._graph, self._outputs, rounded=False)
+        self._wanted = self._run(self._graph, rounded=False)
 
     @staticmethod
     def _power(arrays: Mapping[str, _Array]) -> float:
         return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays.values())
 
-    def _run(
-        self, graph: Graph, names: frozenset[str], *, rounded: bool
-    ) -> Sequence[Mapping[str, _Array]]:
+    def _run(self, graph: Graph, *, rounded: bool) -> Sequence[Mapping[str, _Array]]:
         simulation = Simulation(graph, rounded=rounded)
-        return [simulation.outputs(inputs, names) for inputs in self._inputs]
+        return [simulation.outputs(inputs, self._outputs) for inputs in self._inputs]
 
     def ranges(self, names: Sequence[str]) -> Mapping[str, Range]:
         """What the samples show of values; zero is among it."""
-        found = dict.fromkeys(names, Range())
-        for arrays in self._run(self._graph, frozenset(names), rounded=False):
-            for name, array in arrays.items():
-                seen = Range(min(0.0, float(array.min())), max(0.0, float(array.max())))
-                found[name] = found[name].union(seen)
-        return found
+        seen = observe(self._graph, names, self._samples, bins=False)
+        return {name: found.range for name, found in seen.items()}
 
     def errors(self, name: str, kind: FixedType) -> tuple[float, float]:
         """Relative squared errors of the outputs on even and on odd samples."""
         graph = self._graph.copy()
         graph.set_value(replace(graph.value(name), fixed=kind))
-        runs = self._run(graph, self._outputs, rounded=True)
+        runs = self._run(graph, rounded=True)
         pairs = zip(runs, self._wanted, strict=True)
         apart = [self._power({n: a[n] - b[n] for n in b}) for a, b in pairs]
         power = [self._power(wanted) for wanted in self._wanted]

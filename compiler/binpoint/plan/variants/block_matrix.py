@@ -58,7 +58,7 @@ def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
     if call.stem not in ("conv", "dense"):
         return None
     x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
     if weights is None or offsets is None:
         return None

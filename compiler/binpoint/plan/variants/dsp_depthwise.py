@@ -269,7 +269,7 @@ def _call(
 
 
 def _numbers(op: IntDepthwise, shape: Shape, step: Step) -> tuple[Number, ...]:
-    given = {a.name: a.value for a in step.call.arguments if isinstance(a, Number)}
+    given = step.call.numbers
     across, along = shape.across, shape.along
     numbers = {
         "batches": given["batches"], "image": given["in_h"] * given["in_w"] * given["in_c"],

@@ -196,7 +196,7 @@ def _wide(graph: Graph, step: Step) -> bool:
 def _short(call: KernelCall, graph: Graph, step: Step, widest: int) -> bool:
     """Whether elements have more bits than `widest`, or the innermost loop is too short to gain."""
     values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     last = int(dict(call.traits)["rank"][0]) - 1
     return any(v.elem.storage.width > widest for v in values) or numbers[f"n{last}"] < 4
 
@@ -209,7 +209,7 @@ def _plain(step: Step, traits: Sequence[tuple[str, str]], note: str) -> Step:
 def _saturated(step: Step, op: Clamped, options: CompileOptions, note: str) -> Step:
     """The clamp as traits, and the shift with it where kernels are inlined."""
     call = step.call
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     literal = options.optimize != "size" and 0 < numbers["shift"] < 32
     dropped = ("lo", "hi", "shift") if literal else ("lo", "hi")
     arguments = tuple(

@@ -69,7 +69,7 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     match node.op:
         case IntDense():
-            call = _dense(step, graph, _number(step, "rows"), options)
+            call = _dense(step, graph, step.call.numbers["rows"], options)
         case IntConv(groups=1) if node.op.stem == "conv" and _whole(node.op, inputs[0]):
             call = _dense(step, graph, inputs[0].shape[0], options)
         case IntConv() if node.op.stem == "conv":
@@ -163,10 +163,6 @@ def _flat(window: Window) -> bool:
     """Whether every row of the input is by itself, and makes one row of results."""
     flat = window.kernel[0] == window.strides[0] == 1
     return flat and (window.before[0], window.after[0]) == (0, 0)
-
-
-def _number(step: Step, name: str) -> int:
-    return next(a.value for a in step.call.arguments if isinstance(a, Number) and a.name == name)
 
 
 def _codes(value: Value) -> IntArray:

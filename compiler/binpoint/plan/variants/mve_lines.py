@@ -58,7 +58,7 @@ def depthwise_lines(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     if call.stem != "depthwise" or call.epilogue is None or not isinstance(op, Requantize):
         return None
     x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
     if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem != I8:
         return None

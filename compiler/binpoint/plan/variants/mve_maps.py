@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Buffer, Number
+from binpoint.ir.kernel import Buffer
 from binpoint.numeric.fixed import I8, I16, U8
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
@@ -40,7 +40,7 @@ def column_sum(step: Step, _: Graph, __: CompileOptions) -> Step | None:
         return None
     if call.epilogue is not None and call.epilogue.per_channel:
         return None
-    inner = next(a.value for a in call.arguments if isinstance(a, Number) and a.name == "inner")
+    inner = call.numbers["inner"]
     if inner < _LANES:
         return None
     note = "sixteen columns at a time, summed in 32 bits"
@@ -68,7 +68,7 @@ def copy(step: Step, _: Graph, __: CompileOptions) -> Step | None:
     call = step.call
     if call.stem != "copy" or not _all_bytes(step):
         return None
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     last = int(dict(call.traits)["rank"][0]) - 1
     size, stride = numbers[f"n{last}"], numbers[f"s{last}"]
     if stride == 1 and size >= _SHORT:

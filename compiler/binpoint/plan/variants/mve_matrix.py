@@ -33,7 +33,7 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     if call.stem not in ("conv", "dense"):
         return None
     x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
     if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem != I8:
         return None

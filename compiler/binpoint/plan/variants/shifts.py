@@ -113,7 +113,7 @@ def additions(step: Step, graph: Graph) -> Step | None:
     if not isinstance(op, IntDense | IntConv):
         return None
     x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = {a.name: a.value for a in call.arguments if isinstance(a, Number)}
+    numbers = call.numbers
     weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
     if weights is None or offsets is None or numbers.get("dilation_w", 1) != 1:
         return None

@@ -110,7 +110,9 @@ class Banded(IntegerOp):
                 *(Buffer(name, x.name, x.elem.storage) for name, x in pairs),
                 Buffer("y", y.name, y.elem.storage, written=True),
             ),
-            formula=f"{len(self.bands)} bands of {self.rows} rows",
+            formula="all rows at once"
+            if len(self.bands) == 1
+            else f"{len(self.bands)} bands of {self.rows} rows",
         )
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:

@@ -24,7 +24,7 @@ from binpoint.numeric.fixed import TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.banded import Banded
 from binpoint.ops.copy import row_major
-from binpoint.ops.halo import Region, cut, regions, slices, spatial, work_of
+from binpoint.ops.halo import Region, cut, regions, sizes, slices, spatial, whole, work_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ class Patched(IntegerOp):
         extents: positions of the result in a patch along each spatial axis; the last has the rest.
         view: how the operand's elements are the input of the bodies.
         body_of: the body of each patch, row by row; empty where there is one body.
+        shares: of each body in how many parts along each spatial axis its patches are computed,
+            one after the other, to need less memory; empty where all are computed at once.
     """
 
     stem: ClassVar[str] = "patched"
@@ -89,6 +91,7 @@ class Patched(IntegerOp):
     extents: tuple[int, ...]
     view: View
     body_of: tuple[int, ...] = ()
+    shares: tuple[tuple[int, ...], ...] = ()
 
     @property
     def source(self) -> Value:
@@ -107,18 +110,17 @@ class Patched(IntegerOp):
 
     @cached_property
     def patches(self) -> tuple[Patch, ...]:
-        """All patches, row by row."""
+        """All patches, row by row; of one that is computed in parts the parts."""
         return tuple(self._patches())
 
     def _patches(self) -> Iterator[Patch]:
-        axes = [
-            [(i, min(i + e, n) - 1) for i in range(0, n, e)]
-            for n, e in zip(spatial(self.target), self.extents, strict=True)
-        ]
-        for index, region in enumerate(itertools.product(*axes)):
+        for index, patch in enumerate(_divided(whole(self.target), self.extents)):
             body = self.body_of[index] if self.body_of else 0
             graph = self.bodies[body]
-            yield Patch(body, region, regions(graph, region)[graph.inputs[0]])
+            shares = self.shares[body] if self.shares else (1,) * len(patch)
+            extents = [-(-n // k) for n, k in zip(sizes(patch), shares, strict=True)]
+            for region in _divided(patch, extents):
+                yield Patch(body, region, regions(graph, region)[graph.inputs[0]])
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -147,10 +149,10 @@ class Patched(IntegerOp):
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition: patch by patch."""
-        whole = inputs[0].reshape(-1)[self.view.indices(self.source.shape[1:])][None]
+        source = inputs[0].reshape(-1)[self.view.indices(self.source.shape[1:])][None]
         result = np.empty(self.target.shape, np.int64)
         for patch, graph in zip(self.patches, self.parts, strict=True):
-            found = evaluate(graph, {graph.inputs[0]: whole[slices(patch.operand)]})
+            found = evaluate(graph, {graph.inputs[0]: source[slices(patch.operand)]})
             result[slices(patch.result)] = found[graph.outputs[0]]
         return (result,)
 
@@ -160,14 +162,14 @@ class Patched(IntegerOp):
         shape = self.source.shape
         flat = w.reshape(x, (int(np.prod(x.shape)),))
         indices = self.view.indices(shape[1:]).reshape(-1)
-        whole = w.reshape(w.take(flat, indices, 0), shape)
+        source = w.reshape(w.take(flat, indices, 0), shape)
         first, *others = self.used
-        joined = _output(w, self.bodies[first], whole)
+        joined = _output(w, self.bodies[first], source)
         for body in others:
             place = np.zeros((*self.target.shape[:-1], 1), np.int64)
             for patch in self.patches:
                 place[slices(patch.result)] = patch.body == body
-            result = _output(w, self.bodies[body], whole)
+            result = _output(w, self.bodies[body], source)
             joined = w.select(w.const(place), "Equal", w.const(1), result, joined)
         return (joined,)
 
@@ -200,6 +202,15 @@ class Patched(IntegerOp):
         )
         grid = "x".join(map(str, self.grid))
         return f"Patched({grid} of {list(self.extents)}, {self.view}, [{bodies}])"
+
+
+def _divided(region: Region, extents: Sequence[int]) -> Iterator[Region]:
+    """The region in parts, row by row."""
+    axes = [
+        [(i, min(i + e - 1, last)) for i in range(first, last + 1, e)]
+        for (first, last), e in zip(region, extents, strict=True)
+    ]
+    return itertools.product(*axes)
 
 
 def _output(w: OnnxWriter, graph: Graph, x: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def stage_of(
         return None
     (x,), (y,) = graph.arguments(step.nodes[0]), graph.results(step.nodes[0])
     for patch, part in zip(op.patches, op.parts, strict=True):
-        make = partial(_piece, op, patch, (x, part, y), options, target, arrange)
+        make = partial(piece_of, op, patch, (x, part, y), options, target, arrange)
         piece = pieces.find(_kind(patch.body, part), make)
         source = op.view.offset + _start(patch.operand, op.view.strides)
         pieces.add(piece, (source,), _dense_start(patch.result, y))
@@ -92,7 +92,12 @@ class _Pieces:
 def _kind(body: int, part: Graph) -> tuple[object, ...]:
     """What patches of one piece have in common."""
     shapes = tuple((value.name, value.shape) for value in part.values())
-    return (body, shapes, tuple((node.name, node.op, node.inputs) for node in part.nodes()))
+    return (body, shapes, tuple((node.name, _same(node.op), node.inputs) for node in part.nodes()))
+
+
+def _same(op: object) -> object:
+    """What ops that compute alike have in common."""
+    return (op.rows, _kind(0, op.body)) if isinstance(op, Banded) else op
 
 
 def _dense_start(region: Region, value: Value) -> int:
@@ -103,7 +108,7 @@ def _start(region: Region, strides: Sequence[int]) -> int:
     return sum(first * step for (first, _), step in zip(region, strides, strict=False))
 
 
-def _piece(
+def piece_of(
     op: Patched,
     patch: Patch,
     values: tuple[Value, Graph, Value],
@@ -111,6 +116,7 @@ def _piece(
     target: McuTarget | None,
     arrange: Arrange,
 ) -> Piece:
+    """The piece of a patch: `values` are the whole operand, the patch's graph, the whole result."""
     x, part, y = values
     if not (_contiguous(patch.operand, op.source) and op.view == View.dense(op.source.shape)):
         part = _loading(op, part, x)

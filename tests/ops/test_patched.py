@@ -22,6 +22,7 @@ from binpoint.ops.copy import transposed
 from binpoint.ops.dense import IntDense
 from binpoint.ops.halo import regions, spatial
 from binpoint.ops.pairwise import IntAdd
+from binpoint.ops.patched import Patched
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.ops.window import Window
@@ -151,7 +152,11 @@ def patched(s: Sketch, first: int = 0, last: int | None = None) -> Graph | None:
     ):
         return None
     graph = s.graph.copy()
-    _ = put(graph, span, (body_of(s.graph, span),), extents)
+    node = put(graph, span, (body_of(s.graph, span),), extents)
+    if s.random.random() < 0.3:
+        shares = tuple(s.number(1, 3) for _ in extents)
+        assert isinstance(node.op, Patched)
+        graph.replace(replace(node, op=replace(node.op, shares=(shares,))))
     return graph
 
 

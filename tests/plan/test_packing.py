@@ -26,6 +26,7 @@ from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
 from binpoint.ops.pairwise import IntAdd
+from binpoint.ops.patched import Patched
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.ops.window import Window
@@ -33,6 +34,7 @@ from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
 from binpoint.plan.arrange import arrange
 from binpoint.plan.pack_maps import PackMaps
+from binpoint.plan.pack_stages import PackedStages
 from binpoint.plan.packing import Packing, unpacked
 from binpoint.sim.witness import Answer
 from binpoint.target import Memory, load_target, microcontroller
@@ -56,14 +58,24 @@ def banded(graph: Graph) -> list[Banded]:
     return [n.op for n in graph.nodes() if isinstance(n.op, Banded)]
 
 
+def within(graph: Graph) -> list[Banded]:
+    """Those in stages of patches."""
+    ops = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
+    return [found for op in ops for body in op.bodies for found in banded(body)]
+
+
 def packed(random: Random, layers: int = 4) -> tuple[Graph, Graph]:
-    """A random net, and the same with some of its maps packed and bands of any height."""
+    """A random net, and the same with some of its maps packed and bands of any height.
+
+    Of stages of patches all maps are.
+    """
     s, _ = net(random, layers, NarrowMaps, random.choice((I8, U8)))
     s.prove()
     plain = s.graph
-    if random.random() < 0.4:
-        plain = patched(s, random.choice((0, 0, 1)), 2) or plain
-    packing = Packing(plain, arrange(plain, _OPTIONS))
+    if random.random() < 0.5:
+        plain = patched(s, random.choice((0, 0, 1)), random.choice((2, None))) or plain
+    graph = PackedStages(plain, arrange(plain, _OPTIONS), _OPTIONS, None).everything()
+    packing = Packing(graph, arrange(graph, _OPTIONS))
     names = frozenset(n for n in packing.digits if random.random() < 0.8)
     rows = packing.rows(names, random.choice(packing.peaks(names)))
     if random.random() < 0.5:
@@ -84,9 +96,15 @@ def test_packed_maps_hold_what_bytes_do(random: Random) -> None:
             np.testing.assert_array_equal(found[name], expected[name])
 
 
+def _bands(graph: Graph, inside: bool) -> bool:
+    """Whether there are some, of several rows, in stages or not."""
+    found = within(graph) if inside else banded(graph)
+    return len(found) > 1 and any(len(op.bands) > 1 for op in found)
+
+
 def witnesses(seed: int, target: str, *, emulated: bool) -> None:
     random = Random(seed)
-    graph = next(g for _, g in (packed(random) for _ in range(20)) if len(banded(g)) > 1)
+    graph = next(g for _, g in (packed(random) for _ in range(40)) if _bands(g, seed % 2 == 0))
     inputs = laws.samples(graph, np.random.default_rng(seed))
     values = laws.evaluated(graph, inputs)
     if emulated:

@@ -201,7 +201,8 @@ class Patched(IntegerOp):
             ", ".join(type(n.op).__name__ for n in body.nodes()) for body in self.bodies
         )
         grid = "x".join(map(str, self.grid))
-        return f"Patched({grid} of {list(self.extents)}, {self.view}, [{bodies}])"
+        parts = f" in parts {list(self.shares)}" if self.shares else ""
+        return f"Patched({grid} of {list(self.extents)}{parts}, {self.view}, [{bodies}])"
 
 
 def _divided(region: Region, extents: Sequence[int]) -> Iterator[Region]:

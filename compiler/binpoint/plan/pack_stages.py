@@ -37,7 +37,7 @@ class PackedStages:
     graph: Graph
     program: Program
     options: CompileOptions
-    target: McuTarget
+    target: McuTarget | None
 
     @cached_property
     def stages(self) -> dict[str, Bodies]:

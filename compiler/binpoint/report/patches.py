@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import msgspec
@@ -34,12 +35,14 @@ class PatchClass(_Table, frozen=True):
     Attributes:
         patches: how many.
         share: of all patches of the stage.
+        parts: along each spatial axis, in which a patch is computed, to need less memory.
         bits: of each of the stage's `maps`.
         weights: bits of the weights of each of the stage's `layers`.
     """
 
     patches: int
     share: float
+    parts: tuple[int, ...]
     bits: tuple[int, ...]
     weights: tuple[int, ...]
 
@@ -122,12 +125,13 @@ def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> 
 
 def _stage(program: Program, name: str, op: Patched) -> PatchStage:
     macs, once = op.extra_macs()
-    counts = Counter(patch.body for patch in op.patches)
+    counts = Counter(op.body_of or (0,) * math.prod(op.grid))
     maps = _maps(op.bodies[0])
     classes = tuple(
         PatchClass(
             patches=counts[index],
-            share=counts[index] / len(op.patches),
+            share=counts[index] / math.prod(op.grid),
+            parts=op.shares[index] if op.shares else (1,) * len(op.grid),
             bits=tuple(op.bodies[index].value(name).elem.storage.width for name in maps),
             weights=tuple(width for _, width in _layers(op.bodies[index])),
         )

@@ -116,10 +116,10 @@ def witnesses(seed: int, target: str, *, emulated: bool) -> None:
     laws.law_4_kernels(graph, inputs, values, _OPTIONS, target)
 
 
-def every_layer() -> Graph:
-    """A layer of each kind after the other, of maps of four and two bits, signed or not."""
+def every_layer(channels: int, widths: tuple[int, int]) -> Graph:
+    """A layer of each kind after the other, of maps of so many bits, signed or not."""
     s = NarrowMaps(Random(5), "layers")
-    kinds = [s.type(IntType(width, signed)) for width in (4, 2) for signed in (True, False)]
+    kinds = [s.type(IntType(width, signed)) for width in widths for signed in (True, False)]
     plain = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
     x = s.input((1, 7, 8, 3), s.type(U8))
 
@@ -128,23 +128,27 @@ def every_layer() -> Graph:
         return s.build.one(DyadicRequantize((9,), (13,), kind, low, high), acc)
 
     def conv(x: Value, window: Window, kind: FixedType) -> Value:
-        w = s.weights(x, 16, *window.kernel, x.shape[-1])
+        w = s.weights(x, channels, *window.kernel, x.shape[-1])
         zero = x.elem.zero_point if window.padded else 0
-        return rounded(s.build.one(IntConv(window, 1, zero, SUM), x, w, s.bias(16)), kind)
+        return rounded(s.build.one(IntConv(window, 1, zero, SUM), x, w, s.bias(channels)), kind)
 
     def depthwise(x: Value, window: Window, kind: FixedType) -> Value:
-        w = s.weights(x, *window.kernel, 16)
-        op = IntDepthwise(window, 16, x.elem.zero_point, SUM)
-        return rounded(s.build.one(op, x, w, s.bias(16)), kind)
+        w = s.weights(x, *window.kernel, channels)
+        op = IntDepthwise(window, channels, x.elem.zero_point, SUM)
+        return rounded(s.build.one(op, x, w, s.bias(channels)), kind)
 
     # Of the last the last column is read by no window.
     first = conv(x, plain, kinds[0])
     x = depthwise(conv(first, plain, kinds[1]), plain, kinds[0])
     x = conv(x, Window((1, 1), (1, 1), (0, 0), (0, 0), (1, 1)), kinds[0])
     axes, zeros = Broadcast.of(x.shape, x.shape), (x.elem.zero_point, first.elem.zero_point)
-    x = s.build.one(IntAdd(axes, 700, 500, 11, *zeros, kinds[0], -8, 7), x, first)
+    x = s.build.one(
+        IntAdd(axes, 700, 500, 11, *zeros, kinds[0], kinds[0].storage.min, kinds[0].storage.max),
+        x,
+        first,
+    )
     x = conv(x, Window((1, 1), (2, 2), (0, 0), (0, 0), (1, 1)), kinds[2])
-    acc = s.build.one(IntDense(SUM), x, s.weights(x, 16, 16), s.bias(16))
+    acc = s.build.one(IntDense(SUM), x, s.weights(x, channels, channels), s.bias(channels))
     x = depthwise(rounded(acc, kinds[3]), plain, kinds[2])
     x = s.build.one(IntMaxPool(Window((2, 2), (1, 1), (0, 0), (0, 0), (1, 1))), x)
     total = s.build.one(IntSum(Block.of(x.shape, (1, 2)), 0, SUM), x)
@@ -153,8 +157,18 @@ def every_layer() -> Graph:
     return s.graph
 
 
-def test_witnesses_agree_on_packed_maps() -> None:
-    plain = every_layer()
+_WORDS = {(s, t) for s in ("conv", "dense", "depthwise") for t in ("source", "into")}
+_ODD = {("conv", "into"), ("dense", "into"), ("depthwise", "into"), ("depthwise", "source")}
+
+
+@pytest.mark.parametrize(
+    ("channels", "widths", "kernels"),
+    [(16, (4, 2), _WORDS | {("sum_digits", "source")}), (45, (5, 6), _ODD), (39, (4, 3), _ODD)],
+)
+def test_witnesses_agree_on_packed_maps(
+    channels: int, widths: tuple[int, int], kernels: set[tuple[str, str]]
+) -> None:
+    plain = every_layer(channels, widths)
     packing = Packing(plain, arrange(plain, _OPTIONS))
     names = frozenset(packing.digits)
     assert len(names) == 9
@@ -167,8 +181,7 @@ def test_witnesses_agree_on_packed_maps() -> None:
         for trait, _ in step.call.traits
         if trait in ("source", "into")
     }
-    stems = ("conv", "dense", "depthwise")
-    assert taken == {(s, t) for s in stems for t in ("source", "into")} | {("sum_digits", "source")}
+    assert taken == kernels
     inputs = laws.samples(graph, np.random.default_rng(3))
     values = laws.evaluated(graph, inputs)
     for sample, expected in zip(values, laws.evaluated(plain, inputs), strict=True):

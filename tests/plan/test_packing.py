@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -36,6 +38,7 @@ from binpoint.plan.arrange import arrange
 from binpoint.plan.pack_maps import PackMaps
 from binpoint.plan.pack_stages import PackedStages
 from binpoint.plan.packing import Packing, unpacked
+from binpoint.plan.stages import body_of, joined, put, spans
 from binpoint.sim.witness import Answer
 from binpoint.target import Memory, load_target, microcontroller
 from tests import laws
@@ -209,12 +212,12 @@ def test_packed_maps_on_emulated_cores(seed: int, core: str) -> None:
 # ---- the choice
 
 
-def deep_net(width: int = 4) -> Graph:
+def deep_net(width: int = 4, last: int | None = None) -> Graph:
     """Two wide maps after each other, then a small one, and a map of bytes."""
     s = NarrowMaps(Random(1), "choice")
-    kind = s.type(IntType(width, signed=False))
     x = s.input((1, 24, 20, 3), s.type(U8))
-    for channels in (16, 16, 8):
+    for channels, bits in ((16, width), (16, width), (8, last or width)):
+        kind = s.type(IntType(bits, signed=False))
         window = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
         w = s.weights(x, channels, 3, 3, x.shape[-1])
         acc = s.build.one(IntConv(window, 1, x.elem.zero_point, SUM), x, w, s.bias(channels))
@@ -249,6 +252,42 @@ def test_maps_are_packed_where_that_pays() -> None:
     # Of kernels that are modelled to take longer than is allowed.
     context = Context(load_target("cortex-m4"), CompileOptions(name="packed"))
     assert not banded(PackMaps(extra=0.001).run(deep_net(), context))
+
+
+def mixed_net() -> Graph:
+    """The net in patches, most of them of four bits, one in eight bits."""
+    graphs = [deep_net(width, 8) for width in (8, 4)]
+    parts = [joined(spans(graph)[0]) for graph in graphs]
+    bodies = tuple(body_of(g, span) for g, span in zip(graphs, parts, strict=True))
+    graph = graphs[0].copy()
+    node = put(graph, parts[0], bodies, (12, 10))
+    assert isinstance(node.op, Patched)
+    graph.replace(replace(node, op=replace(node.op, body_of=(1, 1, 0, 1))))
+    return graph
+
+
+def test_a_stage_needs_less_memory_for_patches_of_both_precisions() -> None:
+    target = microcontroller(load_target("cortex-m4"))
+    plain = mixed_net()
+    plan = arrange(plain, _OPTIONS, target)
+    assert plan.arena_bytes == Packing(plain, plan).plain
+    sample = laws.samples(plain, np.random.default_rng(0))[0]
+    expected = evaluate(plain, sample)
+    arenas = [plan.arena_bytes]
+    for options in ({"optimize": "ram"}, {"packed_maps": "always"}):
+        wanted = CompileOptions(name="packed", **options)
+        graph = PackMaps().run(plain, Context(target, wanted))
+        (op,) = (n.op for n in graph.nodes() if isinstance(n.op, Patched))
+        assert [len(banded(body)) > 0 for body in op.bodies] == [False, True]
+        shares = op.shares[0] if op.shares else (1, 1)
+        assert (math.prod(shares) > 1) == ("optimize" in options)
+        found = evaluate(graph, sample)
+        for name in plain.outputs:
+            np.testing.assert_array_equal(found[name], expected[name])
+        arenas.append(arrange(graph, wanted, target).arena_bytes)
+    # What is packed in one body alone saves nothing.
+    assert arenas[1] < 0.9 * arenas[0]
+    assert arenas[2] == arenas[0]
 
 
 def test_a_plan_that_does_not_fit_is_packed_at_any_price() -> None:

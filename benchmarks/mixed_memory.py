@@ -1,8 +1,8 @@
 """What patches of mixed precision need and take: ``python -m benchmarks.mixed_memory``.
 
-For the nets of `benchmarks.patches`: the arena, flash and instructions of the plain plan, of patches
-of 8 bits, and of patches of mixed precision with a byte for every code and with packed maps. All
-witnesses agree.
+For the nets of `benchmarks.patches`: the arena, flash and instructions of the plain plan, of
+patches of 8 bits, and of patches of mixed precision with a byte for every code and with packed
+maps. All witnesses agree.
 """
 
 from __future__ import annotations

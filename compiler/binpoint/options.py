@@ -31,6 +31,7 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
             {
                 "optimize",
                 "patches",
+                "patch_classes",
                 "packed_maps",
                 "fpu",
                 "arena",
@@ -113,6 +114,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             with layers computed patch by patch where that saves memory.
         patches: ``mixed`` gives layers computed patch by patch maps of fewer bits where the
             samples' patches have no outliers; ``uniform`` keeps what whole maps compute.
+        patch_classes: which patches have outliers, where `patches` is ``mixed``: ``static`` as the
+            samples have them in the mean, ``dynamic`` as the device counts them in each input.
         packed_maps: maps of codes of four, two or one bits that share bytes in the arena: ``auto``
             where that lowers the arena and costs little, or memory is what counts; ``always``
             wherever it can be, ``never``.
@@ -165,6 +168,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     name: Identifier | None = None
     optimize: Literal["speed", "size", "ram"] = "speed"
     patches: Literal["uniform", "mixed"] = "uniform"
+    patch_classes: Literal["static", "dynamic"] = "static"
     packed_maps: Literal["auto", "always", "never"] = "auto"
     observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
@@ -205,6 +209,12 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             )
         if self.fps is not None and self.latency_us is not None:
             raise BadOption("both a throughput and a latency are asked for", hint="give one")
+        if self.patch_classes == "dynamic" and self.patches == "uniform":
+            raise BadOption(
+                "patches are of classes only where they differ in precision",
+                have="patch_classes=dynamic",
+                hint="add patches=mixed",
+            )
         if self.weight_rounding != "nearest" and self.binary_points != "range":
             raise BadOption(
                 "weights are rounded together at the scales of `range` alone",

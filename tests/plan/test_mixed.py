@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -71,10 +72,10 @@ def test_a_patch_with_values_far_from_the_others_has_outliers() -> None:
     rng = np.random.default_rng(0)
     maps = [rng.integers(90, 110, (1, 8, 8, 3)) for _ in range(4)]
     regions = [((i, i + 3), (j, j + 3)) for i in (0, 4) for j in (0, 4)]
-    assert with_outliers(maps, regions, 0.96) == (False, False, False, False)
+    assert with_outliers(maps, regions, 0.96, Fraction(4, 100)) == (False, False, False, False)
     for array in maps:
         array[0, 5:7, 1:3] = 250
-    assert with_outliers(maps, regions, 0.96) == (False, False, True, False)
+    assert with_outliers(maps, regions, 0.96, Fraction(4, 100)) == (False, False, True, False)
 
 
 def test_outliers_are_counted_from_normal_values() -> None:

@@ -209,12 +209,6 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             )
         if self.fps is not None and self.latency_us is not None:
             raise BadOption("both a throughput and a latency are asked for", hint="give one")
-        if self.patch_classes == "dynamic" and self.patches == "uniform":
-            raise BadOption(
-                "patches are of classes only where they differ in precision",
-                have="patch_classes=dynamic",
-                hint="add patches=mixed",
-            )
         if self.weight_rounding != "nearest" and self.binary_points != "range":
             raise BadOption(
                 "weights are rounded together at the scales of `range` alone",
@@ -228,7 +222,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return "".join(f"{key} = {_toml(v)}\n" for key, v in fields if v is not None)
 
     def check_for(self, target: Target) -> None:
-        """Refuse what is set but means nothing for the target.
+        """Refuse what is set but means nothing for the target, or beside other options.
 
         Raises:
             BadOption: names the option.
@@ -243,6 +237,12 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                         f"the option `{key}` means nothing for `{target.name}`",
                         want=f"a target of family {family}: `binpoint list targets`",
                     )
+        if self.patch_classes == "dynamic" and self.patches == "uniform":
+            raise BadOption(
+                "patches are of classes only where they differ in precision",
+                have="patch_classes=dynamic",
+                hint="add patches=mixed",
+            )
 
 
 _FOLD = Fold.__struct_fields__

@@ -133,15 +133,13 @@ def stage_view(program: Program, step: Step, function: str) -> StageView:
         for i, a in enumerate(buffers[:-1])
     )
     calls = {group.function: _call_view(program, group) for group in groups.values()}
-    pieces = tuple(
-        _piece_view(index, piece, groups, program, function)
-        for index, piece in enumerate(stage.programs)
-    )
-    names = [piece.function for piece in pieces]
-    tests = names[len(stage.pieces) :]
+    names = [f"{function}_piece_{i}" for i in range(len(stage.pieces))]
+    tests = [f"{function}_test_{i}" for i in range(len(stage.tests))]
+    named = zip((*names, *tests), stage.programs, strict=True)
+    pieces = tuple(_piece_view(i, p, groups, program, name) for i, (name, p) in enumerate(named))
     choices = tuple(
-        ChoiceView(f"{function}_choice_{i}", test, c.limit, names[c.above], names[c.below])
-        for i, (c, test) in enumerate(zip(stage.choices, tests, strict=True))
+        ChoiceView(f"{function}_choice_{i}", tests[c.test], c.limit, names[c.above], names[c.below])
+        for i, c in enumerate(stage.choices)
     )
     entries = tuple(choice.function for choice in choices) or tuple(names)
     patches = tuple((p.piece, *p.sources, p.target) for p in stage.patches)
@@ -273,7 +271,7 @@ def _piece_view(
         calls.append(f"{group.function}({', '.join(words)})")
     (start, *_), (end,) = graph.inputs, (graph.value(name) for name in graph.outputs)
     return PieceView(
-        f"{function}_piece_{index}",
+        function,
         f"{list(graph.value(start).shape)} to {list(end.shape)}",
         ctype(end.elem.storage),
         tuple(calls),

@@ -50,12 +50,12 @@ class MixedPatches(Pass):
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
     phi: float = 0.9
-    allowed: float | None = None
     lambda_: float = 0.6
     bits: tuple[int, ...] = (8, 6, 5, 4, 3)
     weights: tuple[int, ...] = (8, 6, 5, 4, 3)
     omega: Omega = "error"
     samples: int = 16
+    allowed: float | None = None
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""

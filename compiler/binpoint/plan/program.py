@@ -121,11 +121,11 @@ class Choice:
     """Patches that one of two pieces computes, by what they read.
 
     Attributes:
-        test: counts outliers in what a patch reads.
+        test: the index of what counts outliers in what a patch reads.
         limit: the patch is the piece `above` with more of them, `below` with at most so many.
     """
 
-    test: Piece
+    test: int
     limit: int
     above: int
     below: int
@@ -135,17 +135,18 @@ class Choice:
 class Stage:
     """A loop over patches, and the pieces that compute them.
 
-    Where there are choices, those are the pieces of `patches`.
+    Where there are choices, those are the pieces of `patches`; `tests` are what they count by.
     """
 
     pieces: tuple[Piece, ...]
     patches: tuple[PatchCall, ...]
+    tests: tuple[Piece, ...] = ()
     choices: tuple[Choice, ...] = ()
 
     @property
     def programs(self) -> tuple[Piece, ...]:
         """The pieces, and the tests."""
-        return (*self.pieces, *(choice.test for choice in self.choices))
+        return (*self.pieces, *self.tests)
 
     @property
     def bytes(self) -> int:
@@ -171,8 +172,8 @@ class Stage:
         if len(known) < len(each):
             return None
         tests = known[len(self.pieces) :]
-        choices = zip(self.choices, tests, strict=True)
-        costs = [test + max(known[c.above], known[c.below]) for c, test in choices] or known
+        pairs = [(tests[c.test], max(known[c.above], known[c.below])) for c in self.choices]
+        costs = [sum(pair) for pair in pairs] or known
         return sum(costs[patch.piece] for patch in self.patches)
 
 

@@ -68,9 +68,9 @@ def stage_of(
             region = (*sizes(patch.operand), op.source.shape[-1])
             count = op.test.region(region, op.view.strides)
             above, below = found
-            limit = op.test.limit(math.prod(region))
-            tested = partial(_test, count, x, options, target, arrange)
-            piece = pieces.choose((above, below), limit, tested)
+            make = partial(_test, count, x, options, target, arrange)
+            test = pieces.test(count, make)
+            piece = pieces.choose(Choice(test, op.test.limit(math.prod(region)), above, below))
         source = op.view.offset + _start(patch.operand, op.view.strides)
         pieces.add(piece, (source,), _dense_start(patch.result, y))
     return pieces.stage()
@@ -83,7 +83,8 @@ class _Pieces:
         self._index: dict[tuple[object, ...], int] = {}
         self._made: list[Piece] = []
         self._patches: list[PatchCall] = []
-        self._choices: dict[tuple[int, int], Choice] = {}
+        self._tests: dict[IntOutliers, Piece] = {}
+        self._choices: dict[Choice, None] = {}
 
     def find(self, kind: tuple[object, ...], make: Callable[[], Piece]) -> int:
         """The index of the piece of this kind, made if there is none yet."""
@@ -92,11 +93,16 @@ class _Pieces:
             self._made.append(make())
         return self._index[kind]
 
-    def choose(self, pair: tuple[int, int], limit: int, make: Callable[[], Piece]) -> int:
-        """The index of the choice between these pieces: they tell the size, and so the limit."""
-        if pair not in self._choices:
-            self._choices[pair] = Choice(make(), limit, *pair)
-        return list(self._choices).index(pair)
+    def test(self, count: IntOutliers, make: Callable[[], Piece]) -> int:
+        """The index of what counts these, made if there is none yet."""
+        if count not in self._tests:
+            self._tests[count] = make()
+        return list(self._tests).index(count)
+
+    def choose(self, choice: Choice) -> int:
+        """The index of the choice."""
+        self._choices.setdefault(choice)
+        return list(self._choices).index(choice)
 
     def add(self, piece: int, sources: tuple[int, ...], target: int) -> None:
         """A patch."""
@@ -104,7 +110,8 @@ class _Pieces:
 
     def stage(self) -> Stage:
         """All of it."""
-        return Stage(tuple(self._made), tuple(self._patches), tuple(self._choices.values()))
+        tests, choices = tuple(self._tests.values()), tuple(self._choices)
+        return Stage(tuple(self._made), tuple(self._patches), tests, choices)
 
 
 def _kind(body: int, part: Graph) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ pieces differ - sizes, padding, offsets - come from a table with a row for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from binpoint.emit.calls import formulas, parameter, title, wrapped
 from binpoint.emit.environment import c_int, comment, ctype
@@ -19,6 +19,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Piece, Place, Program
 
+_COUNTS = "How many outliers are in what a patch reads."
 _WORD = Interval.of_type(I32)
 
 
@@ -136,7 +137,9 @@ def stage_view(program: Program, step: Step, function: str) -> StageView:
     names = [f"{function}_piece_{i}" for i in range(len(stage.pieces))]
     tests = [f"{function}_test_{i}" for i in range(len(stage.tests))]
     named = zip((*names, *tests), stage.programs, strict=True)
-    pieces = tuple(_piece_view(i, p, groups, program, name) for i, (name, p) in enumerate(named))
+    views = [_piece_view(i, p, groups, program, name) for i, (name, p) in enumerate(named)]
+    counting = (replace(view, title=_COUNTS) for view in views[len(names) :])
+    pieces = (*views[: len(names)], *counting)
     choices = tuple(
         ChoiceView(f"{function}_choice_{i}", tests[c.test], c.limit, names[c.above], names[c.below])
         for i, c in enumerate(stage.choices)
@@ -272,7 +275,7 @@ def _piece_view(
     (start, *_), (end,) = graph.inputs, (graph.value(name) for name in graph.outputs)
     return PieceView(
         function,
-        f"{list(graph.value(start).shape)} to {list(end.shape)}",
+        f"Patches from {list(graph.value(start).shape)} to {list(end.shape)}.",
         ctype(end.elem.storage),
         tuple(calls),
         _paste_view(piece),

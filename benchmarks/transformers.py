@@ -3,8 +3,8 @@
 Three tables: accuracy of the integers with every method and with activations of eight and six bits;
 the error of the outputs with and without the pass `reparameterize-norms`, activations and weights
 of as many bits; and accuracy and error of the integers by the width of residual sums. All integers
-are those of the C that ``binpoint compile`` writes. With ``--write`` the tables become those of the
-page on methods.
+are those of the C that ``binpoint compile`` writes for the host; cores compute the same. With
+``--write`` the tables become those of the page on methods.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from binpoint.sim.source import run_source
 from binpoint.target import McuTarget
 
 MODELS = ("vit_cifar10_float", "vit_cifar10_qdq", "vit_cifar10_qdq_matmul")
-TARGET = "cortex-m4"
+TARGET = "host"
 WIDTHS = (8, 6)
 TABLES = ("accuracy", "norms", "residuals")
 _EXACT = {"layer-norm": Method.TABLE}
@@ -196,7 +196,8 @@ def main(
 ) -> None:
     """Print the tables of MODELS of CIFAR-10, by default of those in the folder of real models."""
     train, test = cifar10(SHARED)
-    calibration, scored = train.part(0, calibrate_with), test.part(0, count)
+    calibration = train.part(0, calibrate_with)
+    scored = test if count is None else test.spread(count)
     if save is not None:
         _save(save, calibration, scored)
     paths = models or tuple(SHARED / f"{name}.onnx" for name in MODELS)

@@ -134,7 +134,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         activation_bits: of activations of a float model.
         residuals: bits of sums that only sums and norms read, as in a transformer's residual
             stream: ``wide`` is 16, ``narrow`` as many as other activations, ``auto`` 16 where the
-            outputs over the samples gain by it.
+            outputs over the samples gain by it and the target has room for them.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         weight_rounding: of the weights of a float model: each to the ``nearest`` code, or so that

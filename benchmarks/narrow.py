@@ -11,7 +11,7 @@ from benchmarks import layers
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.report.summary import Layer
 
-WIDTHS = (8, 4, 2)
+WIDTHS = (8, 6, 5, 4, 3, 2)
 
 
 def measure(core: str, bits: int) -> dict[str, Layer]:

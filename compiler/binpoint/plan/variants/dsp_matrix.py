@@ -58,8 +58,21 @@ class Product:
     reach: IntArray
 
 
-def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """A convolution, or a product with a constant matrix.
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel that can be called: its template, numbers, traits, and bytes of scratch."""
+
+    stem: str
+    product: Product
+    numbers: dict[str, int]
+    traits: tuple[tuple[str, str], ...]
+    scratch: int
+
+
+def matrix(
+    step: Step, graph: Graph, options: CompileOptions, *, digits: bool = True
+) -> Step | None:
+    """A convolution, or a product with a constant matrix; without `digits` weights are bytes.
 
     Not in two directions dilated ones, nor groups that do not fill blocks of channels.
     """
@@ -69,13 +82,14 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     match node.op:
         case IntDense():
-            call = _dense(step, graph, step.call.numbers["rows"], options)
+            found = _dense(step, graph, step.call.numbers["rows"], options)
         case IntConv(groups=1) if node.op.stem == "conv" and _whole(node.op, inputs[0]):
-            call = _dense(step, graph, inputs[0].shape[0], options)
+            found = _dense(step, graph, inputs[0].shape[0], options)
         case IntConv() if node.op.stem == "conv":
-            call = _conv(step, inputs, node.op, options)
+            found = _conv(inputs, node.op, options)
         case _:
             return None
+    call = None if found is None else _call(found, step, options, digits=digits)
     return None if call is None else replace(step, call=call)
 
 
@@ -84,7 +98,7 @@ def _whole(op: IntConv, x: Value) -> bool:
     return x.shape[1:-1] == op.window.kernel and not op.window.padded and op.zero == 0
 
 
-def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> KernelCall | None:
+def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kernel | None:
     """Rows of the operand two at a time, or one alone with eight channels.
 
     A small program that has convolutions makes it one of windows of one element.
@@ -104,7 +118,7 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
         layout = by_rows(plane) if rows == 1 and _tall_windows(graph) else by_pieces(plane)
         numbers = {"batches": 1, "run": run, "zero_x": 0} | layout.numbers
         scratch = 2 * layout.elements + 4
-        return _call("conv", step, product, numbers, layout.traits, scratch, options)
+        return Kernel("conv", product, numbers, layout.traits, scratch)
     if shape == "tall":
         numbers, scratch = {"depth": depth, "run": run}, 2 * run
     else:
@@ -113,7 +127,7 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
             {"rows": rows, "depth": depth, "run": run, "few": few},
             2 * few * depth + 4,
         )
-    return _call("dense", step, product, numbers, (), scratch, options)
+    return Kernel("dense", product, numbers, (), scratch)
 
 
 def _tall_windows(graph: Graph) -> bool:
@@ -122,9 +136,7 @@ def _tall_windows(graph: Graph) -> bool:
     return any(isinstance(op, IntConv) and op.window.kernel[:-1] > (1,) for op in ops)
 
 
-def _conv(
-    step: Step, inputs: tuple[Value, ...], op: IntConv, options: CompileOptions
-) -> KernelCall | None:
+def _conv(inputs: tuple[Value, ...], op: IntConv, options: CompileOptions) -> Kernel | None:
     """Two windows at a time, from a few rows or a piece of one row in scratch, group by group."""
     x, w, _ = inputs
     window, size = op.window.planar(x.shape[1:-1])
@@ -156,7 +168,7 @@ def _conv(
     traits, scratch = layout.traits, 2 * layout.elements + 4
     if op.groups > 1:
         numbers |= {"groups": op.groups, "depth": depth}
-    return _call("conv", step, product, numbers, traits, scratch, options)
+    return Kernel("conv", product, numbers, traits, scratch)
 
 
 def _flat(window: Window) -> bool:
@@ -198,18 +210,13 @@ def _product(
 
 
 def _call(
-    stem: str,
-    step: Step,
-    product: Product,
-    numbers: dict[str, int],
-    traits: tuple[tuple[str, str], ...],
-    scratch: int,
-    options: CompileOptions,
+    kernel: Kernel, step: Step, options: CompileOptions, *, digits: bool
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
+    stem, numbers, traits = kernel.stem, kernel.numbers, kernel.traits
     parts = numbers.get("groups", 1)
     op = step.nodes[1].op if len(step.nodes) > 1 else None
-    product, found, words = _packed(product, op, parts)
+    product, found, words = _packed(kernel.product, op, parts, digits=digits)
     if words is None:
         return None
     y = next(a for a in step.call.arguments if isinstance(a, Buffer) and a.written)
@@ -244,7 +251,7 @@ def _call(
         (*common, *traits, order, *stored, tail, moved, groups),
         epilogue,
         step.call.formula,
-        scratch,
+        kernel.scratch,
         "dsp",
         _note(product, found),
         tuple(blocks),
@@ -253,7 +260,7 @@ def _call(
 
 
 def _packed(
-    product: Product, op: object, parts: int
+    product: Product, op: object, parts: int, *, digits: bool
 ) -> tuple[Product, Fixed | None, NDArray[np.uint32] | None]:
     """The weights packed, in the first way that the values allow; None if none does.
 
@@ -261,7 +268,7 @@ def _packed(
     patch serves the channels of one of `parts` groups.
     """
     ways = [way for way in packings(product.shape) if product.bias.size // parts >= way.least]
-    for few in (True, False):
+    for few in (True, False) if digits else (False,):
         chosen = [way for way in ways if bool(way.bits) is few]
         for way in chosen if isinstance(op, Requantize) else ():
             assert isinstance(op, Requantize)

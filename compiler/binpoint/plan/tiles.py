@@ -33,6 +33,7 @@ _LEAST = 256
 _STEP = 8
 """Channels of a slice are a multiple of this; kernels make four or eight at a time."""
 _WIDEST = 7
+_ANY = 2**31
 _WORD, _VECTOR = 4, 16
 _GROWTH = 32
 """What the arena may grow by: one part in so many."""
@@ -95,16 +96,26 @@ def _pairs(words: NDArray[np.integer], *, apart: bool) -> NDArray[np.int64]:
     return np.stack([low, high], axis=1).reshape(-1)
 
 
-def tiles(step: Step, graph: Graph, price: Price, room: int) -> Tile | None:
-    """The step with its weights unpacked, in as few slices as `room` for them allows."""
+def tile(
+    step: Step, graph: Graph, price: Price, room: int, *, forced: bool = False
+) -> Tile | None:
+    """The step with its weights unpacked, in as few slices as `room` for them allows.
+
+    In as many as there can be if there is too little room for all, but it is `forced`.
+    """
     codes = codes_of(step.call, graph)
     if codes is None:
         return None
-    for count in _counts(step.call):
-        if codes.values.size // count > room:
+    counts = tuple(_counts(step.call))
+    for count in counts:
+        last = forced and count == counts[-1]
+        if codes.values.size // count > room and not last:
             continue
         call = _sliced(step.call, graph, codes, count)
-        if call is None or call.expanded is None or call.expanded.bytes > room:
+        if call is None:
+            return tile(step, graph, price, _ANY) if forced else None
+        assert call.expanded is not None
+        if call.expanded.bytes > room and not last:
             continue
         made = replace(step, call=call)
         cycles = _expanding(call.expanded, price) * count + _again(step, made, graph, price)
@@ -235,28 +246,34 @@ class Chooser:
     def choose(self, steps: Sequence[Step], rooms: Sequence[int]) -> dict[str, Step]:
         """The steps that unpack their weights, by name, in `rooms` for them and scratch."""
         found = [
-            tile
+            made
             for step, room in zip(steps, rooms, strict=True)
-            if not step.alias and (tile := self._tile(step, room)) is not None
+            if not step.alias and (made := self._tile(step, room)) is not None
         ]
         found.sort(key=lambda t: (t.cycles > 0, t.cycles / max(1, t.saved), t.step.name))
-        any_price = self.options.packed_weights == "always" or self.options.optimize == "size"
+        any_price = self.always or self.options.optimize == "size"
         budget = _EXTRA * sum(self._cycles(s) for s in steps if not s.alias)
         taken: list[Tile] = []
-        for tile in found:
-            if any_price or tile.cycles <= budget:
-                budget -= max(0, tile.cycles)
-                taken.append(tile)
-        return {t.step.name: t.step for t in _worth(taken)}
+        for one in found:
+            if any_price or one.cycles <= budget:
+                budget -= max(0, one.cycles)
+                taken.append(one)
+        return {t.step.name: t.step for t in (taken if self.always else _worth(taken))}
+
+    @property
+    def always(self) -> bool:
+        """Whether neither memory nor cycles matter."""
+        return self.options.packed_weights == "always"
 
     def _tile(self, step: Step, room: int) -> Tile | None:
-        made = tiles(step, self.graph, self.price, room)
+        made = tile(step, self.graph, self.price, room, forced=self.always)
         if made is not None and made.saved > 0:
             return made
         plain = self.plain(step)
         if plain is None:
             return None
-        made = tiles(plain, self.graph, self.price, room + step.call.memory - plain.call.memory)
+        room += step.call.memory - plain.call.memory
+        made = tile(plain, self.graph, self.price, room, forced=self.always)
         if made is None:
             return None
         before, after = self._cycles(step), self._cycles(plain) + made.cycles
@@ -300,6 +317,6 @@ def with_tiles(layout: Layout, chooser: Chooser, *, grows: bool) -> Layout:
         if not changed:
             break
         made = layout.having(changed)
-        if made.placement.total <= limit:
+        if made.placement.total <= limit or chooser.always:
             return made
     return layout

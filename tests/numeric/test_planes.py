@@ -22,7 +22,8 @@ def test_codes_come_back_in_their_order(bits: int, unit: int, numbers: list[int]
 
 
 @pytest.mark.parametrize(
-    ("bits", "wanted"), [(6, ((4, 0), (2, 4))), (7, ((4, 0), (2, 4), (1, 6))), (3, ((2, 0), (1, 2)))]
+    ("bits", "wanted"),
+    [(6, ((4, 0), (2, 4))), (7, ((4, 0), (2, 4), (1, 6))), (3, ((2, 0), (1, 2)))],
 )
 def test_planes_add_up_to_the_width(bits: int, wanted: tuple[tuple[int, int], ...]) -> None:
     assert planes(bits) == wanted

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from random import Random
 
-import numpy as np
 import pytest
 
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import KernelCall
-from binpoint.numeric.fixed import I8, U8
+from binpoint.numeric.fixed import I8, U8, FixedType
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
+from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
+from binpoint.plan.program import Program
 from binpoint.target import load_target, microcontroller
 from tests import laws
 from tests.ops.integer_cases import SUM
@@ -64,7 +65,7 @@ def depthwise(s: Sketch) -> Value:
     return stored(s, s.add(op, x, narrow(s, *view.kernel, count), s.bias(count)))
 
 
-def layers(seed: int, count: int = 14) -> Sketch:
+def layers(seed: int, count: int = 2) -> Sketch:
     """Layers side by side, whose scratch memory leaves others room for whole weights."""
     s = Sketch(Random(seed))
     for _ in range(count):
@@ -83,7 +84,7 @@ def test_every_kind_of_kernel_unpacks_every_width() -> None:
     found = [
         (call, call.expanded)
         for target in TARGETS
-        for call in calls(layers(0), target, ALWAYS)
+        for call in calls(layers(0, 10), target, ALWAYS)
         if call.expanded is not None
     ]
     kinds = {(call.variant, call.stem) for call, _ in found}
@@ -95,35 +96,108 @@ def test_every_kind_of_kernel_unpacks_every_width() -> None:
     assert {e.lanes for _, e in found} == {"bytes", "halfwords"}
     assert {e.unit for _, e in found} == {4, 16}
     for variant in ("", "dsp", "block", "mve"):
-        sliced = [dict(call.traits) for call, _ in found if call.variant == variant and call.slices > 1]
+        sliced = [
+            dict(call.traits) for call, _ in found if call.variant == variant and call.slices > 1
+        ]
         assert any("apart" in traits for traits in sliced), variant
     assert any(call.slices > 1 and "apart" not in dict(call.traits) for call, _ in found)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_unpacked_weights_are_the_weights(target: str) -> None:
-    agree(layers(1), target, core=False, options=ALWAYS)
+def test_unpacked_weights_are_the_weights() -> None:
+    agree(layers(1), "cortex-m4", core=False, options=ALWAYS)
 
 
+@pytest.mark.slow
 @pytest.mark.needs(*ARM)
 @pytest.mark.needs("riscv64-unknown-elf-gcc", "qemu-system-riscv32")
-@pytest.mark.parametrize("target", TARGETS)
-def test_cores_unpack_them_too(target: str) -> None:
-    agree(layers(2), target, core=True, options=ALWAYS)
+@pytest.mark.parametrize("target", [*TARGETS, "cortex-m3", "cortex-m33"])
+def test_every_core_unpacks_many(target: str) -> None:
+    for seed in (3, 4):
+        agree(layers(seed, 12), target, core=True, options=ALWAYS)
+        agree(layers(seed, 12), target, core=False, options=ALWAYS)
 
 
-def net(bits: int, sizes: tuple[int, ...] = (64, 64, 64), pixels: int = 8) -> Sketch:
-    """Pointwise layers one after the other, of weights that use `bits`."""
+def net(bits: int, pixels: int = 8) -> Sketch:
+    """A pool, which needs most memory, then pointwise layers of weights that use `bits`."""
     s = Sketch(Random(bits), "net")
-    x = s.input((1, pixels, pixels, 64), s.type(I8))
-    one = Window((1, 1), (1, 1), (0, 0), (0, 0), (1, 1))
-    half = 2 ** (bits - 1)
-    for count in sizes:
-        w = s.constant(s.codes((count, 1, 1, x.shape[-1]), -half, half - 1))
-        acc = s.build.one(IntConv(one, 1, 0, SUM), x, w, s.bias(count))
-        x = s.build.one(DyadicRequantize((9,), (13,), s.type(I8), -128, 127), acc)
+    wide = s.input((1, 2 * pixels, 2 * pixels, 16), FixedType.per_tensor(I8, SUM.scale))
+    x = pointwise(s, wide, 32, 8)
+    x = s.build.one(IntMaxPool(Window((2, 2), (2, 2), (0, 0), (0, 0), (1, 1))), x)
+    for count in (64, 64, 32):
+        x = pointwise(s, x, count, bits)
     s.graph.outputs = (x.name,)
-    s.prove()
     return s
 
 
+def pointwise(s: Sketch, x: Value, count: int, bits: int) -> Value:
+    half = 2 ** (bits - 1)
+    w = s.constant(s.codes((count, x.shape[-1]), -half, half - 1))
+    acc = s.build.one(IntDense(SUM), x, w, s.bias(count))
+    return s.build.one(DyadicRequantize((9,), (13,), x.elem, -128, 127), acc)
+
+
+WEIGHTS = 32 * 64 + 64 * 64 + 64 * 32
+
+
+def plan(s: Sketch, target: str, **options: object) -> Program:
+    device = microcontroller(load_target(target))
+    return arrange(s.graph, CompileOptions(planner="greedy", **options), device)  # pyright: ignore
+
+
+def widths(program: Program) -> list[int]:
+    """Of the weights that each step unpacks, 0 for none."""
+    found = (step.call.expanded for step in program.steps)
+    return [0 if e is None else e.bits for e in found]
+
+
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55", "cortex-m0plus"])
+@pytest.mark.parametrize("bits", [6, 3])
+def test_weights_take_their_bits_in_memory_that_is_free(target: str, bits: int) -> None:
+    s = net(bits)
+    bytes_, packed = plan(s, target, packed_weights="never"), plan(s, target)
+    assert widths(packed) == [0, 0, bits, bits, bits]
+    before = 4 if (target, bits) == ("cortex-m4", 3) else 8
+    assert bytes_.constant_bytes - packed.constant_bytes == WEIGHTS * (before - bits) // 8
+    assert packed.arena_bytes == bytes_.arena_bytes
+    cycles = bytes_.planned_cycles, packed.planned_cycles
+    assert cycles[0] is not None
+    assert cycles[1] is not None
+    assert cycles[1] <= cycles[0] * 1.1
+
+
+def test_a_layer_of_one_window_pays_where_flash_is_what_counts() -> None:
+    """Of one window every weight is unpacked for one product, in memory for eight channels."""
+    s = net(6, pixels=1)
+    assert not any(widths(plan(s, "cortex-m4")))
+    assert widths(plan(s, "cortex-m4", packed_weights="always"))[2:] == [6, 6, 6]
+
+
+def test_digits_that_cost_more_than_planes_become_planes() -> None:
+    """On cores with digits of two bits both take as much flash; slices widen the operand anew."""
+    s = net(2)
+    program, digits = plan(s, "cortex-m4"), plan(s, "cortex-m4", packed_weights="never")
+    assert widths(program)[2:] == [2, 0, 2]
+    assert program.constant_bytes == digits.constant_bytes
+    assert (program.planned_cycles or 0) < (digits.planned_cycles or 0)
+
+
+def test_the_arena_grows_for_much_flash_alone() -> None:
+    s = Sketch(Random(3), "even")
+    x = s.input((1, 16, 16, 64), FixedType.per_tensor(I8, SUM.scale))
+    for _ in range(4):
+        x = pointwise(s, x, 64, 4)
+    s.graph.outputs = (x.name,)
+    free, grown, ram = (
+        plan(s, "cortex-m0plus", packed_weights=weights, optimize=optimize)
+        for weights, optimize in (("never", "speed"), ("auto", "speed"), ("auto", "ram"))
+    )
+    assert widths(grown) == [4, 4, 4, 4]
+    more = grown.arena_bytes - free.arena_bytes
+    assert 0 < more <= free.arena_bytes // 16
+    assert free.constant_bytes - grown.constant_bytes == 4 * 64 * 64 // 2
+    assert ram.arena_bytes == free.arena_bytes
+    assert widths(ram) == [4, 0, 0, 4]
+
+
+def test_weights_of_eight_bits_stay_as_they_are() -> None:
+    assert not any(widths(plan(net(8), "cortex-m4", packed_weights="always")))

@@ -27,7 +27,11 @@ from binpoint.plan.program import constant_of
 from binpoint.target import Price
 
 _EXTRA = 0.1
+"""Of all cycles, what unpacking may add."""
 _PAYS = 0.98
+"""Of the cycles of digits, what planes that save no flash may take."""
+_FEW = 0.01
+"""Of all cycles, what a function must save that saves no flash."""
 _LEAST = 256
 """Bytes that layers save together by one function, which has about as many."""
 _STEP = 8
@@ -35,8 +39,8 @@ _STEP = 8
 _WIDEST = 7
 _ANY = 2**31
 _WORD, _VECTOR = 4, 16
-_GROWTH = 32
-"""What the arena may grow by: one part in so many."""
+_GROWTH, _WORTH = (64, 32, 16), 4
+"""What the arena may grow by: one part in so many, for so many times as much flash."""
 _PARTS = (1, 0.75, 0.5, 0.25)
 """Of the memory that is free, what is used: less where buffers cannot be placed otherwise."""
 _STEMS = ("conv", "dense", "depthwise", "depthwise_lines", "conv_transpose")
@@ -96,9 +100,7 @@ def _pairs(words: NDArray[np.integer], *, apart: bool) -> NDArray[np.int64]:
     return np.stack([low, high], axis=1).reshape(-1)
 
 
-def tile(
-    step: Step, graph: Graph, price: Price, room: int, *, forced: bool = False
-) -> Tile | None:
+def tile(step: Step, graph: Graph, price: Price, room: int, *, forced: bool = False) -> Tile | None:
     """The step with its weights unpacked, in as few slices as `room` for them allows.
 
     In as many as there can be if there is too little room for all, but it is `forced`.
@@ -243,8 +245,8 @@ class Chooser:
     price: Price
     plain: Callable[[Step], Step | None]
 
-    def choose(self, steps: Sequence[Step], rooms: Sequence[int]) -> dict[str, Step]:
-        """The steps that unpack their weights, by name, in `rooms` for them and scratch."""
+    def choose(self, steps: Sequence[Step], rooms: Sequence[int]) -> list[Tile]:
+        """The steps that unpack their weights in `rooms` beside what is live."""
         found = [
             made
             for step, room in zip(steps, rooms, strict=True)
@@ -252,13 +254,14 @@ class Chooser:
         ]
         found.sort(key=lambda t: (t.cycles > 0, t.cycles / max(1, t.saved), t.step.name))
         any_price = self.always or self.options.optimize == "size"
-        budget = _EXTRA * sum(self._cycles(s) for s in steps if not s.alias)
+        total = sum(self._cycles(s) for s in steps if not s.alias)
+        budget = _EXTRA * total
         taken: list[Tile] = []
         for one in found:
             if any_price or one.cycles <= budget:
                 budget -= max(0, one.cycles)
                 taken.append(one)
-        return {t.step.name: t.step for t in (taken if self.always else _worth(taken))}
+        return taken if self.always else _worth(taken, total)
 
     @property
     def always(self) -> bool:
@@ -293,30 +296,42 @@ def _weights(step: Step, graph: Graph) -> int:
     return sum(a.array.size * elem.dtype.itemsize for a, elem in filter(None, found))
 
 
-def _worth(taken: Sequence[Tile]) -> list[Tile]:
-    """Without those whose function takes more memory than they save."""
-    saved: dict[str, int] = {}
-    for tile in taken:
-        assert tile.step.call.expanded is not None
-        symbol = tile.step.call.expanded.symbol
-        saved[symbol] = saved.get(symbol, 0) + tile.saved
+def _worth(taken: Sequence[Tile], cycles: int) -> list[Tile]:
+    """Without those whose function takes more memory than they save; `cycles` are of the net."""
+    kinds: dict[str, list[Tile]] = {}
+    for one in taken:
+        assert one.step.call.expanded is not None
+        kinds.setdefault(one.step.call.expanded.symbol, []).append(one)
     return [
-        t
-        for t in taken
-        if t.step.call.expanded is not None and saved[t.step.call.expanded.symbol] >= _LEAST
+        one
+        for kind in kinds.values()
+        if sum(t.saved for t in kind) >= _LEAST or sum(t.cycles for t in kind) <= -_FEW * cycles
+        for one in kind
     ]
 
 
 def with_tiles(layout: Layout, chooser: Chooser, *, grows: bool) -> Layout:
-    """The layout with packed weights; the arena grows by a small part at most, if it `grows`."""
+    """The layout with packed weights.
+
+    If it `grows`, the arena may do so a little, for several times as much flash.
+    """
     least = layout.placement.total
-    limit = least + (least // _GROWTH if grows else 0)
+    limits = [least, *(least + least // part for part in _GROWTH if grows)]
+    found = [_within(layout, chooser, limit) for limit in limits[: 1 if chooser.always else None]]
+    (inside, saved), *others = found
+
+    def gain(made: Layout, more: int) -> int:
+        return more - saved - _WORTH * max(0, made.placement.total - inside.placement.total)
+
+    return max(((inside, saved), *others), key=lambda one: gain(*one))[0]
+
+
+def _within(layout: Layout, chooser: Chooser, limit: int) -> tuple[Layout, int]:
+    """The layout with packed weights in an arena of this size, and bytes that they save."""
     rooms = layout.rooms(limit)
     for part in _PARTS:
-        changed = chooser.choose(layout.steps, [int(room * part) for room in rooms])
-        if not changed:
-            break
-        made = layout.having(changed)
+        found = chooser.choose(layout.steps, [int(room * part) for room in rooms])
+        made = layout.having({t.step.name: t.step for t in found})
         if made.placement.total <= limit or chooser.always:
-            return made
-    return layout
+            return made, sum(t.saved for t in found)
+    return layout, 0

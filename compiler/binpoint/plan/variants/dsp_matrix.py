@@ -18,7 +18,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Argument, Block, Buffer, Epilogue, KernelCall, Number, Table
 from binpoint.ir.op import IntArray
-from binpoint.numeric.fixed import I32
+from binpoint.numeric.fixed import I8, I32, U8
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense
 from binpoint.ops.forms import U32
@@ -225,7 +225,8 @@ def _call(
     epilogue, stored = _stored(step.call.epilogue, op, found)
     unroll = "u4" if options.optimize == "size" else "u12"
     common = (("shape", product.shape), ("unroll", unroll), ("pack", product.packing.name))
-    block = Block("block", (*common, ("y", str(y.elem) if found else ""), stored[1]))
+    byte = ("y", str(I8 if y.elem.signed else U8) if found else "")
+    block = Block("block", (*common, byte, stored[1]))
     order = ("order", product.order)
     widen = Block("widen", (("elem", str(x.elem)), order))
     one = stem == "conv" and options.optimize == "size"
@@ -243,7 +244,7 @@ def _call(
     moved = ("moved", "moved" if found is not None and found.moved.any() else "")
     blocks = [block] if ("layout", "columns") in traits else [block, widen]
     if epilogue is not None and epilogue.form == "tie":
-        how = (("shape", product.shape), common[2], ("y", str(y.elem)), stored[1], moved)
+        how = (("shape", product.shape), common[2], byte, stored[1], moved)
         blocks.append(Block("tie", how))
     return KernelCall(
         stem,
@@ -264,7 +265,7 @@ def _packed(
 ) -> tuple[Product, Fixed | None, NDArray[np.uint32] | None]:
     """The weights packed, in the first way that the values allow; None if none does.
 
-    Ways below a byte with results of eight bits, then with sums; then bytes, alike. The sum of a
+    Ways below a byte with results in bytes, then with sums; then bytes, alike. The sum of a
     patch serves the channels of one of `parts` groups.
     """
     ways = [way for way in packings(product.shape) if product.bias.size // parts >= way.least]
@@ -305,8 +306,8 @@ def _stored(
     """The epilogue, and the traits `store` and `clamp`."""
     if found is None or not isinstance(op, Requantize):
         return epilogue, (("store", "sums"), ("clamp", ""))
-    storage = op.result.storage
-    clamp = "" if (op.lo, op.hi) == (storage.min, storage.max) else "clamp"
+    byte = I8 if op.result.storage.signed else U8
+    clamp = "" if (op.lo, op.hi) == (byte.min, byte.max) else "clamp"
     return found.epilogue, (("store", "fixed"), ("clamp", clamp))
 
 

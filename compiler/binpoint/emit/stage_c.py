@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from binpoint.emit.calls import formulas, parameter, title, wrapped
+from binpoint.emit.calls import formulas, parameter, statement, title
 from binpoint.emit.environment import c_int, comment, ctype
-from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, Number, Table
+from binpoint.ir.kernel import Argument, Buffer, Expanded, Number, Table
 from binpoint.numeric.fixed import I32
 from binpoint.numeric.interval import Interval
 from binpoint.plan.fuse import Step
-from binpoint.plan.program import Piece, Place, Program
+from binpoint.plan.program import Piece, Place, Program, constant_of
 
 _COUNTS = "How many outliers are in what a patch reads."
 _WORD = Interval.of_type(I32)
@@ -183,16 +182,16 @@ def _groups(
 def _key(program: Program, graph: Graph, step: Step) -> tuple[object, ...]:
     """What calls that share a function have in common: all but 32-bit numbers and places."""
     parts = tuple(_same(program, graph, a) for a in step.call.all_arguments)
-    return (step.name, step.call.symbol, bool(step.call.scratch), parts)
+    return (step.name, step.call.symbol, bool(step.call.memory), parts)
 
 
 def _same(program: Program, graph: Graph, argument: Argument) -> object:
     match argument:
         case Number(name=name, kind=kind):
             return (name, argument.value if _held(argument) else kind)
-        case Table() | Buffer():
-            array = _constant(graph, argument)
-            where = "" if array is None else program.constant_like(array, argument.elem).name
+        case Table() | Buffer() | Expanded():
+            array = constant_of(graph, argument)
+            where = "" if array is None else program.constant_like(*array).name
             return (argument.name, where, str(argument.elem))
 
 
@@ -201,10 +200,6 @@ def _held(number: Number) -> bool:
     return number.kind not in ("int32_t", "uint32_t") or not _WORD.contains(
         Interval(number.value, number.value)
     )
-
-
-def _constant(graph: Graph, argument: Buffer | Table) -> Constant | None:
-    return argument.array if isinstance(argument, Table) else graph.value(argument.value).constant
 
 
 def _numbers(step: Step) -> list[Number]:
@@ -231,16 +226,15 @@ def _call_view(program: Program, group: _Group) -> CallView:
                     words.append(c_int(argument.value, kind))
                 numbers += 1
             case _:
-                array = _constant(group.graph, argument)
+                array = constant_of(group.graph, argument)
                 words.append(
                     argument.name
                     if array is None
-                    else f"{program.name}_{program.constant_like(array, argument.elem).name}"
+                    else f"{program.name}_{program.constant_like(*array).name}"
                 )
     parameters = [parameter(a) for a in _moving(group.graph, step)]
-    if step.call.scratch:
+    if step.call.memory:
         parameters.append("uint8_t *scratch")
-        words.append("scratch")
     if varying:
         parameters.append("const int32_t *n")
     return CallView(
@@ -248,7 +242,7 @@ def _call_view(program: Program, group: _Group) -> CallView:
         title=title(step),
         lines=tuple(comment(line) for line in formulas(step)),
         parameters=", ".join(parameters),
-        call=wrapped(f"{step.call.symbol}({', '.join(words)})", 8),
+        call=statement(step.call, words),
         table=f"{group.function}_numbers",
         rows=rows if varying else (),
         width=len(varying),
@@ -267,7 +261,7 @@ def _piece_view(
     for step in _coded(piece):
         group = groups[_key(program, graph, step)]
         words = [_place(piece, a) for a in _moving(graph, step)]
-        if step.call.scratch:
+        if step.call.memory:
             words.append(f"arena + {piece.program.scratch[step.name]}")
         if group.varying:
             words.append(f"{group.function}_numbers[{group.row_of(index)}]")
@@ -291,7 +285,7 @@ def _paste_view(piece: Piece) -> PasteView | None:
     words = [
         {"x": "source", "y": "to"}[a.name] if isinstance(a, Buffer) else c_int(a.value, a.kind)
         for a in paste.copy.call.all_arguments
-        if not isinstance(a, Table)
+        if not isinstance(a, Table | Expanded)
     ]
     kind = ctype(value.elem.storage)
     return PasteView(

@@ -110,7 +110,7 @@ class Packing:
         total = sum(self._size(name, packed) for name in alive) - self._taken(index, packed)
         if step.alias:
             return total
-        return total + aligned(step.call.scratch) + self._unpacked(step, packed, rows)
+        return total + aligned(step.call.memory) + self._unpacked(step, packed, rows)
 
     def _size(self, name: str, packed: Names) -> int:
         value = self.graph.value(name)

@@ -41,14 +41,15 @@ class PackedStages:
 
     @cached_property
     def stages(self) -> dict[str, Bodies]:
-        """By node, those with a body of narrow codes."""
-        return {
-            step.nodes[0].name: Bodies(self, step.nodes[0], step.nodes[0].op, stage)
-            for step in self.program.steps
-            if (stage := self.program.stages.get(step.name)) is not None
-            and isinstance(step.nodes[0].op, Patched)
-            and any(has_digits(step.nodes[0].op.bodies[i]) for i in step.nodes[0].op.used)
-        }
+        """By node, those with a body of narrow codes; not those where any patch may be wide."""
+        found: dict[str, Bodies] = {}
+        for step in self.program.steps:
+            node = step.nodes[0]
+            if not isinstance(node.op, Patched) or node.op.test is not None:
+                continue
+            if any(has_digits(node.op.bodies[i]) for i in node.op.used):
+                found[node.name] = Bodies(self, node, node.op, self.program.stages[step.name])
+        return found
 
     @cached_property
     def live(self) -> dict[str, int]:
@@ -110,10 +111,11 @@ class Bodies:
         """Of each body the piece that needs the most memory."""
         found: dict[int, Piece] = {}
         for patch, call in zip(self.op.patches, self.stage.patches, strict=True):
+            (body,) = patch.bodies
             piece = self.stage.pieces[call.piece]
-            best = found.setdefault(patch.body, piece)
+            best = found.setdefault(body, piece)
             if piece.program.arena_bytes > best.program.arena_bytes:
-                found[patch.body] = piece
+                found[body] = piece
         return found
 
     @cached_property
@@ -187,7 +189,7 @@ class Bodies:
     def _shared(self, index: int, shares: tuple[int, ...]) -> list[tuple[Patch, Graph]]:
         op = _with_shares(self.op, index, shares)
         pairs = zip(op.patches, op.parts, strict=True)
-        return [(patch, part) for patch, part in pairs if patch.body == index]
+        return [(patch, part) for patch, (part, *_) in pairs if patch.bodies == (index,)]
 
     def _work(self, index: int, shares: tuple[int, ...]) -> int:
         return work_of([part for _, part in self._shared(index, shares)]).macs

@@ -133,7 +133,7 @@ class Packing:
         total = sum(self._size(name, packed) for name in alive) - self._taken(index, packed)
         if step.alias:
             return total
-        return total + aligned(step.call.scratch) + self._unpacked(step, packed, rows)
+        return total + aligned(step.call.memory) + self._unpacked(step, packed, rows)
 
     def _size(self, name: str, packed: Names) -> int:
         value, root = self.graph.value(name), self._crops.get(name, name)
@@ -334,9 +334,12 @@ class Packing:
 
 
 def _staged(step: Step) -> bool:
-    """Whether it is a stage of patches that reads its operand as it is."""
+    """Whether it is a stage of patches that reads its operand as it is.
+
+    One that counts outliers in it reads bytes.
+    """
     op = step.nodes[0].op
-    if not isinstance(op, Patched) or step.reads != op.bodies[0].inputs:
+    if not isinstance(op, Patched) or op.test or step.reads != op.bodies[0].inputs:
         return False
     return op.view == View.dense(op.source.shape)
 

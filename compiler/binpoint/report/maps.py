@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 
 from binpoint.ir.graph import Graph, Node
@@ -72,7 +74,7 @@ def packed_maps_of(
 
 def _parts(node: Node) -> tuple[Graph, ...]:
     """What a stage of patches computes, patch by patch."""
-    return node.op.parts if isinstance(node.op, Patched) else ()
+    return tuple(itertools.chain(*node.op.parts)) if isinstance(node.op, Patched) else ()
 
 
 def _bodies(node: Node) -> tuple[Graph, ...]:

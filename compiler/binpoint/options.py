@@ -117,7 +117,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             samples' patches have no outliers; ``uniform`` keeps what whole maps compute.
         patch_classes: which patches have outliers, where `patches` is ``mixed``: ``static`` as the
             samples have them in the mean, ``dynamic`` as the device counts them in each input.
-        packed_maps: maps of codes of four, two or one bits that share bytes in the arena: ``auto``
+        packed_maps: maps of codes of six bits or less that share bytes in the arena: ``auto``
             where that lowers the arena and costs little, or memory is what counts; ``always``
             wherever it can be, ``never``.
         packed_weights: weights of less than eight bits that lie packed in flash, and are unpacked

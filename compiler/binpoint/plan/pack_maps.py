@@ -18,7 +18,7 @@ from binpoint.target import McuTarget
 
 @dataclass(frozen=True, slots=True)
 class PackMaps(Pass):
-    """Keep maps of four, two or one bits in as many bits of memory.
+    """Keep maps of six bits or less in as many bits of memory.
 
     1. The maps are those that give the lowest arena, and as few of them as do. Bands are higher,
        which is cheaper, where they give up a part of that. In stages of patches they are those of

@@ -27,6 +27,7 @@ from binpoint.plan.program import (
 )
 from binpoint.plan.schedule import Schedule, schedule
 from binpoint.plan.stage import stage_of
+from binpoint.plan.strides import strided
 from binpoint.plan.views import Views, bytes_of, placed, whole
 from binpoint.target import McuTarget
 
@@ -50,7 +51,7 @@ def arrange(
     `arena_bound` is a lower bound of the arena over every order and placement. `inside` are inputs
     and outputs that lie in the arena, by default as the options tell.
     """
-    steps = fuse(graph)
+    steps = strided(fuse(graph), graph)
     if target is not None:
         steps = joined(choose(steps, graph, target, options), graph)
     found = ((s.name, stage_of(s, graph, options, target, arrange)) for s in steps)

@@ -92,7 +92,10 @@ def _reading(step: Step, makers: Mapping[str, Step], graph: Graph, parts: bool) 
     if not _multiplies(step):
         return step
     ways = (
-        [*_operands(value, makers, graph, _shape(step.call, side), parts), _view_of(step.call, side)]
+        [
+            *_operands(value, makers, graph, _shape(step.call, side), parts),
+            _view_of(step.call, side),
+        ]
         for side, value in zip("ab", graph.arguments(step.nodes[0]), strict=True)
     )
     for a, b in product(*ways):
@@ -199,7 +202,7 @@ def _view(value: str, places: IntArray) -> View | None:
     None if they are at no one distance, or neither rows nor columns are side by side.
     """
     starts = places[:, 0, 0]
-    _, height, width = places.shape
+    height, width = (int(n) for n in places.shape[1:])
     row = int(places[0, 1, 0] - starts[0]) if height > 1 else width
     column = int(places[0, 0, 1] - starts[0]) if width > 1 else 1
     turned = column != 1
@@ -207,7 +210,8 @@ def _view(value: str, places: IntArray) -> View | None:
         row = 1
     levels = _levels(starts)
     steps = np.arange(height)[:, None] * row + np.arange(width) * column
-    if not levels or (turned and row != 1) or (places != starts[:, None, None] + steps).any():
+    regular = np.array_equal(places, starts[:, None, None] + steps)
+    if not levels or not regular or (turned and row != 1):
         return None
     return View(value, int(starts[0]), levels, column if turned else row, turned)
 

@@ -45,11 +45,10 @@ def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     numbers = (Number("chunk", chunk), Number("half", half))
     if powers:
         numbers = (Number("zero_a", 0), *numbers)
+    traits = (("left", "powers" if powers else ""), ("form", "any"), ("finish", ""))
     call = replace(
         step.call, stem="matmul", arguments=(*step.call.arguments, *numbers), variant="dsp",
-        traits=(
-            *step.call.traits, ("left", "powers" if powers else ""), ("form", "any"), ("finish", ""),
-        ),
+        traits=(*step.call.traits, *traits),
         scratch=scratch, note="SMLAD on words of two int16", shared=True,
     )  # fmt: skip
     (acc,) = graph.results(step.nodes[0])

@@ -110,9 +110,9 @@ FORMS = ("fused", "apart", "windows", "groups")
 def project(seed: int) -> Sketch:
     """Small ones, and some whose columns do not lie in scratch at once; heads where they lie."""
     s = Sketch(Random(seed))
-    for _ in range(5):
+    for _ in range(4):
         s.output(matmul(s, s.number(3, 9), s.number(2, 9)))
-    for _ in range(3):
+    for _ in range(2):
         s.output(attention(s, s.pick(s.number(4, 40), 16, 32), s.number(4, 20)))
     s.output(matmul(s, 130, 33))
     s.output(matmul(s, 63, 70))

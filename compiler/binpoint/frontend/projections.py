@@ -74,7 +74,7 @@ def _visit(graph: Graph, linear: Linear) -> None:
         return
     for part in parts:
         _split(graph, linear, part)
-    drop_unread(graph, whole.name)
+    drop_unread(graph, *(part.node.inputs[0] for part in parts))
 
 
 def _parts(

@@ -12,7 +12,7 @@ from binpoint.options import CompileOptions
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Folding
 from binpoint.plan.estimate import estimate
-from binpoint.plan.folding import ways
+from binpoint.plan.ways import ways
 from tests import laws
 from tests.hls.designs import fpga
 from tests.ops.float_cases import FLOAT_CASES

@@ -19,8 +19,8 @@ from binpoint.options import CompileOptions
 from binpoint.plan import estimate, fifo
 from binpoint.plan.dataflow import design
 from binpoint.plan.design import Folding, Style
-from binpoint.plan.folding import ways
 from binpoint.plan.units import Dense, Depthwise, Product, Window
+from binpoint.plan.ways import ways
 from binpoint.sim.compare import first_difference
 from binpoint.sim.host_hls import find_headers, run_ap, run_bounded, run_native
 from binpoint.sim.tools import run_tool

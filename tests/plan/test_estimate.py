@@ -11,7 +11,7 @@ from benchmarks.fpga_cases import Case
 from benchmarks.yosys import synthesise
 from binpoint.plan import estimate, fabric
 from binpoint.plan.design import Folding
-from binpoint.plan.folding import folded
+from binpoint.plan.ways import folded
 from tests.plan.designs import residual
 
 

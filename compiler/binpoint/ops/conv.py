@@ -53,13 +53,13 @@ def _each_channel(
 ) -> NDArray[Any]:
     """The same with one input channel a group, tap by tap: ``[O, *kernel]`` weights."""
     repeat = weights.shape[0] // patches.shape[-len(kernel) - 1]
-    total = None
+    total = scratch = None
     for tap in np.ndindex(*kernel):
         values = (
             np.repeat(patches[(..., *tap)], repeat, axis=-1) if repeat > 1 else patches[(..., *tap)]
         )
-        product = values * weights[(slice(None), *tap)]
-        total = product if total is None else np.add(total, product, out=total)
+        scratch = np.multiply(values, weights[(slice(None), *tap)], out=scratch)
+        total = scratch.copy() if total is None else np.add(total, scratch, out=total)
     assert total is not None
     return total
 

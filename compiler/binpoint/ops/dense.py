@@ -201,7 +201,9 @@ class IntDense(IntegerOp):
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition; products of float64 matrices are exact below 2^53."""
         x, w, bias = inputs
-        return ((x.astype(np.float64) @ w.T.astype(np.float64)).astype(np.int64) + bias,)
+        rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
+        sums = (rows @ w.T.astype(np.float64)).astype(np.int64) + bias
+        return (sums.reshape(*x.shape[:-1], -1),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """MatMul and Add."""

@@ -13,7 +13,8 @@ from binpoint.plan.dataflow import design
 from binpoint.plan.design import Design, Folding, Style
 from binpoint.plan.estimate import DesignEstimate, LayerEstimate
 from binpoint.plan.fifo import Sizing
-from binpoint.plan.folding import Choice, choose_folding, excess, folded
+from binpoint.plan.folding import Choice, choose_folding, excess
+from binpoint.plan.ways import folded
 from binpoint.target import FpgaTarget
 
 _MICRO = 1e-6

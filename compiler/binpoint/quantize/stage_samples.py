@@ -57,9 +57,11 @@ def fitted(
     for node in body.nodes():
         if node.name in bits:
             moments = total([track.moments(node) for track in tracks])
-            weights[node.name] = compensated(rows_of(body, node), moments, bits[node.name])
+            width = bits[node.name]
+            weights[node.name] = compensated(rows_of(body, node), moments, (width,))[width]
+        exact = _results(body, node, maps) if node.name in linear else ()
         for track in tracks:
-            track.step(node, weights, corrected=node.name in linear)
+            track.step(node, weights, exact)
     return Fitted(weights, tuple(track.made(weights) for track in tracks))
 
 
@@ -82,17 +84,22 @@ class _Track:
         new = None if now is self.maps[name] else self.graph.value(name).elem
         return moments_of(self.body, node, self.maps[name], self.masks, now, new)
 
-    def step(self, node: Node, weights: Mapping[str, Rounded], *, corrected: bool) -> None:
-        """Compute a node, with a bias without the mean error where it is `corrected`."""
+    def step(self, node: Node, weights: Mapping[str, Rounded], exact: Sequence[Array]) -> None:
+        """Compute a node, with a bias without the mean error where the `exact` sums are given."""
         if node.name in weights:
-            self.graph = narrowed(self.body, self.types, weights=weights)
+            # What rounds sums that are no longer there is done.
+            live = {
+                other: found
+                for other, found in weights.items()
+                if other == node.name or self.body.node(other).outputs[0] in self.arrays
+            }
+            self.graph = narrowed(self.body, self.types, weights=live)
         twin = self.graph.node(node.name)
         (name,) = node.outputs
         results = _results(self.graph, twin, self.arrays)
-        if corrected:
+        if exact:
             units = [[float(s) for s in g.value(name).elem.scales] for g in (self.graph, self.body)]
             step = np.array(units[0]) / np.array(units[1])
-            exact = _results(self.body, node, self.maps)
             error = _mean(results, self.masks[name]) * step - _mean(exact, self.masks[name])
             self.shifts[node.name] = -error
             less = np.rint(error / step).astype(np.int64)
@@ -116,24 +123,33 @@ def moments_of(
     masks: Masks,
     now: Sequence[Array] = (),
     kind: FixedType | None = None,
+    most: int = POSITIONS,
 ) -> Moments:
-    """Of what a linear op reads: `maps`, and in its place `now` of another `kind`, if any."""
+    """Of what a linear op reads: `maps`, and in its place `now` of another `kind`, if any.
+
+    Of a sample at `most` so many positions count.
+    """
     op, old = node.op, body.value(node.inputs[0]).elem
     assert isinstance(op, IntConv | IntDense)
-    steps = np.array([float(step) for step in steps_of(old, kind or old)])
     mask = masks[node.outputs[0]]
     found: list[Moments] = []
     window, groups = (op.window, op.groups) if isinstance(op, IntConv) else (None, 1)
 
-    def read(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return operands(x, mask, POSITIONS, window, groups)
+    def read(x: Array, zero: int) -> Floats:
+        return operands(x.astype(np.float64) - zero, mask, most, window, groups)
 
     for index, codes in enumerate(maps):
-        were = are = read(codes.astype(np.float64) - old.zero_points[0])
+        were = are = read(codes, old.zero_points[0])
         if kind is not None:
-            are = read((now[index].astype(np.float64) - kind.zero_points[0]) * steps)
+            are = read(now[index], kind.zero_points[0])
         found.append(Moments.of(were, are))
-    return total(found)
+    # Of whole numbers sums are exact, so the same everywhere; their unit comes afterwards.
+    sums = total(found)
+    if kind is None:
+        return sums
+    steps = np.array([float(step) for step in steps_of(old, kind)])
+    channels = np.broadcast_to(steps, maps[0].shape[-1]).reshape(groups, -1)
+    return sums.scaled(np.tile(channels, (1, sums.new.shape[1] // channels.shape[1])))
 
 
 def rows_of(body: Graph, node: Node) -> Floats:

@@ -15,13 +15,17 @@ from binpoint.ir.op import IntegerOp
 from binpoint.numeric.fixed import FixedType
 from binpoint.quantize.bit_search import WHOLE, Layer, Losses
 from binpoint.quantize.coarsen import Occurrences, entropy
-from binpoint.quantize.compensate import Rounded, compensated
+from binpoint.quantize.compensate import STEPS, Rounded, compensated
 from binpoint.quantize.narrow import Maps, linear_of, maps_of
 from binpoint.quantize.stage_samples import Maps as Arrays
 from binpoint.quantize.stage_samples import Masks, error, moments_of, rows_of
 
 _MEASURED = 4
 """The bits, or those next to them, at which what an error grows to on its way is measured."""
+_POSITIONS = 256
+"""Positions of a sample to which weights are rounded while their bits are sought."""
+_PARTS = STEPS[::4]
+"""Steps that are tried meanwhile."""
 
 Omega = Literal["error", "entropy"]
 
@@ -109,8 +113,9 @@ class StageSearch:
                 counts = np.unique(np.rint(rows / np.where(most, most, 1)), return_counts=True)[1]
                 lost[bits] = abs(whole - entropy(counts)) / whole if whole else 0.0
             return lost
-        moments = moments_of(self.body, node, self.maps[node.inputs[0]], self.all)
-        found = {bits: compensated(rows, moments, bits) for bits in self.weight_bits}
+        read = self.maps[node.inputs[0]]
+        moments = moments_of(self.body, node, read, self.all, most=_POSITIONS)
+        found = compensated(rows, moments, self.weight_bits, _PARTS)
         at = _measured(found)
         end = self._error(self.all, {}, {node.name: found[at]})
         return _grown({bits: rounded.loss for bits, rounded in found.items()}, at, end)

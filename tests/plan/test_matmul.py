@@ -13,7 +13,7 @@ from binpoint.ir.kernel import Buffer, KernelCall
 from binpoint.numeric.fixed import I8, U8
 from binpoint.ops.copy import IntCopy, IntReshape, transposed
 from binpoint.ops.dense import IntMatMul
-from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize
+from binpoint.ops.requantize import Clamp, DyadicRequantize, OnnxruntimeRequantize
 from binpoint.ops.slices import IntGather
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
@@ -162,6 +162,19 @@ def test_heads_are_not_copied(form: str, core: str) -> None:
     row = {"fused": 60, "groups": 10}.get(form, 20)
     assert (scores.numbers["b_row"], values.numbers["b_row"]) == (row, row)
     assert values.numbers["y_row"] == 20
+
+
+@pytest.mark.parametrize(("tokens", "copies"), [(5, 0), (30, 3)])
+def test_parts_of_a_row_are_copied_where_that_saves_memory(tokens: int, copies: int) -> None:
+    s = Sketch(Random(3))
+    x = s.input((1, tokens, 60), s.type(I8))
+    row = s.add(Clamp(-100, 100), x)
+    q, k, v = (heads(s, part(s, row, i, 3), 4) for i in range(3))
+    y = attended(s, attended(s, q, s.add(transposed(k, (0, 1, 3, 2)), k)), v)
+    s.output(s.add(Clamp(-100, 100), s.add(transposed(y, (0, 2, 1, 3)), y)))
+    stems = [call.stem for call in calls(s, "host")]
+    assert stems.count("copy") == copies
+    assert stems.count("matmul") == 2
 
 
 def test_what_others_read_is_copied() -> None:

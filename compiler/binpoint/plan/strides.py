@@ -1,4 +1,4 @@
-"""strided(): products of computed matrices read and write their matrices where they lie.
+"""ways(): products of computed matrices read and write their matrices where they lie.
 
 Attention splits rows of tokens into heads before its products and joins them behind, which as code
 would be copies. The kernels of products take the places of their matrices as strides. So moves of
@@ -8,7 +8,8 @@ and it writes what they would have made. The graph keeps them: they say what the
 Which element goes where a move itself tells, applied to the places of its operand's elements. What
 all of them come to must be matrices at one distance from each other, or groups of them, with the
 elements of a row side by side; of the right operand that may be the transposed one. Where it is
-anything else, or where moved values have other readers, the copy stays.
+anything else, or where moved values have other readers, the copy stays; and so it does where the
+part of a larger value that is read where it lies would make the arena grow.
 """
 
 from __future__ import annotations
@@ -47,11 +48,17 @@ class View:
     turned: bool
 
 
-def strided(steps: tuple[Step, ...], graph: Graph, *, parts: bool = True) -> tuple[Step, ...]:
-    """The steps, without the moves that kernels of products do by strides.
+def ways(steps: tuple[Step, ...], graph: Graph) -> tuple[tuple[Step, ...], ...]:
+    """The steps without moves that kernels of products do by strides.
 
-    With `parts` operands may be parts of larger values, which then live as long as the part.
+    If operands are parts of larger values, which then live as long as the part, these are copied
+    in a second way.
     """
+    first, second = (_strided(steps, graph, parts) for parts in (True, False))
+    return (first,) if len(first) == len(second) else (first, second)
+
+
+def _strided(steps: tuple[Step, ...], graph: Graph, parts: bool) -> tuple[Step, ...]:
     makers = {s.writes[0]: s for s in steps if _moves(s)}
     copied: frozenset[str] = frozenset()
     while True:

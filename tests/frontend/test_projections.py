@@ -93,6 +93,15 @@ def test_what_another_op_reads_stays(apply: Apply) -> None:
     assert kinds(apply(graph, SplitProjections())).count("Dense") == 1
 
 
+def test_what_is_an_output_stays(apply: Apply) -> None:
+    build, whole = layer(6)
+    flat = build.one(Reshape((30,)), whole)
+    parts = [channels(build, whole, rows) for rows in (range(3), range(3, 6))]
+    graph = finish(build, *parts)
+    graph.outputs = graph.output_names = (*graph.outputs, flat.name)
+    assert kinds(apply(graph, SplitProjections())).count("Dense") == 1
+
+
 def test_tokens_are_no_parts(apply: Apply) -> None:
     build, whole = layer(6)
     tokens = [

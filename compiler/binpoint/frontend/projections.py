@@ -84,9 +84,11 @@ def _parts(
 
     None if something else reads it, or takes anything but some of the `count` channels.
     """
+    if value.name in graph.outputs:
+        return None
     found: list[_Part] = []
     for node in graph.consumers(value.name):
-        if value.name in graph.outputs or not isinstance(node.op, Take | Reshape):
+        if not isinstance(node.op, Take | Reshape):
             return None
         (result,) = graph.results(node)
         if None not in (fixed, result.fixed) and result.fixed != fixed:

@@ -430,6 +430,8 @@ def _place(frame: _Frame, argument: Buffer) -> str:
     """Where a value is, as an expression in the piece's function."""
     spot = frame.spot(argument.value)
     if spot.base != "arena":
-        return spot.text
+        return f"{spot.text} + {argument.start}" if argument.start else spot.text
     qualifier = "" if argument.written else "const "
-    return f"({qualifier}{ctype(argument.elem)} *)(void *)({spot.text})"
+    behind = argument.elem.dtype.itemsize * argument.start
+    text = f"{spot.text} + {behind}" if behind else spot.text
+    return f"({qualifier}{ctype(argument.elem)} *)(void *)({text})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import ceil
 from random import Random
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from binpoint.emit.environment import render_template
 from binpoint.emit.mcu_c import BlockView, KernelView
+from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import KernelCall
 from binpoint.numeric.dyadic import Dyadic
@@ -19,6 +22,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense
 from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Requantize
+from binpoint.ops.thresholds import IntThresholds
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
@@ -184,7 +188,7 @@ def test_sixteen_bits_after_the_point_decide_all_but_the_window(random: Random) 
     s = Sketch(random)
     span, bias = 2 ** s.number(6, 22), s.pick(0, 0, s.number(-(2**28), 2**28))
     reach = Interval(bias - span, bias + span)
-    op = requantizer(s, 1, reach)
+    op = s.pick(requantizer(s, 1, reach), line(s, reach))
     lows, highs = np.full(2, reach.lo), np.full(2, reach.hi)
     found = fixed(op, np.stack([lows, highs]), np.full(2, bias), (8, 0))
     if found is None:
@@ -201,6 +205,27 @@ def test_sixteen_bits_after_the_point_decide_all_but_the_window(random: Random) 
         made = np.clip((total >> 16) + bias8, op.lo, op.hi)
         (wanted,) = op.reference(sums[:, None])
         np.testing.assert_array_equal(made[decided], wanted[decided, 0])
+
+
+def line(s: Sketch, reach: Interval) -> IntThresholds:
+    """Steps of a line that is rounded to even, of any constant; often with ties."""
+    target = s.type(s.storage(IntType(2, signed=False), IntType(4, signed=True), I8, U8))
+    lo, hi, zero = target.storage.min, target.storage.max, target.zero_point
+    factor = Fraction(hi - lo, reach.hi - reach.lo) * s.number(1, 4)
+    constant = Fraction(s.number(-512, 512), s.pick(2, 64, 77))
+    if s.number(0, 1):
+        factor = Fraction(1, 2 ** s.number(2, 12))
+        constant = factor * s.number(-64, 64) + s.pick(0, Fraction(1, 2))
+    steps: list[int] = []
+    for code in range(lo + 1, hi + 1):
+        middle = code - zero - Fraction(1, 2) - constant
+        first = ceil(middle / factor)
+        odd = first * factor == middle and (code - zero) % 2 == 1
+        steps.append(min(max(first + odd, reach.lo), reach.hi + 1))
+    table = Constant(np.array([steps], np.int64))
+    ends = ((reach.lo, reach.hi),)
+    slopes, exact = (float(factor),), ((factor, constant),)
+    return IntThresholds(table, (1,), ends, slopes, exact, target, lo, hi)
 
 
 def near_thresholds(s: Sketch, op: Requantize, reach: Interval) -> list[int]:

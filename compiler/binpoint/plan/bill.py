@@ -31,6 +31,9 @@ _STEPS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     }
 )
 """Instructions of a step by the shape of the block and the packing of the weights."""
+_DIGITS = ("n4", "n2")
+_TOTALS: Mapping[str, int] = MappingProxyType({"wide": 4, "tall": 2})
+"""Tenths of a step, for two elements of the sums of patches that digits have too much of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,11 @@ def _pairs(call: KernelCall, n: Mapping[str, int]) -> tuple[str, Terms]:
     pairs = rows * (out_w if shape == "tall" else _up(out_w, 2))
     runs = groups * pairs * n.get("runs", 1)
     plain, packed = (_STEPS[shape][pack] for pack in ("", traits["pack"]))
+    steps = runs * n["run"] // 2 * packed // plain
+    if traits["pack"] in _DIGITS:
+        steps += runs // groups * n["run"] // 2 * _TOTALS[shape] // 10
     terms = {
-        "step": runs * n["run"] // 2 * packed // plain,
+        "step": steps,
         "run": runs,
         "block": groups * pairs,
         "row": rows,

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Buffer, Expanded, KernelCall, Number, Table
-from binpoint.numeric.fixed import I8, U8
 from binpoint.numeric.planes import BLOCK, pack, planes
 from binpoint.options import CompileOptions
 from binpoint.plan.bill import bill
@@ -78,7 +77,7 @@ def codes_of(call: KernelCall, graph: Graph) -> Codes | None:
     if found is None or packing not in ("", "bytes"):
         return None
     array = found[0].array
-    if weights.elem in (I8, U8):
+    if weights.elem.dtype.itemsize == 1:
         values = array.reshape(-1).astype(np.int64)
     elif call.variant == "dsp":
         values = _pairs(array, apart=packing == "bytes")

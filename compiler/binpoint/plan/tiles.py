@@ -132,7 +132,8 @@ def _counts(call: KernelCall) -> Iterator[int]:
     """In how many slices the channels of a call can be unpacked."""
     yield 1
     traits, numbers = dict(call.traits), call.numbers
-    if call.stem not in ("conv", "dense") or "into" in traits or numbers.get("groups", 1) != 1:
+    whole = "into" in traits or traits.get("groups") or numbers.get("groups", 1) != 1
+    if call.stem not in ("conv", "dense") or whole:
         return
     channels = next(numbers[n] for n in _CHANNELS if n in numbers)
     for count in range(2, channels // _STEP + 1):

@@ -303,9 +303,11 @@ def _place(piece: Piece, argument: Buffer) -> str:
     storage = piece.program.storage[argument.value]
     match storage.place:
         case Place.INPUT:
-            return _start(storage.index, len(piece.program.inputs))
+            behind = f" + {argument.start}" if argument.start else ""
+            return _start(storage.index, len(piece.program.inputs)) + behind
         case Place.OUTPUT:
             return "to"
         case _:
             qualifier = "" if argument.written else "const "
-            return f"({qualifier}{ctype(argument.elem)} *)(void *)(arena + {storage.index})"
+            at = storage.index + argument.elem.dtype.itemsize * argument.start
+            return f"({qualifier}{ctype(argument.elem)} *)(void *)(arena + {at})"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from binpoint.ir.graph import Graph, Node, Value
+from binpoint.ir.graph import Graph, Node, Origin, Value
 from binpoint.numeric.fixed import TensorType
 from binpoint.ops.banded import Banded
 from binpoint.ops.halo import divisible, spatial, windowed
@@ -218,8 +218,10 @@ class Packing:
                 self._stage(made, step, names)
             elif touched:
                 for name in sorted(touched):
-                    self._unpack_for(made, step, name, names[name])
-        for name in names:
+                    self._unpack_for(made, step.nodes, name, names[name])
+        for name, source in names.items():
+            # Moves that no step has, as products do them by strides.
+            self._unpack_for(made, made.consumers(name), name, source)
             made.drop_value(name)
         return made
 
@@ -294,17 +296,20 @@ class Packing:
         node = Node(graph.fresh(f"{value.name}_unpack"), op, (source,), (value.name,))
         _ = graph.add(node, [replace(value, bounds=value.interval)])
 
-    def _unpack_for(self, graph: Graph, step: Step, name: str, source: str) -> None:
-        """Let a step read the whole map, unpacked for it alone."""
+    def _unpack_for(self, graph: Graph, nodes: Sequence[Node], name: str, source: str) -> None:
+        """Let those of the nodes that read a map read it whole, unpacked for them alone."""
+        readers = [node for node in nodes if name in node.inputs]
+        if not readers:
+            return
         value = graph.value(name)
         own = replace(value, name=graph.fresh(f"{name}_codes"), bounds=value.interval, source="")
         op = IntUnpack(self.digits[name], value.elem)
-        node = Node(graph.fresh(f"{name}_unpack"), op, (source,), (own.name,), step.origin)
+        origin = sum((reader.origin for reader in readers), Origin())
+        node = Node(graph.fresh(f"{name}_unpack"), op, (source,), (own.name,), origin)
         _ = graph.add(node, [own])
-        for reader in step.nodes:
+        for reader in readers:
             inputs = tuple(own.name if n == name else n for n in reader.inputs)
-            if inputs != reader.inputs:
-                graph.replace(replace(reader, inputs=inputs))
+            graph.replace(replace(reader, inputs=inputs))
 
 
 def _staged(step: Step) -> bool:

@@ -2,9 +2,9 @@
 
 Three tables: accuracy of the integers with every method and with activations of eight and six bits;
 the error of the outputs with and without the pass `reparameterize-norms`, activations and weights
-of as many bits; and accuracy and error of the integers by the width of residual sums. All integers
-are those of the C that ``binpoint compile`` writes for the host; cores compute the same. With
-``--write`` the tables become those of the page on methods.
+rounded to as many bits; and accuracy and error of the integers by the width of residual sums. The
+integers are those of the C that ``binpoint compile`` writes for the host; cores compute the same.
+With ``--write`` the tables become those of the page on methods.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from binpoint.ir.graph import Graph
 from binpoint.ops.methods import Method
 from binpoint.passes.base import Context
 from binpoint.passes.convert import real, stored_inputs
-from binpoint.passes.manager import run
+from binpoint.passes.manager import Pipeline, run
 from binpoint.passes.samples import Samples
-from binpoint.pipelines import choose
+from binpoint.pipelines import choose, mcu
 from binpoint.plan.arrange import arrange
+from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.reparameterize import ReparameterizeNorms
+from binpoint.quantize.simulate import Simulation
 from binpoint.sim.emitted import EmittedC
 from binpoint.sim.interface import Interface
 from binpoint.sim.source import run_source
@@ -88,13 +90,11 @@ class Case:
         runs = run_source(self.model, self.graph, self.scored)
         return np.stack([outputs[name].reshape(-1) for outputs in runs]).astype(np.float64)
 
-    def integers(self, options: CompileOptions, without: str | None = None) -> Reals:
-        """What the emitted C gives, as real numbers, of all the target's passes or all but one."""
+    def integers(self, options: CompileOptions) -> Reals:
+        """What the emitted C gives, as real numbers."""
         target = load_target(TARGET)
         assert isinstance(target, McuTarget)
-        passes = choose(None, target)
-        passes = passes if without is None else passes.without(without)
-        graph = run(passes, self.graph, Context(target, options, self.calibration))
+        graph = run(choose(None, target), self.graph, Context(target, options, self.calibration))
         program = arrange(graph, options, target)
         files = mcu_c.render(program, target, options).files
         emitted = EmittedC(Interface.of(program, options), files, target)
@@ -134,28 +134,38 @@ def lost(outputs: Reals, wanted: Reals) -> float:
     return float(np.square(outputs - wanted).sum() / np.square(wanted).sum())
 
 
+def rounded(case: Case, bits: int, passes: Pipeline) -> Reals:
+    """What the model gives with all values and weights rounded to their types of so many bits."""
+    options = CompileOptions(activation_bits=bits, weight_bits=bits)
+    typed = run(passes, case.graph, Context(load_target(TARGET), options, case.calibration))
+    simulation, (name, *_) = Simulation(typed, rounded=True), typed.outputs
+    runs = (simulation.outputs(x, frozenset({name}))[name] for x in case.scored.inputs())
+    return np.stack([y.reshape(-1) for y in runs]).astype(np.float64)
+
+
 def norms_table(
-    case: Case, draws: Sequence[Samples], told: Callable[[str], None]
+    model: Path, draws: Sequence[tuple[Samples, Samples]], told: Callable[[str], None]
 ) -> list[list[str]]:
     """A row for each width: errors before and after the pass, means over draws of images.
 
-    Each draw finds the ranges in turn. The change is that of the mean power, and its standard error
-    that of a ratio of means.
+    Of a draw the first images find the ranges, the others are scored. The change is that of the
+    mean power, and its standard error that of a ratio of means.
     """
     rows = [["bits", "draws", "samples", "before", "after", "power", "draws in which it fell"]]
-    wanted = case.floating()
-    for bits in reversed(WIDTHS):
-        options, powers = CompileOptions(activation_bits=bits, weight_bits=bits), list[Reals]()
-        for draw in draws:
-            drawn = replace(case, calibration=named(draw, case.graph))
-            found = (drawn.integers(options, skip) for skip in (ReparameterizeNorms.name, None))
-            powers.append(np.array([lost(outputs, wanted) for outputs in found]))
-            told(f"W{bits}A{bits}: {powers[-1].tolist()}")
+    cases = [Case.of(model, *draw) for draw in draws]
+    wanted = [case.floating() for case in cases]
+    whole = mcu().until(AssignTypes.name)
+    pipelines = whole.without(ReparameterizeNorms.name), whole
+    for bits in WIDTHS:
+        powers: list[list[float]] = []
+        for case, exact in zip(cases, wanted, strict=True):
+            powers.append([lost(rounded(case, bits, passes), exact) for passes in pipelines])
+            told(f"W{bits}A{bits}: {powers[-1]}")
         before, after = np.array(powers).T
         change = after.mean() / before.mean() - 1
         rest = (after - (1 + change) * before) / before.mean()
         error = np.std(rest, ddof=1) / np.sqrt(len(rest))
-        cells = [f"W{bits}A{bits}", str(len(draws)), str(len(wanted))]
+        cells = [f"W{bits}A{bits}", str(len(draws)), str(sum(map(len, wanted)))]
         cells += [f"{np.sqrt(power.mean()):.4f}" for power in (before, after)]
         falls = np.count_nonzero(after < before)
         rows.append([*cells, f"{change:+.1%} ± {error:.1%}", str(falls)])
@@ -179,7 +189,7 @@ def residuals_table(case: Case, told: Callable[[str], None]) -> list[list[str]]:
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--calibrate-with", default=100, show_default=True, help="Training images.")
 @click.option("--samples", "count", type=int, help="To score at most; by default all test images.")
-@click.option("--draws", "taken", default=10, show_default=True, help="Of training images.")
+@click.option("--draws", "taken", default=10, show_default=True, help="Of images, for `norms`.")
 @click.option("--only", type=click.Choice(TABLES), help="One of the tables.")
 @click.option(
     "--save", type=click.Path(path_type=Path), help="The samples, for `binpoint compile`."
@@ -196,6 +206,8 @@ def main(
 ) -> None:
     """Print the tables of MODELS of CIFAR-10, by default of those in the folder of real models."""
     train, test = cifar10(SHARED)
+    if taken * calibrate_with > train.count:
+        raise click.UsageError(f"there are {train.count} training images for {taken} draws")
     calibration = train.part(0, calibrate_with)
     scored = test if count is None else test.spread(count)
     if save is not None:
@@ -213,9 +225,15 @@ def main(
             case "accuracy":
                 tables[name] = accuracy_table(cases, told)
             case "norms":
-                starts = range(0, taken * calibrate_with, calibrate_with)
-                draws = [train.part(start, start + calibrate_with) for start in starts]
-                tables[name] = [row for case in floats for row in norms_table(case, draws, told)]
+                each = scored.count // taken
+                draws = [
+                    (
+                        train.part(i * calibrate_with, (i + 1) * calibrate_with),
+                        scored.part(i * each, (i + 1) * each),
+                    )
+                    for i in range(taken)
+                ]
+                tables[name] = [r for case in floats for r in norms_table(case.model, draws, told)]
             case _:
                 tables[name] = [row for case in floats for row in residuals_table(case, told)]
     for name, rows in tables.items():

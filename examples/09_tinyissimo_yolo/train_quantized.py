@@ -22,7 +22,7 @@ import torch
 from make_model import loss, targets
 from onnx import numpy_helper
 from scenes import scenes
-from torch import nn
+from torch import fx, nn
 
 from binpoint.training import Plan, calibrate, export, formats, learn, prepare
 
@@ -63,10 +63,22 @@ def _layer(held: dict[str, Any], name: str) -> nn.Module:
     return made
 
 
+def calibrated(plain: nn.Module, bits: int, x: Any) -> fx.GraphModule:
+    """The network in fixed point, of binary points of least squared error."""
+    net = prepare(plain, bits=bits, input_signed=False, output_bits=8)
+    calibrate(net, x[:CALIBRATION].split(64))
+    return net
+
+
 def criterion(output: Any, objects: Any) -> Any:
     """The loss of YOLO for rows of `scenes`."""
     owned, found = (torch.from_numpy(a) for a in targets(objects.numpy()))
     return loss(output, owned, found)
+
+
+def real(images: Any) -> Any:
+    """Images of `scenes` from 0 to 1, as the network takes them."""
+    return torch.from_numpy(images.astype(np.float32) / np.float32(255))
 
 
 def distance(output: Any, wanted: Any) -> Any:
@@ -94,10 +106,9 @@ def main(folder: Path, bits: int, epochs: int, count: int, rate: float, learn_fr
     """Calibrate and write, train and write."""
     folder.mkdir(parents=True, exist_ok=True)
     images, objects = scenes(SEED, max(count, CALIBRATION))
-    x = torch.from_numpy(images.astype(np.float32) / np.float32(255))
+    x = real(images)
     plain = floating(FOLDER / "yolo.onnx")
-    net = prepare(plain, bits=bits, input_signed=False, output_bits=8)
-    calibrate(net, x[:CALIBRATION].split(64))
+    net = calibrated(plain, bits, x)
     export(net, x[:1], folder / f"ptq{bits}.onnx")
     x = x[:count]
     y = taught(plain, x) if learn_from == "float" else torch.from_numpy(objects[:count])

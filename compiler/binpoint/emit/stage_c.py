@@ -7,18 +7,18 @@ pieces differ - sizes, padding, offsets - come from a table with a row for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from binpoint.emit.calls import formulas, parameter, title, wrapped
+from binpoint.emit.calls import formulas, parameter, statement, title
 from binpoint.emit.environment import c_int, comment, ctype
-from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, Number, Table
+from binpoint.ir.kernel import Argument, Buffer, Expanded, Number, Table
 from binpoint.numeric.fixed import I32
 from binpoint.numeric.interval import Interval
 from binpoint.plan.fuse import Step
-from binpoint.plan.program import Piece, Place, Program
+from binpoint.plan.program import Piece, Place, Program, constant_of
 
+_COUNTS = "How many outliers are in what a patch reads."
 _WORD = Interval.of_type(I32)
 
 
@@ -50,12 +50,24 @@ class PasteView:
 
 @dataclass(frozen=True, slots=True)
 class PieceView:
-    """The calls of a piece, in order."""
+    """The calls of a piece, in order; `target` is the C type of its result."""
 
     function: str
     title: str
+    target: str
     calls: tuple[str, ...]
     paste: PasteView | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceView:
+    """Patches of one of two pieces: the functions of the test, and with more outliers than not."""
+
+    function: str
+    test: str
+    limit: int
+    above: str
+    below: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +81,17 @@ class SourceView:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """All of a stage as the template sees it; a patch is piece, sources and target."""
+    """All of a stage as the template sees it.
+
+    A patch is the index of its function in `entries`, sources and target.
+    """
 
     sources: tuple[SourceView, ...]
     target: str
     calls: tuple[CallView, ...]
     pieces: tuple[PieceView, ...]
+    choices: tuple[ChoiceView, ...]
+    entries: tuple[str, ...]
     patches: tuple[tuple[int, ...], ...]
     arena: str
 
@@ -109,21 +126,29 @@ class _Group:
 def stage_view(program: Program, step: Step, function: str) -> StageView:
     """The code of the stage that `step` is, in functions named after `function`."""
     stage = program.stages[step.name]
-    groups = _groups(program, stage.pieces, function)
+    groups = _groups(program, stage.programs, function)
     buffers = [a for a in step.call.arguments if isinstance(a, Buffer)]
     sources = tuple(
         SourceView(a.name, _start(i, len(buffers) - 1), ctype(a.elem))
         for i, a in enumerate(buffers[:-1])
     )
     calls = {group.function: _call_view(program, group) for group in groups.values()}
-    pieces = [
-        _piece_view(index, piece, groups, program, function)
-        for index, piece in enumerate(stage.pieces)
-    ]
+    names = [f"{function}_piece_{i}" for i in range(len(stage.pieces))]
+    tests = [f"{function}_test_{i}" for i in range(len(stage.tests))]
+    named = zip((*names, *tests), stage.programs, strict=True)
+    views = [_piece_view(i, p, groups, program, name) for i, (name, p) in enumerate(named)]
+    counting = (replace(view, title=_COUNTS) for view in views[len(names) :])
+    pieces = (*views[: len(names)], *counting)
+    choices = tuple(
+        ChoiceView(f"{function}_choice_{i}", tests[c.test], c.limit, names[c.above], names[c.below])
+        for i, c in enumerate(stage.choices)
+    )
+    entries = tuple(choice.function for choice in choices) or tuple(names)
     patches = tuple((p.piece, *p.sources, p.target) for p in stage.patches)
     arena = "scratch" if stage.bytes else "NULL"
     target = ctype(buffers[-1].elem)
-    return StageView(sources, target, tuple(calls.values()), tuple(pieces), patches, arena)
+    made = tuple(calls.values())
+    return StageView(sources, target, made, pieces, choices, entries, patches, arena)
 
 
 def _start(index: int, count: int) -> str:
@@ -157,16 +182,16 @@ def _groups(
 def _key(program: Program, graph: Graph, step: Step) -> tuple[object, ...]:
     """What calls that share a function have in common: all but 32-bit numbers and places."""
     parts = tuple(_same(program, graph, a) for a in step.call.all_arguments)
-    return (step.name, step.call.symbol, bool(step.call.scratch), parts)
+    return (step.name, step.call.symbol, bool(step.call.memory), parts)
 
 
 def _same(program: Program, graph: Graph, argument: Argument) -> object:
     match argument:
         case Number(name=name, kind=kind):
             return (name, argument.value if _held(argument) else kind)
-        case Table() | Buffer():
-            array = _constant(graph, argument)
-            where = "" if array is None else program.constant_like(array, argument.elem).name
+        case Table() | Buffer() | Expanded():
+            array = constant_of(graph, argument)
+            where = "" if array is None else program.constant_like(*array).name
             return (argument.name, where, str(argument.elem))
 
 
@@ -175,10 +200,6 @@ def _held(number: Number) -> bool:
     return number.kind not in ("int32_t", "uint32_t") or not _WORD.contains(
         Interval(number.value, number.value)
     )
-
-
-def _constant(graph: Graph, argument: Buffer | Table) -> Constant | None:
-    return argument.array if isinstance(argument, Table) else graph.value(argument.value).constant
 
 
 def _numbers(step: Step) -> list[Number]:
@@ -205,16 +226,15 @@ def _call_view(program: Program, group: _Group) -> CallView:
                     words.append(c_int(argument.value, kind))
                 numbers += 1
             case _:
-                array = _constant(group.graph, argument)
+                array = constant_of(group.graph, argument)
                 words.append(
                     argument.name
                     if array is None
-                    else f"{program.name}_{program.constant_like(array, argument.elem).name}"
+                    else f"{program.name}_{program.constant_like(*array).name}"
                 )
     parameters = [parameter(a) for a in _moving(group.graph, step)]
-    if step.call.scratch:
+    if step.call.memory:
         parameters.append("uint8_t *scratch")
-        words.append("scratch")
     if varying:
         parameters.append("const int32_t *n")
     return CallView(
@@ -222,7 +242,7 @@ def _call_view(program: Program, group: _Group) -> CallView:
         title=title(step),
         lines=tuple(comment(line) for line in formulas(step)),
         parameters=", ".join(parameters),
-        call=wrapped(f"{step.call.symbol}({', '.join(words)})", 8),
+        call=statement(step.call, words),
         table=f"{group.function}_numbers",
         rows=rows if varying else (),
         width=len(varying),
@@ -241,15 +261,16 @@ def _piece_view(
     for step in _coded(piece):
         group = groups[_key(program, graph, step)]
         words = [_place(piece, a) for a in _moving(graph, step)]
-        if step.call.scratch:
+        if step.call.memory:
             words.append(f"arena + {piece.program.scratch[step.name]}")
         if group.varying:
             words.append(f"{group.function}_numbers[{group.row_of(index)}]")
         calls.append(f"{group.function}({', '.join(words)})")
-    shapes = [graph.value(name).shape for name in (graph.inputs[0], graph.outputs[0])]
+    (start, *_), (end,) = graph.inputs, (graph.value(name) for name in graph.outputs)
     return PieceView(
-        f"{function}_piece_{index}",
-        f"{list(shapes[0])} to {list(shapes[1])}",
+        function,
+        f"Patches from {list(graph.value(start).shape)} to {list(end.shape)}.",
+        ctype(end.elem.storage),
         tuple(calls),
         _paste_view(piece),
     )
@@ -264,7 +285,7 @@ def _paste_view(piece: Piece) -> PasteView | None:
     words = [
         {"x": "source", "y": "to"}[a.name] if isinstance(a, Buffer) else c_int(a.value, a.kind)
         for a in paste.copy.call.all_arguments
-        if not isinstance(a, Table)
+        if not isinstance(a, Table | Expanded)
     ]
     kind = ctype(value.elem.storage)
     return PasteView(

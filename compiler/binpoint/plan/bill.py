@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import KernelCall, Work
@@ -23,6 +24,13 @@ _MATRIX = ("conv", "dense")
 _LANES = 4
 _VECTOR = 16
 _PAIRED_ROWS = {"wide": 4, "tall": 8}
+_STEPS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "wide": {"": 14, "bytes": 18, "n4": 14, "n2": 15},
+        "tall": {"": 15, "bytes": 21, "n4": 16, "n2": 17},
+    }
+)
+"""Instructions of a step by the shape of the block and the packing of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +111,19 @@ def _pairs(call: KernelCall, n: Mapping[str, int]) -> tuple[str, Terms]:
     out_h, out_w = n.get("out_h", 1), n.get("out_w", n.get("rows", 1))
     if traits.get("pairs") == "across":
         out_h, out_w = out_w, out_h
-    rows = n.get("batches", 1) * out_h
+    # Windows of each phase of a dilated row are pairs by themselves.
+    phases = n.get("phases", 1)
+    out_w = _up(out_w, phases)
+    rows = n.get("batches", 1) * out_h * phases
     pairs = rows * (out_w if shape == "tall" else _up(out_w, 2))
     runs = groups * pairs * n.get("runs", 1)
-    step = "byte_step" if traits["pack"] else "step"
-    terms = {step: runs * n["run"] // 2, "run": runs, "block": groups * pairs, "row": rows}
+    plain, packed = (_STEPS[shape][pack] for pack in ("", traits["pack"]))
+    terms = {
+        "step": runs * n["run"] // 2 * packed // plain,
+        "run": runs,
+        "block": groups * pairs,
+        "row": rows,
+    }
     terms["widened"] = _widened(n, layout, int(traits.get("depth", "d1")[1:]))
     terms["sum"] = n["channels"] * rows * out_w if traits["store"] == "sums" else 0
     return layout or shape, {term: parts * count for term, count in terms.items()}
@@ -118,7 +134,8 @@ def _widened(n: Mapping[str, int], layout: str, depth: int) -> int:
         case "columns":
             return n["batches"] * n["out_h"] * n["kernel_h"] * n["width"] * depth
         case "rows":
-            return n["batches"] * n["in_h"] * n["parts"] * n["part"]
+            parts = n["parts"] if "parts" in n else n["in_w"]
+            return n["batches"] * n["in_h"] * parts * n["part"]
         case "pieces":
             return n["batches"] * n["line"]
         case _:

@@ -28,6 +28,7 @@ from binpoint.plan.variants import (
     mve_matmul,
     mve_matrix,
     mve_rows,
+    outliers,
     recurrent,
     shifts,
 )
@@ -44,6 +45,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_maps.maximum),
     ("mve", mve_maps.lookup),
     ("mve", mve_maps.copy),
+    ("mve", outliers.mve),
     ("mve", mve_matmul.matmul),
     ("mve", mve_rows.layernorm),
     ("mve", mve_rows.softmax),
@@ -58,6 +60,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.total),
     ("dsp", dsp_elements.concat),
     ("dsp", dsp_elements.copy),
+    ("dsp", outliers.dsp),
     ("dsp", dsp_elements.packed),
     ("dsp", dsp_matmul.matmul),
     ("dsp", dsp_rows.layernorm),
@@ -87,7 +90,7 @@ def choose(
     """
     if options.multipliers == "none":
         return tuple(shifts.bare(step, graph) for step in steps)
-    price = target.price or _EVEN
+    price = price_of(target)
     found: list[Step] = []
     for step in steps:
         made = offers(step, graph, target, options)
@@ -99,6 +102,21 @@ def choose(
         known = cost if target.price is not None else None
         found.append(step if step.alias else replace(best, modelled=known))
     return tuple(found)
+
+
+def without_digits(
+    step: Step, graph: Graph, target: McuTarget, options: CompileOptions
+) -> Step | None:
+    """The step, not chosen yet, by the kernel that has digits of its weights, but with bytes."""
+    made = dsp_matrix.matrix(step, graph, options, digits=False)
+    if made is None or target.price is None:
+        return made
+    return replace(made, modelled=bill(made, graph).modelled(target.price))
+
+
+def price_of(target: McuTarget) -> Price:
+    """The target's prices; without any every instruction is as dear."""
+    return target.price or _EVEN
 
 
 def offers(step: Step, graph: Graph, target: McuTarget, options: CompileOptions) -> list[Step]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
-from binpoint.ir.kernel import Buffer, Table
+from binpoint.ir.kernel import Buffer, Expanded, Table
 from binpoint.numeric.fixed import IntType
 from binpoint.ops.packed import IntPack, IntUnpack
 from binpoint.plan.detector import Detector
@@ -117,16 +117,41 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Patches that one of two pieces computes, by what they read.
+
+    Attributes:
+        test: the index of what counts outliers in what a patch reads.
+        limit: the patch is the piece `above` with more of them, `below` with at most so many.
+    """
+
+    test: int
+    limit: int
+    above: int
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
-    """A loop over patches, and the pieces that compute them."""
+    """A loop over patches, and the pieces that compute them.
+
+    Where there are choices, those are the pieces of `patches`; `tests` are what they count by.
+    """
 
     pieces: tuple[Piece, ...]
     patches: tuple[PatchCall, ...]
+    tests: tuple[Piece, ...] = ()
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def programs(self) -> tuple[Piece, ...]:
+        """The pieces, and the tests."""
+        return (*self.pieces, *self.tests)
 
     @property
     def bytes(self) -> int:
-        """Scratch memory."""
-        return max(piece.program.arena_bytes for piece in self.pieces)
+        """Scratch memory: what the piece that needs most does, whichever are chosen."""
+        return max(piece.program.arena_bytes for piece in self.programs)
 
     @property
     def kernel(self) -> str | None:
@@ -141,10 +166,15 @@ class Stage:
 
     @property
     def planned_cycles(self) -> int | None:
-        """What all patches are modelled to take; None without prices."""
-        each = [piece.planned_cycles for piece in self.pieces]
-        cycles = [each[patch.piece] for patch in self.patches]
-        return None if None in cycles else sum(n for n in cycles if n is not None)
+        """What all patches are modelled to take, in the dearer piece; None without prices."""
+        each = [piece.planned_cycles for piece in self.programs]
+        known = [n for n in each if n is not None]
+        if len(known) < len(each):
+            return None
+        tests = known[len(self.pieces) :]
+        pairs = [(tests[c.test], max(known[c.above], known[c.below])) for c in self.choices]
+        costs = [sum(pair) for pair in pairs] or known
+        return sum(costs[patch.piece] for patch in self.patches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +245,11 @@ class Program:
             total += cycles
         return total
 
-    def constant_of(self, argument: Buffer | Table) -> ConstantArray:
-        """The array that an argument points to."""
-        if isinstance(argument, Table):
-            return self.constant_like(argument.array, argument.elem)
-        return self.constants[self.storage[argument.value].index]
+    def constant_of(self, argument: Buffer | Table | Expanded) -> ConstantArray:
+        """The array that an argument points to, or is unpacked from."""
+        if isinstance(argument, Buffer):
+            return self.constants[self.storage[argument.value].index]
+        return self.constant_like(argument.array, stored(argument))
 
     def constant_like(self, array: Constant, elem: IntType) -> ConstantArray:
         """The array of this content."""
@@ -228,6 +258,19 @@ class Program:
     def calls(self) -> Iterator[tuple[Graph, Step]]:
         """All steps with code, those of stages in place of the stage, and the graph of each."""
         return calls_of(self.graph, self.steps, self.stages)
+
+
+def stored(argument: Buffer | Table | Expanded) -> IntType:
+    """What an argument's array has as elements where it is constant."""
+    return argument.stored if isinstance(argument, Expanded) else argument.elem
+
+
+def constant_of(
+    graph: Graph, argument: Buffer | Table | Expanded
+) -> tuple[Constant, IntType] | None:
+    """The constant array that an argument points to, or is unpacked from, and its elements."""
+    array = graph.value(argument.value).constant if isinstance(argument, Buffer) else argument.array
+    return None if array is None else (array, stored(argument))
 
 
 def calls_of(
@@ -240,7 +283,7 @@ def calls_of(
             if not step.alias:
                 yield graph, step
             continue
-        for piece in stage.pieces:
+        for piece in stage.programs:
             yield from piece.program.calls()
             if piece.paste is not None:
                 yield piece.paste.graph, piece.paste.copy

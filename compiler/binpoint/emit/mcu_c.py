@@ -314,7 +314,8 @@ def _place(program: Program, argument: Buffer) -> str:
     """Where a value is, as an expression in the run function."""
     storage: Storage = program.storage[argument.value]
     kind = ctype(argument.elem)
-    elements = storage.within // argument.elem.dtype.itemsize
+    size = argument.elem.dtype.itemsize
+    elements = storage.within // size + argument.start
     behind = f" + {elements}" if elements else ""
     match storage.place:
         case Place.INPUT:
@@ -323,4 +324,5 @@ def _place(program: Program, argument: Buffer) -> str:
             return _parameter_of(program.outputs[storage.index], storage.place) + behind
         case _:
             qualifier = "" if argument.written else "const "
-            return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"
+            at = storage.index + size * argument.start
+            return f"({qualifier}{kind} *)(void *)(arena + {at})"

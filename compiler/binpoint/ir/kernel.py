@@ -15,12 +15,16 @@ from binpoint.numeric.planes import BLOCK
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A pointer to a value of the graph: an activation in the arena, or a constant."""
+    """A pointer to a value of the graph: an activation in the arena, or a constant.
+
+    It points to the element `start` of an activation.
+    """
 
     name: str
     value: str
     elem: IntType
     written: bool = False
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from binpoint.plan.program import (
 )
 from binpoint.plan.schedule import Schedule, schedule
 from binpoint.plan.stage import stage_of
+from binpoint.plan.strides import ways
 from binpoint.plan.tiles import Chooser, with_tiles
 from binpoint.plan.views import Views, bytes_of, placed, whole
 from binpoint.target import McuTarget
@@ -53,7 +54,20 @@ def arrange(
     `arena_bound` is a lower bound of the arena over every order and placement. `inside` are inputs
     and outputs that lie in the arena, by default as the options tell.
     """
-    fused = fuse(graph)
+    programs = (
+        _arranged(steps, graph, options, target, inside) for steps in ways(fuse(graph), graph)
+    )
+    return min(programs, key=lambda program: program.arena_bytes)
+
+
+def _arranged(
+    fused: tuple[Step, ...],
+    graph: Graph,
+    options: CompileOptions,
+    target: McuTarget | None,
+    inside: Sequence[str] | None,
+) -> Program:
+    """The same of these steps."""
     chosen = fused if target is None else choose(fused, graph, target, options)
     steps = chosen if target is None else joined(chosen, graph)
     found = ((s.name, stage_of(s, graph, options, target, arrange)) for s in steps)

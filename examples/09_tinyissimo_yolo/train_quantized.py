@@ -22,9 +22,9 @@ import torch
 from make_model import loss, targets
 from onnx import numpy_helper
 from scenes import scenes
-from torch import nn
+from torch import fx, nn
 
-from binpoint.training import Plan, calibrate, export, formats, learn, prepare
+from binpoint.training import Plan, Rounding, calibrate, export, formats, learn, prepare
 
 FOLDER = Path(__file__).resolve().parent
 SEED, CALIBRATION = 5, 256
@@ -63,10 +63,24 @@ def _layer(held: dict[str, Any], name: str) -> nn.Module:
     return made
 
 
+def calibrated(
+    plain: nn.Module, bits: int, x: Any, rounding: str = Rounding.HALF_EVEN
+) -> fx.GraphModule:
+    """The network in fixed point, of binary points of least squared error."""
+    net = prepare(plain, bits=bits, input_signed=False, output_bits=8, rounding=rounding)
+    calibrate(net, x[:CALIBRATION].split(64))
+    return net
+
+
 def criterion(output: Any, objects: Any) -> Any:
     """The loss of YOLO for rows of `scenes`."""
     owned, found = (torch.from_numpy(a) for a in targets(objects.numpy()))
     return loss(output, owned, found)
+
+
+def real(images: Any) -> Any:
+    """Images of `scenes` from 0 to 1, as the network takes them."""
+    return torch.from_numpy(images.astype(np.float32) / np.float32(255))
 
 
 def distance(output: Any, wanted: Any) -> Any:
@@ -84,20 +98,28 @@ def taught(net: nn.Module, x: Any) -> Any:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--bits", default=4, show_default=True, help="Of weights and of maps.")
 @click.option("--epochs", default=2, show_default=True)
-@click.option("--count", "--scenes", default=4800, show_default=True, help="To train on.")
+@click.option("--scenes", "count", default=4800, show_default=True, help="To train on.")
 @click.option("--rate", default=3e-4, show_default=True, help="Of weights, at the most.")
 @click.option(
     "--learn-from", type=click.Choice(["float", "objects"]), default="float", show_default=True,
     help="The float network's cells, or the objects drawn.",
 )  # fmt: skip
-def main(folder: Path, bits: int, epochs: int, count: int, rate: float, learn_from: str) -> None:
+@click.option(
+    "--rounding",
+    type=click.Choice([r.value for r in Rounding]),
+    default=Rounding.HALF_EVEN.value,
+    show_default=True,
+    help="Of all but inputs.",
+)
+def main(
+    folder: Path, bits: int, epochs: int, count: int, rate: float, learn_from: str, rounding: str
+) -> None:
     """Calibrate and write, train and write."""
     folder.mkdir(parents=True, exist_ok=True)
     images, objects = scenes(SEED, max(count, CALIBRATION))
-    x = torch.from_numpy(images.astype(np.float32) / np.float32(255))
+    x = real(images)
     plain = floating(FOLDER / "yolo.onnx")
-    net = prepare(plain, bits=bits, input_signed=False, output_bits=8)
-    calibrate(net, x[:CALIBRATION].split(64))
+    net = calibrated(plain, bits, x, rounding)
     export(net, x[:1], folder / f"ptq{bits}.onnx")
     x = x[:count]
     y = taught(plain, x) if learn_from == "float" else torch.from_numpy(objects[:count])

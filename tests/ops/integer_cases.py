@@ -423,7 +423,7 @@ def in_place(s: Sketch) -> Value:
 
 def _digits(s: Sketch) -> Digits:
     """Of pixels that fill whole words of bytes, or not."""
-    return Digits(s.pick(1, 2, 4), s.pick(True, False), s.pick(1, 3, 5, 8, 32, 48))
+    return Digits(s.number(1, 6), s.pick(True, False), s.pick(1, 3, 5, 8, 32, 45, 48))
 
 
 def pack(s: Sketch) -> Value:
@@ -435,8 +435,8 @@ def pack(s: Sketch) -> Value:
 
 def unpack(s: Sketch) -> Value:
     digits = _digits(s)
-    kind = FixedType.per_tensor(IntType(s.pick(4, 8), digits.signed), Dyadic(1, -3))
-    return s.add(IntUnpack(digits, kind), s.input((*s.shape(2), digits.plane), PACKED))
+    kind = FixedType.per_tensor(IntType(s.pick(6, 8), digits.signed), Dyadic(1, -3))
+    return s.add(IntUnpack(digits, kind), s.input((*s.shape(2), digits.pixel), PACKED))
 
 
 CASES: tuple[Case, ...] = (

@@ -42,11 +42,11 @@ from tests.ops.test_patched import Maps, net, patched
 
 _OPTIONS = CompileOptions(name="packed")
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-_NARROW = tuple(IntType(width, signed) for width in (2, 4) for signed in (False, True))
+_NARROW = tuple(IntType(width, signed) for width in range(2, 7) for signed in (False, True))
 
 
 class NarrowMaps(Maps):
-    """Maps of two and four bits, of which some fill words and some leave bytes half empty."""
+    """Maps of two to six bits, of which some fill words and some leave bytes half empty."""
 
     storages: ClassVar[tuple[IntType, ...]] = (*_NARROW, IntType(1, signed=False))
     few: ClassVar[tuple[int, ...]] = (1, 3, 5, 8, 12, 16)

@@ -3,6 +3,9 @@
 A pixel's channels lie in ``B = ceil(C / (8 / bits))`` bytes. Digit d of byte j, from the low bits
 on, is channel ``d * B + j``: so that four neighbouring bytes hold, digit by digit, four
 neighbouring channels, and a word is unpacked by a mask and a shift for every four codes.
+
+Codes of three, five and six bits have two such fields one after the other: their low bits, two or
+four, and the one or two bits above.
 """
 
 from __future__ import annotations
@@ -23,9 +26,37 @@ from binpoint.numeric.fixed import U8, FixedType, TensorType
 from binpoint.numeric.interval import Interval
 
 _BYTE = 8
-_WIDTHS = (1, 2, 4)
+_FIELDS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2)}
+"""Bits of the fields of codes, the low ones first; of seven bits a byte is as good."""
 PACKED = FixedType.per_tensor(U8, Dyadic.one())
 """The type of a packed map's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Some bits of all codes of a pixel, as digits of bytes.
+
+    Attributes:
+        bits: of a digit: 1, 2 or 4.
+        shift: the lowest of them in a code.
+        start: the first of the pixel's bytes that has such digits.
+        plane: how many bytes have them.
+    """
+
+    bits: int
+    shift: int
+    start: int
+    plane: int
+
+    @property
+    def per_byte(self) -> int:
+        """Digits in a byte."""
+        return _BYTE // self.bits
+
+    @property
+    def mask(self) -> int:
+        """The bits of a digit."""
+        return (1 << self.bits) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +64,7 @@ class Digits:
     """How the codes of a map lie in bytes.
 
     Attributes:
-        bits: of a code: 1, 2 or 4.
+        bits: of a code: 1 to 6.
         signed: whether the codes are in two's complement.
         channels: of a pixel.
     """
@@ -45,48 +76,76 @@ class Digits:
     @classmethod
     def of(cls, value: Value) -> Digits | None:
         """The fewest bits that hold the range of a map, if its type holds all such digits."""
-        kind = value.interval.int_type()
-        width = next((w for w in _WIDTHS if w >= kind.width), None)
-        if width is None or not value.shape:
+        if not value.shape:
             return None
-        found = cls(width, kind.signed, value.shape[-1])
-        # Digits of four bits may be no codes of a type of three.
-        fits = Interval.of_type(value.elem.storage).contains(found.interval)
-        return found if fits else None
+        for kind in (value.interval.int_type(), value.elem.storage):
+            found = cls(kind.width, kind.signed, value.shape[-1])
+            # Two's complement of as many bits may be no codes of a type without a sign.
+            if kind.width in _FIELDS and Interval.of_type(value.elem.storage).contains(
+                found.interval
+            ):
+                return found
+        return None
+
+    @property
+    def fields(self) -> tuple[Bits, ...]:
+        """The low bits, and what is above them."""
+        found: list[Bits] = []
+        shift, start = 0, 0
+        for bits in _FIELDS[self.bits]:
+            plane = -(-self.channels // (_BYTE // bits))
+            found.append(Bits(bits, shift, start, plane))
+            shift, start = shift + bits, start + plane
+        return tuple(found)
+
+    @property
+    def single(self) -> bool:
+        """Whether a code is one digit."""
+        return len(self.fields) == 1
 
     @property
     def per_byte(self) -> int:
-        """Codes in a byte."""
-        return _BYTE // self.bits
+        """Digits in a byte of the low bits."""
+        return self.fields[0].per_byte
 
     @property
     def plane(self) -> int:
-        """Bytes of a pixel, and channels of a digit."""
-        return -(-self.channels // self.per_byte)
+        """Bytes of a pixel that have the low bits, and channels of a digit."""
+        return self.fields[0].plane
+
+    @property
+    def pixel(self) -> int:
+        """Bytes of a pixel."""
+        return sum(field.plane for field in self.fields)
 
     @property
     def whole(self) -> bool:
         """Whether every byte is full."""
-        return self.plane * self.per_byte == self.channels
+        return all(f.plane * f.per_byte == self.channels for f in self.fields)
 
     @property
-    def mask(self) -> int:
-        """The bits of a digit."""
-        return (1 << self.bits) - 1
+    def words(self) -> bool:
+        """Whether a code is one digit, and every word of four bytes of a pixel is full."""
+        return self.single and self.whole and self.plane % 4 == 0
+
+    @property
+    def least(self) -> int:
+        """The fewest channels that are a digit of the same place in bytes."""
+        return min((self.channels - 1) % f.plane + 1 for f in self.fields)
 
     @property
     def offset(self) -> int:
-        """What is added to a code so that its digit's order is the code's."""
+        """What is added to a code so that its digits' order is the code's."""
         return 1 << (self.bits - 1) if self.signed else 0
 
     @property
     def interval(self) -> Interval:
         """All codes."""
-        return Interval(-self.offset, self.mask - self.offset)
+        return Interval(-self.offset, (1 << self.bits) - 1 - self.offset)
 
     def packed(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the bytes of a map of this shape."""
-        return (*shape[:-1], self.plane)
+        return (*shape[:-1], self.pixel)
 
     def unpacked(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the map in bytes of this shape."""
@@ -103,9 +162,9 @@ class Digits:
             Buffer("y", y.name, y.elem.storage, written=True),
             Number("pixels", math.prod(x.shape[:-1])),
             Number("channels", self.channels),
-            Number("plane", self.plane),
+            *(Number(n, f.plane) for n, f in zip(("plane", "above"), self.fields, strict=False)),
         )
-        traits = (("digits", self.name), ("whole", "whole" if self.whole else ""))
+        traits = (("digits", self.name), ("whole", "whole" if self.whole and self.single else ""))
         return KernelCall(stem, arguments, traits, formula=formula)
 
     @property
@@ -114,9 +173,14 @@ class Digits:
         return f"{'s' if self.signed else 'u'}{self.bits}"
 
 
+def map_bytes(shape: Sequence[int], bits: int) -> int:
+    """What a map ``[…, C]`` of codes of so many bits takes in memory where it is packed."""
+    return Digits(bits, False, shape[-1]).bytes(shape) if bits in _FIELDS else math.prod(shape)
+
+
 @dataclass(frozen=True, slots=True)
 class IntPack(IntegerOp):
-    """byte[j] = Σ_d (x[d·B + j] mod 2^bits) · 2^(bits·d), for each pixel."""
+    """byte[j] = Σ_d (x[d·B + j] mod 2^bits) · 2^(bits·d), for each pixel and field of its codes."""
 
     stem: ClassVar[str] = "pack"
 
@@ -135,13 +199,8 @@ class IntPack(IntegerOp):
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
-        d = self.digits
         (x,) = inputs
-        full = np.zeros((*x.shape[:-1], d.per_byte * d.plane), np.int64)
-        full[..., : d.channels] = x & d.mask
-        digits = full.reshape(*x.shape[:-1], d.per_byte, d.plane)
-        weights = 1 << (d.bits * np.arange(d.per_byte, dtype=np.int64))
-        return ((digits * weights[:, None]).sum(axis=-2),)
+        return (np.concatenate([_packed(x, f) for f in self.digits.fields], axis=-1),)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
         """A weighted sum of slices; negative codes are moved up by a digit's range."""
@@ -150,16 +209,20 @@ class IntPack(IntegerOp):
         if d.signed:
             above = w.add(x, w.const(1 << d.bits))
             x = w.select(x, "Less", w.const(0), above, x)
-            x = Tensor(x.name, x.shape, Interval(0, d.mask))
-        missing = d.per_byte * d.plane - d.channels
-        none = (0,) * (len(x.shape) - 1)
-        x = w.pad(x, (*none, 0), (*none, missing), 0)
-        total = w.const(0)
-        for digit in range(d.per_byte):
-            places = np.arange(d.plane, dtype=np.int64) + digit * d.plane
-            part = w.take(x, places, len(x.shape) - 1)
-            total = w.add(total, w.mul(part, w.const(1 << (d.bits * digit))))
-        return (total,)
+            x = Tensor(x.name, x.shape, Interval(0, (1 << d.bits) - 1))
+        axis = len(x.shape) - 1
+        fields: list[Tensor] = []
+        for field in d.fields:
+            digits = x if d.single else _bits(w, x, field.shift, field.bits)
+            missing = field.per_byte * field.plane - d.channels
+            digits = w.pad(digits, (0,) * (axis + 1), (*(0,) * axis, missing), 0)
+            total = w.const(0)
+            for digit in range(field.per_byte):
+                places = np.arange(field.plane, dtype=np.int64) + digit * field.plane
+                part = w.take(digits, places, axis)
+                total = w.add(total, w.mul(part, w.const(1 << (field.bits * digit))))
+            fields.append(total)
+        return (fields[0] if d.single else w.concat(fields, axis),)
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Byte by byte."""
@@ -169,6 +232,22 @@ class IntPack(IntegerOp):
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """A load for each code, a store for each byte."""
         return Work(loads=inputs[0].type.size, stores=outputs[0].type.size)
+
+
+def _packed(x: IntArray, field: Bits) -> IntArray:
+    """The bytes ``[…, plane]`` of some bits of codes ``[…, channels]``."""
+    full = np.zeros((*x.shape[:-1], field.per_byte * field.plane), np.int64)
+    full[..., : x.shape[-1]] = (x >> field.shift) & field.mask
+    digits = full.reshape(*x.shape[:-1], field.per_byte, field.plane)
+    weights = 1 << (field.bits * np.arange(field.per_byte, dtype=np.int64))
+    return (digits * weights[:, None]).sum(axis=-2)
+
+
+def _bits(w: OnnxWriter, x: Tensor, shift: int, bits: int) -> Tensor:
+    """Bits of numbers of no less than zero: a quotient, less what it has of higher bits."""
+    upper, here = w.floor_shift(x, shift + bits), w.floor_shift(x, shift)
+    found = w.sub(here, w.mul(upper, w.const(1 << bits)))
+    return Tensor(found.name, found.shape, Interval(0, (1 << bits) - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +262,7 @@ class IntUnpack(IntegerOp):
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The map of these bytes."""
         (x,) = inputs
-        assert x.shape[-1] == self.digits.plane, "a pixel has other bytes"
+        assert x.shape[-1] == self.digits.pixel, "a pixel has other bytes"
         storage = Interval.of_type(self.result.storage)
         assert storage.contains(self.digits.interval), "digits do not fit the type of the codes"
         return (TensorType(self.digits.unpacked(x.shape), self.result),)
@@ -195,23 +274,29 @@ class IntUnpack(IntegerOp):
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition."""
         d = self.digits
-        shifts = d.bits * np.arange(d.per_byte, dtype=np.int64)
-        digits = (inputs[0][..., None, :] >> shifts[:, None]) & d.mask
-        flat = digits.reshape(*inputs[0].shape[:-1], d.per_byte * d.plane)
-        return (((flat[..., : d.channels] ^ d.offset) - d.offset),)
+        (x,) = inputs
+        code = np.zeros(d.unpacked(x.shape), np.int64)
+        for field in d.fields:
+            bytes_ = x[..., None, field.start : field.start + field.plane]
+            shifts = field.bits * np.arange(field.per_byte, dtype=np.int64)
+            digits = ((bytes_ >> shifts[:, None]) & field.mask).reshape(*x.shape[:-1], -1)
+            code |= digits[..., : d.channels] << field.shift
+        return ((code ^ d.offset) - d.offset,)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Quotients by powers of two, what they have of higher digits taken away."""
+        """Sums of the bits of each field."""
         d = self.digits
         (x,) = inputs
-        parts: list[Tensor] = []
-        for digit in range(d.per_byte):
-            upper = w.floor_shift(x, d.bits * (digit + 1))
-            here = w.floor_shift(x, d.bits * digit)
-            code = w.sub(here, w.mul(upper, w.const(1 << d.bits)))
-            parts.append(Tensor(code.name, code.shape, Interval(0, d.mask)))
         axis = len(x.shape) - 1
-        whole = w.take(w.concat(parts, axis), np.arange(d.channels, dtype=np.int64), axis)
+        channels = np.arange(d.channels, dtype=np.int64)
+        whole = w.const(0)
+        for field in d.fields:
+            places = np.arange(field.start, field.start + field.plane, dtype=np.int64)
+            bytes_ = x if d.single else w.take(x, places, axis)
+            parts = [_bits(w, bytes_, n * field.bits, field.bits) for n in range(field.per_byte)]
+            digits = w.take(w.concat(parts, axis), channels, axis)
+            whole = w.add(whole, w.mul(digits, w.const(1 << field.shift)))
+        whole = Tensor(whole.name, whole.shape, Interval(0, (1 << d.bits) - 1))
         if d.signed:
             below = w.sub(whole, w.const(1 << d.bits))
             whole = w.select(whole, "Less", w.const(d.offset), whole, below)

@@ -48,7 +48,7 @@ def _other(made: dict[str, Step], graph: Graph, value: str, side: str) -> Step |
 def reads_digits(call: KernelCall, digits: Digits) -> bool:
     """Whether the kernel can widen its operand from digits."""
     traits = dict(call.traits)
-    if call.variant != "dsp" or traits.get("groups") or not _words(digits):
+    if call.variant != "dsp" or traits.get("groups") or not digits.words:
         return False
     match call.stem:
         case "dense" | "depthwise":
@@ -64,7 +64,7 @@ def reads_digits(call: KernelCall, digits: Digits) -> bool:
 def writes_digits(call: KernelCall, digits: Digits) -> bool:
     """Whether the kernel can pack its results a row at a time."""
     traits = dict(call.traits)
-    if call.variant != "dsp" or traits.get("groups") or not _words(digits):
+    if call.variant != "dsp" or traits.get("groups") or not digits.words:
         return False
     if call.stem == "dense":
         return traits["shape"] == "wide"
@@ -80,10 +80,6 @@ def held(call: KernelCall, digits: Digits) -> int:
     if "few" in numbers:
         return numbers["few"] * digits.channels
     return numbers["out_w"] * (2 if traits.get("pairs") == "across" else 1) * digits.channels
-
-
-def _words(digits: Digits) -> bool:
-    return digits.whole and digits.plane % 4 == 0
 
 
 def _reading(step: Step, unpack: Step, digits: Digits) -> Step:

@@ -176,15 +176,16 @@ def copy(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     """Digits of four bytes at a time."""
     op = step.nodes[0].op
-    if not isinstance(op, IntPack | IntUnpack) or not op.digits.whole or op.digits.plane < 4:
+    if not isinstance(op, IntPack | IntUnpack) or op.digits.least < 4:
         return None
     values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
     if any(v.elem.storage.width > _BYTE for v in values):
         return None
-    digits, words = ("digits", op.digits.name), op.digits.plane % 4 == 0
-    note = "a mask and a shift of a word for four codes"
-    made = _plain(step, (digits, ("words", "words" if words else "")), note)
-    blocks = (Block("pack_words", (digits,)),) if words and isinstance(op, IntPack) else ()
+    digits, note = ("digits", op.digits.name), "a mask and a shift of a word for four codes"
+    made = _plain(step, (digits,), note)
+    if not op.digits.words:
+        return replace(made, call=replace(made.call, stem=f"{op.stem}_digits"))
+    blocks = (Block("pack_words", (digits,)),) if isinstance(op, IntPack) else ()
     return replace(made, call=replace(made.call, blocks=blocks))
 
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Node
 from binpoint.lower.simplify import ProveRequantizers
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.halo import Region, regions, spatial
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.convert import stored_inputs
+from binpoint.passes.samples import Samples
 from binpoint.plan.patches import undivided
-from binpoint.quantize.bit_search import WHOLE, search
+from binpoint.quantize.bit_search import WHOLE, Layer, Losses, Point, search
 from binpoint.quantize.narrow import maps_of
 from binpoint.quantize.patch_values import with_outliers
 from binpoint.quantize.stage_samples import Array, Masks, fitted
 from binpoint.quantize.stage_search import Omega, StageSearch, macs
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class MixedPatches(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         self._check()
-        stages = [(n, n.op) for n in graph.nodes() if isinstance(n.op, Patched)]
-        if context.options.patches == "uniform" or not stages:
+        divided = any(isinstance(node.op, Patched) for node in graph.nodes())
+        if context.options.patches == "uniform" or not divided:
             return graph
         if context.samples is None:
             raise MissingSamples(
@@ -63,19 +66,23 @@ class MixedPatches(Pass):
                 want="sample inputs",
                 hint="--samples FILE.npz, or --set patches=uniform",
             )
-        whole = undivided(graph)
-        samples = context.samples.spread(self.samples)
-        seen = [Seen(op) for _, op in stages]
-        for inputs in stored_inputs(whole, samples):
-            values = evaluate(whole, inputs)
-            for stage in seen:
-                stage.add(values)
-        for (node, _), stage in zip(stages, seen, strict=True):
-            op = stage.mixed(self, context)
+        for node, seen in self.seen(graph, context.samples):
+            stage = Sought.of(seen, self)
+            op = stage.made(stage.found(self.lambda_), context)
             graph.replace(replace(node, op=op))
             (bounds,) = op.bounds()
             graph.set_value(replace(graph.value(node.outputs[0]), bounds=bounds))
         return graph
+
+    def seen(self, graph: Graph, samples: Samples) -> tuple[tuple[Node, Seen], ...]:
+        """The stages of a graph on `samples` of the samples."""
+        stages = tuple((n, Seen(n.op)) for n in graph.nodes() if isinstance(n.op, Patched))
+        whole = undivided(graph)
+        for inputs in stored_inputs(whole, samples.spread(self.samples)):
+            values = evaluate(whole, inputs)
+            for _, seen in stages:
+                seen.add(values)
+        return stages
 
     def _check(self) -> None:
         ends = {"phi": (self.phi, 0, 1), "lambda": (self.lambda_, 0, 1)}
@@ -111,41 +118,6 @@ class Seen:
         for name, arrays in self.maps.items():
             arrays.append(values[name].astype(self.body.value(name).elem.storage.dtype))
 
-    def mixed(self, knobs: MixedPatches, context: Context) -> Patched:
-        """The stage with fewer bits, in two bodies where some patches have outliers."""
-        op, body = self.op, self.body
-        (start,) = body.inputs
-        outlying = with_outliers(self.maps[start], [p.operand for p in op.patches], knobs.phi)
-        results = [p.result for p in op.patches]
-        fine, narrow = (
-            self.masks([r for r, o in zip(results, outlying, strict=True) if o is side])
-            for side in (True, False)
-        )
-        choices = StageSearch(
-            body,
-            self.maps,
-            {} if all(outlying) else narrow,
-            self.masks(results),
-            _below(knobs.bits),
-            _below(knobs.weights),
-            knobs.omega,
-        )
-        losses = choices.losses()
-        layers = choices.layers(self._part(outlying))
-        found = search(layers, losses, knobs.lambda_)
-        types, weights = choices.chosen(found.bits)
-        if not types and not weights:
-            return op
-        body_of = tuple(int(bool(types) and not o) for o in outlying)
-        none: dict[str, FixedType] = {}
-        kinds = {0: (none, fine if types else self.masks(results)), 1: (types, narrow)}
-        used = sorted(set(body_of))
-        made = fitted(body, [kinds[index] for index in used], weights, self.maps)
-        bodies = [body, body]
-        for index, graph in zip(used, made.bodies, strict=True):
-            bodies[index] = ProveRequantizers().run(graph, context)
-        return replace(op, bodies=tuple(bodies[: used[-1] + 1]), body_of=body_of)
-
     def masks(self, results: Sequence[Region]) -> Masks:
         """Which positions of each map patches with these results need."""
         maps = [v for v in self.body.values() if v.constant is None]
@@ -155,11 +127,71 @@ class Seen:
                 masks[name][tuple(slice(a, b + 1) for a, b in region)] = True
         return masks
 
-    def _part(self, outlying: Sequence[bool]) -> float:
-        """The part of the multiply-accumulates that is in patches without outliers."""
-        works = [macs(part) for part in self.op.parts]
-        narrow = sum(w for w, o in zip(works, outlying, strict=True) if not o)
-        return narrow / max(1, sum(works))
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A stage whose bits are sought.
+
+    Attributes:
+        seen: the stage on samples.
+        outlying: which patches have outliers.
+        choices: what maps and weights may be.
+        layers, losses: what each saves and costs.
+    """
+
+    seen: Seen
+    outlying: tuple[bool, ...]
+    choices: StageSearch
+    layers: tuple[Layer, ...]
+    losses: Losses
+
+    @classmethod
+    def of(cls, seen: Seen, knobs: MixedPatches) -> Sought:
+        """With patches told apart by φ, and losses measured."""
+        op = seen.op
+        (start,) = seen.body.inputs
+        outlying = with_outliers(seen.maps[start], [p.operand for p in op.patches], knobs.phi)
+        results = [p.result for p in op.patches]
+        choices = StageSearch(
+            seen.body,
+            seen.maps,
+            {} if all(outlying) else seen.masks(_of(results, outlying, outliers=False)),
+            seen.masks(results),
+            _below(knobs.bits),
+            _below(knobs.weights),
+            knobs.omega,
+        )
+        losses = choices.losses()
+        works = [macs(part) for part in op.parts]
+        part = sum(_of(works, outlying, outliers=False)) / max(1, sum(works))
+        return cls(seen, outlying, choices, choices.layers(part), losses)
+
+    def found(self, lam: float) -> Point:
+        """The best assignment of bits for λ = `lam`."""
+        return search(self.layers, self.losses, lam)
+
+    def made(self, point: Point, context: Context) -> Patched:
+        """The stage with these bits, in two bodies where some patches have outliers."""
+        op, body, seen = self.seen.op, self.seen.body, self.seen
+        types, weights = self.choices.chosen(point.bits)
+        if not types and not weights:
+            return op
+        results = [p.result for p in op.patches]
+        body_of = tuple(int(bool(types) and not o) for o in self.outlying)
+        none: dict[str, FixedType] = {}
+        fine = seen.masks(_of(results, self.outlying, outliers=True)) if types else self.choices.all
+        kinds = {0: (none, fine), 1: (types, self.choices.narrow)}
+        used = sorted(set(body_of))
+        made = fitted(body, [kinds[index] for index in used], weights, seen.maps)
+        bodies = [body, body]
+        for index, graph in zip(used, made.bodies, strict=True):
+            bodies[index] = ProveRequantizers().run(graph, context)
+        return replace(op, bodies=tuple(bodies[: used[-1] + 1]), body_of=body_of)
+
+
+def _of(items: Sequence[_T], outlying: Sequence[bool], *, outliers: bool) -> list[_T]:
+    """Those of the patches with outliers, or of the others."""
+    return [item for item, o in zip(items, outlying, strict=True) if o is outliers]
 
 
 def _below(bits: Sequence[int]) -> tuple[int, ...]:

@@ -52,7 +52,8 @@ def layernorm(s: Sketch) -> Value:
     gamma, beta = (real(s.rng.normal(mean, 0.5, n).astype(np.float32)) for mean in (1, 0))
     storage = s.storage(I8, U8)
     target = FixedType.per_tensor(storage, Dyadic.from_float(np.float32(0.02)), s.zero(storage))
-    y = s.lower(LayerNorm(len(shape) - 1, 1e-5), [x, gamma, beta], target, Semantics.DYADIC)
+    norm = LayerNorm(len(shape) - 1, 1e-5, centred=s.pick(True, True, False))
+    y = s.lower(norm, [x, gamma, beta], target, Semantics.DYADIC)
     if s.pick(True, False):
         return y
     (node,) = (n for n in s.graph.nodes() if y.name in n.outputs)
@@ -94,16 +95,18 @@ def inputs(s: Sketch) -> list[laws.Codes]:
 
 @pytest.mark.parametrize(("core", "variant"), CORES.items())
 def test_the_kernels_are_taken(core: str, variant: str) -> None:
-    calls = [p.call for p in arrange(sketch(0).graph, OPTIONS, laws.unpriced(core)).steps]
+    calls = [p.call for p in arrange(sketch(2).graph, OPTIONS, laws.unpriced(core)).steps]
     for stem in ("softmax", "layernorm"):
         assert sum(c.stem == stem and c.variant == variant for c in calls) > 1
-    assert all(c.variant for c in calls if c.stem == "layernorm")
+    norms = [c for c in calls if c.stem == "layernorm"]
+    assert all(c.variant for c in norms)
+    assert {dict(c.traits)["form"] for c in norms} == {"mean", "centre"}
     assert any(c.stem == "softmax" and not c.variant for c in calls)
 
 
 @pytest.mark.parametrize("core", CORES)
 def test_the_twins_equal_the_reference(core: str) -> None:
-    s = sketch(1)
+    s = sketch(2)
     samples = inputs(s)
     laws.law_4_kernels(s.graph, samples, laws.evaluated(s.graph, samples), OPTIONS, core)
 

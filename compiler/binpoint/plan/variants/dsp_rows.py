@@ -1,7 +1,8 @@
 """Softmax and layer norm of rows with DSP instructions: the portable integers, cheaper.
 
 Layer norm: sums and squares of four bytes take two SXTB16 and four SMLAD, those of two halfwords
-SMLAD and SMLALD; an element is MLA, SMMUL, SMMLA and a saturating shift, the formula itself.
+SMLAD and SMLALD; an element is MLA, SMMUL, SMMLA and a saturating shift, the formula itself. About
+a constant c in place of the mean (RMS norm) squares are those of x - c: Σx² - 2c·Σx + n·c².
 
 Softmax of powers of two: a code is the difference of two numbers of leading zeros, or one less.
 
@@ -49,7 +50,7 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     pairs = np.stack(parameters(step, graph), axis=1)
     traits = (
         ("saturation", name), ("least", str(op.lo)), ("most", str(op.hi)),
-        ("narrow", "narrow" if lo or hi else ""), ("shift", str(op.shift)),
+        ("narrow", "narrow" if lo or hi else ""), ("shift", str(op.shift)), about(op),
     )  # fmt: skip
     note = "SMLAD adds two squares; SMMUL, SMMLA and a saturating shift are the formula itself"
     arguments = with_constants(call, pairs)
@@ -57,12 +58,17 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return replace(step, call=found)
 
 
+def about(op: IntLayerNorm) -> tuple[str, str]:
+    """From what a row's distances are taken: its mean, or a code."""
+    return ("form", "mean" if op.centre is None else "centre")
+
+
 def with_constants(call: KernelCall, constants: Ints) -> tuple[Argument, ...]:
     """A layer norm's arguments with its multipliers and offsets in one table."""
     own = {a.name: a for a in call.arguments}
     table = Table("constants", Constant(constants.astype(np.int32)), I32)
-    rest = (own[name] for name in ("outer", "n", "spare", "epsilon", "up"))
-    return (own["x"], own["y"], table, *rest)
+    kept = ("outer", "n", "spare", "epsilon", "up", "centre")
+    return (own["x"], own["y"], table, *(own[name] for name in kept if name in own))
 
 
 def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:
@@ -73,8 +79,7 @@ def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:
     x, y = graph.arguments(step.nodes[0])[0].elem.storage, graph.value(step.writes[0]).elem.storage
     narrow = dict(step.call.traits)["sums"] == "narrow"
     kinds = y in _BYTES and (x == I16 or (x in _BYTES and narrow))
-    about_mean = op.plain and op.centre is None
-    return about_mean and kinds and op.block.inner == 1 and op.block.n >= _FEW
+    return op.plain and kinds and op.block.inner == 1 and op.block.n >= _FEW
 
 
 def parameters(step: Step, graph: Graph) -> tuple[Ints, Ints]:

@@ -30,7 +30,7 @@ from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.dsp_rows import is_quick, normalizes, parameters, with_constants
+from binpoint.plan.variants.dsp_rows import about, is_quick, normalizes, parameters, with_constants
 
 _GROUP = 8
 _HALF = 16
@@ -61,7 +61,7 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     blocks = [a.reshape(-1, _GROUP // 2, 2) for a in padded]
     fours = np.stack(blocks, axis=1).transpose(0, 3, 1, 2).reshape(-1)
     found = replace(
-        call, arguments=with_constants(call, fours), traits=(("shift", str(op.shift)),),
+        call, arguments=with_constants(call, fours), traits=(("shift", str(op.shift)), about(op)),
         variant="mve", shared=True, note="the formula itself, eight elements at a time",
     )  # fmt: skip
     return replace(step, call=found)

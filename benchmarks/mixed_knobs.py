@@ -79,7 +79,7 @@ class Case:
         """Signal to noise against uniform 8 bits, in dB."""
         made = self.graph.copy()
         for name, stage in self.stages[phi]:
-            op = stage.made(stage.found(lam), self.context)
+            op = stage.made(stage.found(lam).bits, self.context)
             made.replace(replace(made.node(name), op=op))
         noise = np.square(outputs(made, self.other) - self.exact).sum()
         return float(10 * np.log10(np.square(self.exact).sum() / max(noise, 1e-12)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -18,9 +19,10 @@ from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.convert import stored_inputs
 from binpoint.passes.samples import Samples
+from binpoint.plan.mixed_memory import Option, within_memory
 from binpoint.plan.patches import undivided
 from binpoint.quantize.bit_search import WHOLE, Layer, Losses, Point, search
-from binpoint.quantize.narrow import maps_of
+from binpoint.quantize.narrow import maps_of, narrowed
 from binpoint.quantize.patch_values import with_outliers
 from binpoint.quantize.stage_samples import Array, Masks, fitted
 from binpoint.quantize.stage_search import Omega, StageSearch, macs
@@ -38,7 +40,8 @@ class MixedPatches(Pass):
        for both kinds of patches, some of `weights`, so that (1 − λ)·Φ − λ·Ω is high; λ is `lambda`,
        Φ the part of the BitOPs that is saved, and Ω as `omega` says of what is lost: the ``error``
        at the stage's end, relative to what is there, or as in the paper a part of ``entropy``.
-    3. Scales are those of the least squared error. Weights are rounded so that the sums of products
+    3. Where the net does not fit the target with these, the largest maps have fewer, until it does.
+    4. Scales are those of the least squared error. Weights are rounded so that the sums of products
        are off least, and biases take the mean error away.
     """
 
@@ -66,9 +69,16 @@ class MixedPatches(Pass):
                 want="sample inputs",
                 hint="--samples FILE.npz, or --set patches=uniform",
             )
-        for node, seen in self.seen(graph, context.samples):
-            stage = Sought.of(seen, self)
-            op = stage.made(stage.found(self.lambda_), context)
+        nodes = {node.name: node for node in graph.nodes()}
+        seen = self.seen(graph, context.samples)
+        stages = {node.name: Sought.of(stage, self) for node, stage in seen}
+        wanted = {name: stage.found(self.lambda_).bits for name, stage in stages.items()}
+        options = {
+            name: Option(stage.losses, partial(stage.draft, context=context))
+            for name, stage in stages.items()
+        }
+        for name, bits in within_memory(graph, options, wanted, context).items():
+            node, op = nodes[name], stages[name].made(bits, context)
             graph.replace(replace(node, op=op))
             (bounds,) = op.bounds()
             graph.set_value(replace(graph.value(node.outputs[0]), bounds=bounds))
@@ -170,23 +180,40 @@ class Sought:
         """The best assignment of bits for λ = `lam`."""
         return search(self.layers, self.losses, lam)
 
-    def made(self, point: Point, context: Context) -> Patched:
+    def made(self, bits: Mapping[str, int], context: Context) -> Patched:
         """The stage with these bits, in two bodies where some patches have outliers."""
-        op, body, seen = self.seen.op, self.seen.body, self.seen
-        types, weights = self.choices.chosen(point.bits)
+        types, weights = self.choices.chosen(bits)
         if not types and not weights:
-            return op
-        results = [p.result for p in op.patches]
-        body_of = tuple(int(bool(types) and not o) for o in self.outlying)
-        none: dict[str, FixedType] = {}
-        fine = seen.masks(_of(results, self.outlying, outliers=True)) if types else self.choices.all
-        kinds = {0: (none, fine), 1: (types, self.choices.narrow)}
-        used = sorted(set(body_of))
-        made = fitted(body, [kinds[index] for index in used], weights, seen.maps)
-        bodies = [body, body]
-        for index, graph in zip(used, made.bodies, strict=True):
-            bodies[index] = ProveRequantizers().run(graph, context)
-        return replace(op, bodies=tuple(bodies[: used[-1] + 1]), body_of=body_of)
+            return self.seen.op
+        kinds = self._kinds(types)
+        made = fitted(self.seen.body, list(kinds.values()), weights, self.seen.maps)
+        return self._with(dict(zip(kinds, made.bodies, strict=True)), context)
+
+    def draft(self, bits: Mapping[str, int], context: Context) -> Patched:
+        """The same with the weights as they are: as far as memory goes it is that."""
+        types, _ = self.choices.chosen(bits)
+        if not types:
+            return self.seen.op
+        found = {i: narrowed(self.seen.body, t) for i, (t, _) in self._kinds(types).items()}
+        return self._with(found, context)
+
+    def _kinds(
+        self, types: Mapping[str, FixedType]
+    ) -> dict[int, tuple[Mapping[str, FixedType], Masks]]:
+        """Types of maps, and where patches have them, of each body that there is."""
+        if not types:
+            return {0: (types, self.choices.all)}
+        results = [p.result for p in self.seen.op.patches]
+        fine = self.seen.masks(_of(results, self.outlying, outliers=True))
+        narrow: tuple[Mapping[str, FixedType], Masks] = (types, self.choices.narrow)
+        return {0: ({}, fine), 1: narrow} if any(self.outlying) else {1: narrow}
+
+    def _with(self, bodies: Mapping[int, Graph], context: Context) -> Patched:
+        proven = {i: ProveRequantizers().run(body, context) for i, body in bodies.items()}
+        last = max(proven)
+        made = tuple(proven.get(i, self.seen.body) for i in range(last + 1))
+        body_of = tuple(0 if o else last for o in self.outlying)
+        return replace(self.seen.op, bodies=made, body_of=body_of)
 
 
 def _of(items: Sequence[_T], outlying: Sequence[bool], *, outliers: bool) -> list[_T]:

@@ -41,7 +41,7 @@ def within_memory(
 ) -> Mapping[str, Bits]:
     """The bits of the maps of each stage with which the net fits the target.
 
-    Those that were chosen where it fits anyway, and where it does at no bits.
+    Those that were chosen where it fits at 8 bits, and where it does at none.
 
     Args:
         graph: with the stages at uniform bits.
@@ -51,8 +51,10 @@ def within_memory(
     """
     target = context.target
     limit = target.budget("arena") if isinstance(target, McuTarget) else None
+    if limit is None or _arena(graph, {}, context) <= limit:
+        return chosen
     found: Mapping[str, Bits] | None = chosen
-    while limit is not None and found is not None:
+    while found is not None:
         stages = {name: options[name].made(bits) for name, bits in found.items()}
         if _arena(graph, stages, context) <= limit:
             return found
@@ -65,8 +67,9 @@ def _arena(graph: Graph, stages: Mapping[str, Patched], context: Context) -> int
     for name, op in stages.items():
         made.replace(replace(made.node(name), op=op))
     assert isinstance(context.target, McuTarget)
-    packed = PackMaps().run(made, context)
-    return arrange(packed, context.options, context.target).arena_bytes
+    if stages:
+        made = PackMaps().run(made, context)
+    return arrange(made, context.options, context.target).arena_bytes
 
 
 def _lower(

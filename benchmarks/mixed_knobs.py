@@ -30,7 +30,6 @@ from binpoint.passes.base import Context
 from binpoint.passes.convert import stored_inputs
 from binpoint.passes.samples import Samples
 from binpoint.plan.mixed import MixedPatches, Sought
-from binpoint.plan.patches import undivided
 from binpoint.quantize.stage_search import macs
 from binpoint.target import microcontroller
 
@@ -87,10 +86,9 @@ class Case:
 
 def outputs(graph: Graph, samples: Samples) -> Reals:
     """What a graph gives, in units of its result, ``[samples, outputs]``."""
-    whole = undivided(graph)
-    (name,) = whole.outputs
-    zero = whole.value(name).elem.zero_point
-    found = [evaluate(whole, inputs)[name] - zero for inputs in stored_inputs(whole, samples)]
+    (name,) = graph.outputs
+    zero = graph.value(name).elem.zero_point
+    found = [evaluate(graph, inputs)[name] - zero for inputs in stored_inputs(graph, samples)]
     return np.stack([f.reshape(-1) for f in found]).astype(np.float64)
 
 

@@ -58,7 +58,7 @@ def within_memory(
         stages = {name: options[name].made(bits) for name, bits in found.items()}
         if _arena(graph, stages, context) <= limit:
             return found
-        found = _lower(stages, options, found)
+        found = lowered(stages, options, found)
     return chosen
 
 
@@ -72,10 +72,18 @@ def _arena(graph: Graph, stages: Mapping[str, Patched], context: Context) -> int
     return arrange(made, context.options, context.target).arena_bytes
 
 
-def _lower(
+def lowered(
     stages: Mapping[str, Patched], options: Mapping[str, Option], found: Mapping[str, Bits]
 ) -> Mapping[str, Bits] | None:
-    """The largest map where most is needed with fewer bits; elsewhere, if it has no fewer."""
+    """The bits with the next fewer for the largest map where most is needed.
+
+    A map that has no fewer is passed over; None where no map has.
+
+    Args:
+        stages: with the bits `found`, by name.
+        options: of the same stages.
+        found: bits by stage.
+    """
     moments = [(name, m) for name, op in stages.items() for m in _moments(op)]
     for name, live in sorted(moments, key=lambda pair: -sum(_bytes(v) for v in pair[1])):
         bits, losses = found[name], options[name].losses

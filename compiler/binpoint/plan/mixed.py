@@ -50,8 +50,8 @@ class MixedPatches(Pass):
     after: ClassVar[Stage] = Stage.INTEGER
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
-    phi: float = 0.9
-    lambda_: float = 0.6
+    phi: float = 0.8
+    lambda_: float = 0.64
     bits: tuple[int, ...] = (8, 6, 5, 4, 3)
     weights: tuple[int, ...] = (8, 6, 5, 4, 3)
     omega: Omega = "error"

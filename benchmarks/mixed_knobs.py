@@ -64,13 +64,14 @@ class Case:
         made = uniform(graph, replace(context, samples=first))
         seen = MixedPatches().seen(made, first)
         stages = {
-            phi: tuple((n.name, Sought.of(s, MixedPatches(phi))) for n, s in seen) for phi in _PHIS
+            phi: tuple((n.name, Sought.of(s, MixedPatches(phi), context)) for n, s in seen)
+            for phi in _PHIS
         }
         return cls(name, made, context, stages, other, outputs(made, other))
 
     def bitops(self, phi: float, lam: float) -> tuple[float, float]:
         """Of the stages, uniform and mixed, in units of their own."""
-        works = [(s, sum(macs(part) for part in s.seen.op.parts)) for _, s in self.stages[phi]]
+        works = [(s, sum(macs(part) for part, *_ in s.seen.op.parts)) for _, s in self.stages[phi]]
         mixed = sum(work * (1 - stage.found(lam).saved) for stage, work in works)
         return float(sum(work for _, work in works)), mixed
 
@@ -78,7 +79,7 @@ class Case:
         """Signal to noise against uniform 8 bits, in dB."""
         made = self.graph.copy()
         for name, stage in self.stages[phi]:
-            op = stage.made(stage.found(lam).bits, self.context)
+            op = stage.made(stage.found(lam).bits)
             made.replace(replace(made.node(name), op=op))
         noise = np.square(outputs(made, self.other) - self.exact).sum()
         return float(10 * np.log10(np.square(self.exact).sum() / max(noise, 1e-12)))

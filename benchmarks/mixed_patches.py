@@ -6,19 +6,26 @@ and of both on samples that chose nothing, not even the defaults (`benchmarks.mi
 accuracy, how often the answer is the float model's, and signal to noise against it. Of nets with
 random weights both are against the model's own file. Nets of which patches save no memory are
 divided all the same, in 2 x 2. With `--phi` and `--lambda` over the knobs of the pass.
+With `--classes dynamic` the device decides which patches have fewer bits: their shares, and BitOPs,
+are then the mean of the samples that are scored, and the least and the largest share in one sample
+is printed too.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from benchmarks.__main__ import SHARED
@@ -28,11 +35,13 @@ from binpoint.emit import mcu_c
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import RANDOM, read_samples
 from binpoint.frontend.sets import SampleSets
-from binpoint.ir.graph import Graph
-from binpoint.ops.halo import spatial
+from binpoint.ir.evaluate import evaluate
+from binpoint.ir.graph import Graph, Node
+from binpoint.ir.op import IntArray
+from binpoint.ops.halo import slices, spatial
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context
-from binpoint.passes.convert import real
+from binpoint.passes.convert import real, stored_inputs
 from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
 from binpoint.pipelines import choose
@@ -49,8 +58,9 @@ from binpoint.sim.verify import Subject
 from binpoint.target import McuTarget, microcontroller
 
 OPTIONS = CompileOptions(optimize="ram", patches="mixed")
+Classes = Literal["static", "dynamic"]
 _HEAD = (
-    "net", "phi", "lambda", "bits", "omega", "narrow patches", "stages' BitOPs", "net's",
+    "net", "classes", "phi", "lambda", "bits", "omega", "narrow patches", "stages' BitOPs", "net's",
     "top-1", "mixed", "agreement", "mixed", "SNR in dB", "mixed", "arena", "mixed", "seconds",
 )  # fmt: skip
 _CHOOSING = 256
@@ -179,10 +189,53 @@ def fidelity(found: Reals, exact: Reals, labels: NDArray[Any] | None) -> tuple[s
 
 
 def narrow(found: Patches) -> str:
-    """How many patches have maps of fewer bits."""
-    classes = [c for stage in found.stages for c in stage.classes]
-    few = sum(c.patches for c in classes if min(c.bits) < max(c.bits))
-    return f"{few} of {sum(c.patches for c in classes)}"
+    """How many patches have maps of fewer bits, in the mean where the device decides."""
+    total, few = 0, 0.0
+    for stage in found.stages:
+        count = math.prod(stage.grid)
+        total += count
+        few += sum(c.share * count for c in stage.classes if min(c.bits) < max(c.bits))
+    return f"{few:.4g} of {total}"
+
+
+def seen(graph: Graph, samples: Samples) -> Graph:
+    """The graph with the shares of classes as they are on these samples."""
+    made = graph.copy()
+    tested = [n for n in graph.nodes() if isinstance(n.op, Patched) and n.op.test is not None]
+    if not tested:
+        return made
+    bodies: dict[str, list[list[int]]] = {node.name: [] for node in tested}
+    needed = graph.copy()
+    for node in reversed(needed.nodes()):
+        if node.name == tested[-1].name:
+            break
+        needed.remove(node.name)
+    for inputs in stored_inputs(graph, samples):
+        values = evaluate(needed, inputs)
+        for node in tested:
+            bodies[node.name].append(tests(node, values[node.inputs[0]]))
+    for node in tested:
+        assert isinstance(node.op, Patched)
+        assert node.op.test is not None
+        rows = np.array(bodies[node.name])
+        each = rows.mean(axis=1)
+        print(
+            f"# {node.name}: narrow patches {each.mean():.3f} in the mean,"
+            f" {each.min():.3f} to {each.max():.3f} of a sample"
+        )
+        shares = tuple(1 - Fraction(int(n), len(rows)) for n in rows.sum(axis=0))
+        test = replace(node.op.test, samples=len(rows), shares=shares)
+        made.replace(replace(node, op=replace(node.op, test=test)))
+    return made
+
+
+def tests(node: Node, x: IntArray) -> list[int]:
+    """The body of each patch of a stage that reads this."""
+    op = node.op
+    assert isinstance(op, Patched)
+    assert op.test is not None
+    whole = x.reshape(-1)[op.view.indices(op.source.shape[1:])][None]
+    return [op.test.body(whole[slices(patch.operand)]) for patch in op.patches]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,20 +261,24 @@ class Fold:
         assert sets.scored is not None
         return cls(model, sets, target, context, made, found, wanted(model, sets.scored))
 
-    def mixed(self, knob: MixedPatches) -> tuple[Figures, float]:
+    def mixed(self, knob: MixedPatches, classes: Classes) -> tuple[Figures, float]:
         """The figures with fewer bits, and the seconds of processor time that the choice takes."""
+        options = structs.replace(OPTIONS, patch_classes=classes)
+        context = replace(self.context, options=options)
         began = time.process_time()
-        made = knob.run(self.graph.copy(), self.context)
+        made = knob.run(self.graph.copy(), context)
         seconds = time.process_time() - began
-        made = PackMaps().run(made, self.context)
+        made = PackMaps().run(made, context)
+        assert self.sets.scored is not None
+        made = seen(made, self.sets.scored)
         found = figures(made, self.model, self.sets, self.target)
         assert found is not None
         return found, seconds
 
 
-def row(parts: Sequence[Fold], knob: MixedPatches) -> tuple[str, ...]:
+def row(parts: Sequence[Fold], knob: MixedPatches, classes: Classes) -> tuple[str, ...]:
     """The cells of a net, of all its folds together."""
-    found = [part.mixed(knob) for part in parts]
+    found = [part.mixed(knob, classes) for part in parts]
     patches = [f.patches for f, _ in found]
     uniform = [part.uniform.patches for part in parts]
     scored = [part.sets.scored for part in parts]
@@ -235,6 +292,7 @@ def row(parts: Sequence[Fold], knob: MixedPatches) -> tuple[str, ...]:
     net = sum(p.net_bitops_uniform8 for p in patches) / sum(p.net_bitops_mixed for p in patches)
     return (
         parts[0].model.stem,
+        classes,
         f"{knob.phi:g}",
         f"{knob.lambda_:g}",
         "-".join(map(str, knob.bits)) + ", " + "-".join(map(str, knob.weights)),
@@ -249,7 +307,9 @@ def row(parts: Sequence[Fold], knob: MixedPatches) -> tuple[str, ...]:
     )
 
 
-def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> None:
+def report(
+    model: Path, target: McuTarget, knobs: Sequence[MixedPatches], kinds: Sequence[Classes]
+) -> None:
     """Print the rows of a net."""
     graph = load(model)
     source = model.with_suffix(".npz")
@@ -260,8 +320,8 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
     if not found:
         print(model.stem, "is not computed in patches", flush=True)
         return
-    for knob in knobs:
-        print(" | ".join(row(found, knob)), flush=True)
+    for knob, classes in itertools.product(knobs, kinds):
+        print(" | ".join(row(found, knob, classes)), flush=True)
 
 
 @click.command()
@@ -272,7 +332,11 @@ def report(model: Path, target: McuTarget, knobs: Sequence[MixedPatches]) -> Non
 @click.option("--bits", "widths", default="8,6,5,4,3", show_default=True, help="Of maps.")
 @click.option("--weights", default="8,6,5,4,3", show_default=True, help="Bits of weights.")
 @click.option("--omega", type=click.Choice(["error", "entropy"]), default="error")
-def main(
+@click.option(
+    "--classes", "kinds", multiple=True, type=click.Choice(["static", "dynamic"]),
+    default=["static"], show_default=True, help="Of patches.",
+)  # fmt: skip
+def main(  # noqa: PLR0913 (one for each option of the command)
     core: str,
     chosen: Sequence[str],
     phis: Sequence[float],
@@ -280,6 +344,7 @@ def main(
     widths: str,
     weights: str,
     omega: Literal["error", "entropy"],
+    kinds: Sequence[Classes],
 ) -> None:
     """Print a table of all nets with the defaults, or for all pairs of knobs."""
     target = microcontroller(load_target(core))
@@ -295,7 +360,7 @@ def main(
         for model in nets(Path(folder)):
             if chosen and model.stem not in chosen:
                 continue
-            report(model, target, knobs)
+            report(model, target, knobs, kinds)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Accuracy of vision transformers by method and width: ``python -m benchmarks.transformers``.
 
-Three tables: accuracy of the integers, as the interpreter gives them, with every method and with
-activations of eight and six bits; the error of the outputs with and without the pass
-`reparameterize-norms`, activations and weights rounded to as many bits; and accuracy and error of
-the integers by the width of residual sums. Those are as wide as other activations in the first two.
-With ``--write`` they become those of the page on methods.
+Three tables: accuracy of the integers with every method and with activations of eight and six bits;
+the error of the outputs with and without the pass `reparameterize-norms`, activations and weights
+of as many bits; and accuracy and error of the integers by the width of residual sums. All integers
+are those of the C that ``binpoint compile`` writes for the host; cores compute the same. With
+``--write`` the tables become those of the page on methods.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -20,26 +19,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.__main__ import SHARED
+from benchmarks.images import cifar10
 from benchmarks.methods import PAGE, table, write
 from binpoint import CompileOptions, load_target
+from binpoint.emit import mcu_c
 from binpoint.frontend.load import load
-from binpoint.frontend.samples import read_samples
 from binpoint.ir.graph import Graph
-from binpoint.ir.op import IntArray, IntegerOp
-from binpoint.ops.dense import Dense
-from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.methods import Method
 from binpoint.passes.base import Context
 from binpoint.passes.convert import real, stored_inputs
 from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
-from binpoint.pipelines import mcu
-from binpoint.quantize.assign_types import AssignTypes
+from binpoint.pipelines import choose
+from binpoint.plan.arrange import arrange
 from binpoint.quantize.reparameterize import ReparameterizeNorms
-from binpoint.quantize.simulate import Simulation
+from binpoint.sim.emitted import EmittedC
+from binpoint.sim.interface import Interface
 from binpoint.sim.source import run_source
+from binpoint.target import McuTarget
 
 MODELS = ("vit_cifar10_float", "vit_cifar10_qdq", "vit_cifar10_qdq_matmul")
+TARGET = "host"
 WIDTHS = (8, 6)
 TABLES = ("accuracy", "norms", "residuals")
 _EXACT = {"layer-norm": Method.TABLE}
@@ -56,6 +56,12 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
 Reals = NDArray[np.float64]
 
 
+def named(images: Samples, graph: Graph) -> Samples:
+    """Images under the name of a model's only input."""
+    (name,) = graph.inputs
+    return replace(images, arrays={name: images.arrays["x"]})
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A model of classes, samples that find its ranges, and labelled others."""
@@ -64,201 +70,138 @@ class Case:
     graph: Graph
     calibration: Samples
     scored: Samples
-    samples: Samples
 
     @classmethod
-    def of(cls, model: Path, calibrate_with: int, count: int) -> Case:
-        """The first samples of the file beside the model, and the `count` behind them."""
+    def of(cls, model: Path, calibration: Samples, scored: Samples) -> Case:
+        """With samples under the name of the model's only input."""
         graph = load(model)
-        samples = read_samples(model.with_suffix(".npz"), graph)
-        if samples is None or samples.labels is None or samples.count <= calibrate_with:
-            raise click.ClickException(f"{model.name} has no {calibrate_with} samples and more")
-        stop = calibrate_with + count
-        scored = samples.part(calibrate_with, stop)
-        return cls(model, graph, samples.part(0, calibrate_with), scored, samples)
+        return cls(model, graph, *(named(part, graph) for part in (calibration, scored)))
 
-    def context(self, options: CompileOptions) -> Context:
-        """Of a compilation with these options."""
-        return Context(load_target("host"), options, self.calibration)
-
-    def share(self, outputs: Sequence[NDArray[np.floating]]) -> str:
-        """The part of the scored samples whose class is right."""
+    def right(self, outputs: Reals) -> NDArray[np.bool_]:
+        """Of which scored samples the class is right."""
         assert self.scored.labels is not None
-        found = np.array([o.reshape(-1).argmax() for o in outputs])
-        return f"{np.mean(found == self.scored.labels.reshape(-1)):.1%}"
+        return outputs.argmax(axis=1) == self.scored.labels.reshape(-1)
 
-    def floating(self) -> str:
-        """The score of the file in onnxruntime."""
+    def floating(self) -> Reals:
+        """What the file gives in onnxruntime, a row a sample."""
+        (name, *_) = self.graph.output_names
         runs = run_source(self.model, self.graph, self.scored)
-        return self.share([outputs[self.graph.output_names[0]] for outputs in runs])
+        return np.stack([outputs[name].reshape(-1) for outputs in runs]).astype(np.float64)
 
-    def integers(self, options: CompileOptions) -> str:
-        """The score of the integer graph."""
-        return self.share(self.outputs(options))
-
-    def outputs(self, options: CompileOptions) -> list[NDArray[np.floating]]:
-        """What the integer graph gives, as real numbers."""
-        graph = run(mcu().until("to-integers"), self.graph, self.context(options))
+    def integers(self, options: CompileOptions, without: str | None = None) -> Reals:
+        """What the emitted C gives, as real numbers, of all the target's passes or all but one."""
+        target = load_target(TARGET)
+        assert isinstance(target, McuTarget)
+        passes = choose(None, target)
+        passes = passes if without is None else passes.without(without)
+        graph = run(passes, self.graph, Context(target, options, self.calibration))
+        program = arrange(graph, options, target)
+        files = mcu_c.render(program, target, options).files
+        emitted = EmittedC(Interface.of(program, options), files, target)
+        found = emitted.outputs(list(stored_inputs(graph, self.scored)))
         y = graph.value(graph.outputs[0])
-        return [real(y, codes) for codes in _evaluated(graph, self.scored)]
+        return np.stack([real(y, codes[y.name]).reshape(-1) for codes in found]).astype(np.float64)
 
 
-def _evaluated(graph: Graph, samples: Samples) -> Iterator[IntArray]:
-    """The first output's codes of an integer graph, whose nodes are put in order once."""
-    nodes = graph.nodes()
-    constants: dict[str, IntArray] = {
-        v.name: v.constant.array.astype(np.int64) for v in graph.values() if v.constant is not None
-    }
-    for codes in stored_inputs(graph, samples):
-        arrays = constants | {name: array.astype(np.int64) for name, array in codes.items()}
-        for node in nodes:
-            assert isinstance(node.op, IntegerOp)
-            results = node.op.reference(*(arrays[name] for name in node.inputs))
-            arrays.update(zip(node.outputs, results, strict=True))
-        yield arrays[graph.outputs[0]]
+def accuracy_cell(right: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> str:
+    """The part that is right, and by how many points it differs from another's of the samples.
+
+    Behind the difference stands its standard error, of pairs of answers to one sample.
+    """
+    points = 100 * (right.astype(np.float64) - wanted)
+    error = np.std(points, ddof=1) / np.sqrt(len(points))
+    return f"{right.mean():.1%} ({points.mean():+.2f} ± {error:.2f})"
 
 
 def accuracy_table(cases: Sequence[Case], told: Callable[[str], None]) -> list[list[str]]:
     """A row for each model and width: accuracy in onnxruntime, then by every method."""
     rows = [["model", "bits of activations", "samples", "onnxruntime", *METHODS]]
     for case in cases:
+        wanted = case.right(case.floating())
         for bits in WIDTHS[:1] if case.graph.quantized else WIDTHS:
             width = "stated" if case.graph.quantized else str(bits)
-            cells = [case.model.stem, width, str(case.scored.count), case.floating()]
+            cells = [case.model.stem, width, str(len(wanted)), f"{wanted.mean():.1%}"]
             for name, methods in METHODS.items():
-                options = CompileOptions(
-                    activation_bits=bits, methods=dict(methods), residuals="narrow"
-                )
-                cells.append(case.integers(options))
+                options = CompileOptions(activation_bits=bits, methods=dict(methods))
+                cells.append(accuracy_cell(case.right(case.integers(options)), wanted))
                 told(f"{case.model.stem}, {width}: {name} {cells[-1]}")
             rows.append(cells)
     return rows
 
 
-# ---- reparameterization
+def lost(outputs: Reals, wanted: Reals) -> float:
+    """Power of the error over that of what is wanted."""
+    return float(np.square(outputs - wanted).sum() / np.square(wanted).sum())
 
 
-def draws(samples: Samples, each: int) -> Iterator[tuple[Samples, Samples]]:
-    """Parts of `each` samples that have none in common, and of each part all samples but it."""
-    for start in range(0, samples.count - each + 1, each):
-        part = slice(start, start + each)
-        rest = {name: np.delete(a, part, axis=0) for name, a in samples.arrays.items()}
-        yield samples.part(start, start + each), Samples(rest)
+def norms_table(
+    case: Case, draws: Sequence[Samples], told: Callable[[str], None]
+) -> list[list[str]]:
+    """A row for each width: errors before and after the pass, means over draws of images.
 
-
-def outputs_of(graph: Graph, samples: Samples, *, rounded: bool) -> Reals:
-    """Outputs ``[N, …]`` of a float or typed graph."""
-    simulation, (name, *_) = Simulation(graph, rounded=rounded), graph.outputs
-    runs = (simulation.outputs(x, frozenset({name}))[name] for x in samples.inputs())
-    return np.stack([y.reshape(-1) for y in runs]).astype(np.float64)
-
-
-def norms_only(typed: Graph, exact: Graph) -> Graph:
-    """The typed graph with types on results of layer norms and weights behind them alone.
-
-    Args:
-        typed: what `assign-types` makes of `exact`.
-        exact: the float graph.
+    Each draw finds the ranges in turn. The change is that of the mean power, and its standard error
+    that of a ratio of means.
     """
-    graph = exact.copy()
-    for node in exact.nodes():
-        if isinstance(node.op, LayerNorm):
-            (result,) = graph.results(node)
-            graph.set_value(replace(result, fixed=typed.value(result.name).fixed))
-            continue
-        above = graph.producer(node.inputs[0]) if node.inputs else None
-        if isinstance(node.op, Dense) and above is not None and isinstance(above.op, LayerNorm):
-            twin = typed.node(node.name)
-            weights = typed.value(twin.inputs[1])
-            if not graph.has_value(weights.name):
-                graph.add_value(weights)
-            names = (node.inputs[0], weights.name, *node.inputs[2:])
-            graph.replace(replace(node, inputs=names))
-    return graph
-
-
-def errors_of(graph: Graph, bits: int, calibration: Samples, scored: Samples) -> Reals:
-    """Relative powers of errors: of norms and products alone, of all; each before and after."""
-    options = CompileOptions(activation_bits=bits, weight_bits=bits, residuals="narrow")
-    context = Context(load_target("host"), options, calibration)
-    pipeline = mcu().until(ReparameterizeNorms.name)
-    graphs = [
-        run(pipeline.without(ReparameterizeNorms.name), graph, context),
-        run(pipeline, graph, context),
-    ]
-    wanted = outputs_of(graphs[0], scored, rounded=False)
-    found: list[list[float]] = [[], []]
-    for exact in graphs:
-        typed = AssignTypes().run(exact.copy(), context)
-        for row, rounded in zip(found, (norms_only(typed, exact), typed), strict=True):
-            errors = outputs_of(rounded, scored, rounded=True) - wanted
-            row.append(float(np.square(errors).sum() / np.square(wanted).sum()))
-    return np.array(found)
-
-
-def error_cells(bits: int, found: Reals) -> list[str]:
-    """A row of errors ``[draws, 2, 2]``: means, and the change with its standard error."""
-    cells = [f"W{bits}A{bits}", str(len(found))]
-    for part in (0, 1):
-        cells += [f"{e:.4f}" for e in np.sqrt(found[:, part].mean(axis=0))]
-        changes = found[:, part, 1] / found[:, part, 0] - 1
-        error = np.std(changes, ddof=1) / np.sqrt(len(found))
-        cells.append(f"{changes.mean():+.1%} ± {error:.1%}")
-    return cells
-
-
-def error_table(case: Case, count: int, told: Callable[[str], None]) -> list[list[str]]:
-    """A row for each width, of so many draws of calibration samples."""
-    heads = ["bits", "draws"]
-    for what in ("norms and products behind them", "all"):
-        heads += [f"{what}: before", "after", "power"]
-    rows = [heads]
-    for bits in WIDTHS:
-        found: list[Reals] = []
-        for part, rest in itertools.islice(draws(case.samples, case.calibration.count), count):
-            found.append(errors_of(case.graph, bits, part, rest))
-            told(f"W{bits}A{bits}: {found[-1].tolist()}")
-        rows.append(error_cells(bits, np.array(found)))
+    rows = [["bits", "draws", "samples", "before", "after", "power", "draws in which it fell"]]
+    wanted = case.floating()
+    for bits in reversed(WIDTHS):
+        options, powers = CompileOptions(activation_bits=bits, weight_bits=bits), list[Reals]()
+        for draw in draws:
+            drawn = replace(case, calibration=named(draw, case.graph))
+            found = (drawn.integers(options, skip) for skip in (ReparameterizeNorms.name, None))
+            powers.append(np.array([lost(outputs, wanted) for outputs in found]))
+            told(f"W{bits}A{bits}: {powers[-1].tolist()}")
+        before, after = np.array(powers).T
+        change = after.mean() / before.mean() - 1
+        rest = (after - (1 + change) * before) / before.mean()
+        error = np.std(rest, ddof=1) / np.sqrt(len(rest))
+        cells = [f"W{bits}A{bits}", str(len(draws)), str(len(wanted))]
+        cells += [f"{np.sqrt(power.mean()):.4f}" for power in (before, after)]
+        falls = np.count_nonzero(after < before)
+        rows.append([*cells, f"{change:+.1%} ± {error:.1%}", str(falls)])
     return rows
-
-
-# ---- residual sums
 
 
 def residuals_table(case: Case, told: Callable[[str], None]) -> list[list[str]]:
     """A row for each width of activations and of residual sums."""
     rows = [["bits of activations", "residual sums", "samples", "error of the outputs", "top-1"]]
-    runs = run_source(case.model, case.graph, case.scored)
-    wanted = np.stack([outputs[case.graph.output_names[0]].reshape(-1) for outputs in runs])
+    wanted = case.floating()
     for bits, residuals in product(WIDTHS, ("narrow", "wide")):
-        options = CompileOptions(activation_bits=bits, residuals=residuals)
-        outputs = case.outputs(options)
-        errors = np.stack([o.reshape(-1) for o in outputs]) - wanted
-        error = np.sqrt(np.square(errors).sum() / np.square(wanted).sum())
-        cells = [str(bits), residuals, str(len(wanted)), f"{error:.4f}", case.share(outputs)]
-        told(", ".join(cells))
-        rows.append(cells)
+        outputs = case.integers(CompileOptions(activation_bits=bits, residuals=residuals))
+        error = np.sqrt(lost(outputs, wanted))
+        top = accuracy_cell(case.right(outputs), case.right(wanted))
+        rows.append([str(bits), residuals, str(len(wanted)), f"{error:.4f}", top])
+        told(", ".join(rows[-1]))
     return rows
 
 
 @click.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--calibrate-with", default=100, show_default=True)
-@click.option("--samples", "count", default=300, show_default=True, help="To score at most.")
-@click.option("--draws", "taken", default=6, show_default=True, help="Of calibration samples.")
+@click.option("--calibrate-with", default=100, show_default=True, help="Training images.")
+@click.option("--samples", "count", type=int, help="To score at most; by default all test images.")
+@click.option("--draws", "taken", default=10, show_default=True, help="Of training images.")
 @click.option("--only", type=click.Choice(TABLES), help="One of the tables.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="The samples, for `binpoint compile`."
+)
 @click.option("--write", "writes", is_flag=True, help="Put the tables into the page on methods.")
 def main(
     models: tuple[Path, ...],
     calibrate_with: int,
-    count: int,
+    count: int | None,
     taken: int,
     only: str | None,
+    save: Path | None,
     writes: bool,
 ) -> None:
-    """Print the tables of MODELS, by default of those in the folder of real models."""
+    """Print the tables of MODELS of CIFAR-10, by default of those in the folder of real models."""
+    train, test = cifar10(SHARED)
+    calibration = train.part(0, calibrate_with)
+    scored = test if count is None else test.spread(count)
+    if save is not None:
+        _save(save, calibration, scored)
     paths = models or tuple(SHARED / f"{name}.onnx" for name in MODELS)
-    cases = [Case.of(path, calibrate_with, count) for path in paths]
+    cases = [Case.of(path, calibration, scored) for path in paths]
     floats = [case for case in cases if not case.graph.quantized][:1]
 
     def told(text: str) -> None:
@@ -270,13 +213,22 @@ def main(
             case "accuracy":
                 tables[name] = accuracy_table(cases, told)
             case "norms":
-                tables[name] = [row for case in floats for row in error_table(case, taken, told)]
+                starts = range(0, taken * calibrate_with, calibrate_with)
+                draws = [train.part(start, start + calibrate_with) for start in starts]
+                tables[name] = [row for case in floats for row in norms_table(case, draws, told)]
             case _:
                 tables[name] = [row for case in floats for row in residuals_table(case, told)]
     for name, rows in tables.items():
         print(f"\n{name}\n\n{table(rows)}", flush=True)
         if writes:
             write(PAGE, name, table(rows))
+
+
+def _save(path: Path, calibration: Samples, scored: Samples) -> None:
+    """Both parts one behind the other."""
+    x = np.concatenate([part.arrays["x"] for part in (calibration, scored)])
+    y = [part.labels for part in (calibration, scored) if part.labels is not None]
+    np.savez_compressed(path, x=x, y=np.concatenate(y))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -37,7 +37,7 @@ from binpoint.passes.samples import Samples
 from binpoint.pipelines import PIPELINES
 from binpoint.sim import verify as verification
 from binpoint.target import load_target
-from tests import models
+from tests import build, models
 
 OPTIONS = CompileOptions()
 HOST = load_target("host")
@@ -192,6 +192,58 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_verified(
         compile_model(files / "net.onnx", load_target(tiny), OPTIONS, samples=files / "net.npz")
     assert caught.value.have == "100 bytes"
     assert "without code" in (caught.value.want or "")
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two residual sums with norms and a product between and behind, and samples beside."""
+    rng = np.random.default_rng(2)
+    shapes = {"place": (16, 8), "one": (8,), "w": (8, 8), "v": (8, 2)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays["place"] *= 8
+    nodes = [
+        build.node("Add", "x place", "first"),
+        build.node("LayerNormalization", "first one", "n"),
+        build.node("MatMul", "n w", "branch"),
+        build.node("Add", "first branch", "second"),
+        build.node("LayerNormalization", "second one", "m"),
+        build.node("MatMul", "m v", "y"),
+    ]
+    ends = [build.info("x", [1, 16, 8])], [build.info("y", [1, 16, 2])]
+    path = tmp_path_factory.mktemp("stream") / "stream.onnx"
+    np.savez(path.with_suffix(".npz"), x=rng.normal(size=(20, 16, 8)).astype(np.float32))
+    return build.save(build.model(nodes, *ends, arrays), path)
+
+
+def test_residual_sums_are_narrow_where_wide_ones_do_not_fit(stream: Path, tmp_path: Path) -> None:
+    def compiled_for(sram: int, residuals: Literal["auto", "narrow", "wide"]) -> Result:
+        text = 'schema = 1\nname = "board"\nfamily = "mcu"\nextends = "host"\nsummary = "Small"\n'
+        text += f'source = "none"\n[memory.sram]\nbytes = {sram}\nholds = ["arena"]\n'
+        (tmp_path / "board.toml").write_text(text)
+        board, options = load_target(tmp_path / "board.toml"), CompileOptions(residuals=residuals)
+        samples = stream.with_suffix(".npz")
+        return compile_model(stream, board, options, samples=samples, verify="none")
+
+    narrow, wide = (compiled_for(4096, kind).report for kind in ("narrow", "wide"))
+    assert narrow.arena_bytes is not None
+    assert wide.arena_bytes is not None
+    assert narrow.arena_bytes < wide.arena_bytes
+    roomy = compiled_for(wide.arena_bytes, "auto").report
+    assert (roomy.arena_bytes, roomy.passes["residual-widths"]["wide"]) == (wide.arena_bytes, 1)
+
+    small = compiled_for(wide.arena_bytes - 1, "auto").report
+    assert small.arena_bytes == narrow.arena_bytes
+    found = small.passes["residual-widths"]
+    assert (found["streams"], found["wide"], found["arena_wide"]) == (1, 0, wide.arena_bytes)
+    assert found["error_wide"] < found["error_narrow"]
+
+    with pytest.raises(DoesNotFit) as caught:
+        compiled_for(wide.arena_bytes - 1, "wide")
+    assert "residuals=narrow" in (caught.value.hint or "")
+    with pytest.raises(DoesNotFit) as caught:
+        compiled_for(narrow.arena_bytes - 1, "auto")
+    assert caught.value.want == f"{narrow.arena_bytes} bytes"
+    assert "residuals" not in (caught.value.hint or ""), "narrow sums do not fit either"
 
 
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm", "cc")

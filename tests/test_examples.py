@@ -8,6 +8,8 @@ import json
 import re
 import runpy
 import shlex
+import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -159,3 +161,23 @@ def test_the_detector_is_of_the_published_size() -> None:
     parts = ("_codes", "_bias")
     held = (t for t in graph.initializer if t.name.endswith(parts))
     assert sum(int(np.prod(t.dims)) for t in held) == pytest.approx(422_000, rel=0.01)
+
+
+def test_boxes_are_drawn_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES / "09_tinyissimo_yolo"), *sys.path])
+    picture = importlib.import_module("picture")
+    unsure = [0, 0, 80, 80, 2, 2**27]
+    found = [np.array([[32, 16, 96, 64, 1, 2**30], unsure])] + 2 * [np.zeros((0, 6), np.int64)]
+    images = np.full((3, 3, 10, 10), 0.4, np.float32)
+    picture.write(tmp_path / "found.png", images, found, columns=2)
+    data = (tmp_path / "found.png").read_bytes()
+    at = data.index(b"IDAT")
+    body = zlib.decompress(data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")])
+    rows = np.frombuffer(body, np.uint8).reshape(66, 1 + 3 * 66)[:, 1:].reshape(66, 66, 3)
+    line = (rows == picture.COLOURS[1]).all(axis=-1)
+    wanted = np.zeros((66, 66), bool)
+    wanted[3:12, 6:18] = True
+    wanted[5:10, 8:16] = False
+    assert np.array_equal(line, wanted)
+    assert (rows[:30, :30][~wanted[:30, :30]] == 102).all()
+    assert (rows[36:, 36:] == 255).all()

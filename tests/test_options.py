@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from binpoint.errors import BadOption, InputNotFound
 from binpoint.options import CompileOptions, Detections, read_options
+from binpoint.target import load_target
 
 options = st.builds(
     CompileOptions,
     name=st.none() | st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,20}", fullmatch=True),
     optimize=st.sampled_from(["speed", "size"]),
+    patches=st.sampled_from(["uniform", "mixed"]),
+    patch_classes=st.sampled_from(["static", "dynamic"]),
     observer=st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
     percentile=st.floats(min_value=0.1, max_value=100),
     scales=st.sampled_from(["free", "power-of-two"]),
@@ -112,3 +115,14 @@ def test_a_file_with_a_syntax_error_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputNotFound):
         read_options(tmp_path / "none.toml")
+
+
+def test_classes_of_patches_are_of_patches_of_mixed_precision_on_a_microcontroller() -> None:
+    given_options = read_options(assignments=["patch_classes=dynamic", "patches=mixed"])
+    given_options.check_for(load_target("cortex-m4"))
+    alone = read_options(assignments=["patch_classes=dynamic"])
+    with pytest.raises(BadOption, match="differ in precision") as raised:
+        alone.check_for(load_target("cortex-m4"))
+    assert raised.value.hint == "add patches=mixed"
+    with pytest.raises(BadOption, match="means nothing for `zynq-7020`"):
+        given_options.check_for(load_target("zynq-7020"))

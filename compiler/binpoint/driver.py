@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
+import msgspec
+
 from binpoint import pipelines
 from binpoint.emit import fpga_hls, mcu_c
 from binpoint.emit.manifest import hls_manifest, manifest
@@ -29,6 +31,7 @@ from binpoint.plan.arrange import arrange
 from binpoint.plan.folding import Choice
 from binpoint.plan.packing import unpacked
 from binpoint.plan.program import Program
+from binpoint.quantize.residual_widths import WIDE, ResidualWidths
 from binpoint.report import render as rendering
 from binpoint.report.accelerator import summarize_design
 from binpoint.report.maps import packed_maps_of
@@ -48,6 +51,7 @@ from binpoint.sim.departures import departures
 from binpoint.sim.emitted import EmittedC, EmittedHls
 from binpoint.sim.folder import read_folder, verify_written
 from binpoint.sim.interface import Interface
+from binpoint.sim.measure import Measurement
 from binpoint.sim.verify import Subject, reference
 from binpoint.sim.verify import verify as run_witnesses
 from binpoint.sim.witness import Answer, Verdict, witnesses_of
@@ -116,21 +120,23 @@ def compile_model(  # noqa: PLR0913 - all but three have defaults
     sets = divide(read_samples(samples, imported, options.seed), calibrate_with)
     context = Context(target, options, sets.calibration)
     passes = pipelines.choose(pipeline, target)
-    floating, typed, graph = _lower(imported, passes, context, dump_ir)
+    line = _lower(imported, passes, context, dump_ir)
     trial = _trial(sets.scored, imported, options, verify_samples)
     match target:
         case McuTarget():
-            made = _emit_c(graph, target, options, trial)
+            line, program = _fitting(line, imported, passes, context, dump_ir)
+            made = _emit_c(program, target, options, trial)
         case FpgaTarget():
-            made = _emit_hls(graph, target, options, trial)
+            made = _emit_hls(line.graph, target, options, trial)
         case _:
             assert_never(target)
 
+    graph = line.graph
     subject = Subject(graph, made.emitted, options, model)
     verdict = _checked(run_witnesses(subject, trial, asked))
     use = _use(sets.calibration, sets.scored, verified=trial.count, shared=sets.shared)
-    ratios = noise(floating, unpacked(graph), sets.scored)
-    removed, apart = macs(imported) - macs(typed), departures(graph, model, options.semantics)
+    ratios = noise(line.floating, unpacked(graph), sets.scored)
+    removed, apart = macs(imported) - macs(line.typed), departures(graph, model, options.semantics)
     found = Findings(use, score(subject, sets.scored), ratios, removed, apart)
     if isinstance(made.plan, Program) and isinstance(target, McuTarget):
         points = curve_of(graph, target, options) if curve else ()
@@ -151,9 +157,8 @@ class _Made:
     emitted: EmittedC | EmittedHls
 
 
-def _emit_c(graph: Graph, target: McuTarget, options: CompileOptions, trial: Samples) -> _Made:
-    program = arrange(graph, options, target)
-    budget.check(target, memory_use(program, target, None))
+def _emit_c(program: Program, target: McuTarget, options: CompileOptions, trial: Samples) -> _Made:
+    graph = program.graph
     project = mcu_c.render(program, target, options)
     inputs = list(stored_inputs(graph, trial.part(0, 8)))
     inputs = golden(program.inputs + program.outputs, inputs)
@@ -189,7 +194,7 @@ def _summarized(
     """The report; a program that turns out too large once measured is refused."""
     match plan, target:
         case Program(), McuTarget():
-            budget.check(target, memory_use(plan, target, verdict.measurement))
+            _check(plan, target, verdict.measurement)
             return summarize(plan, target, verdict, found)
         case Choice(), FpgaTarget():
             return summarize_design(plan, target, verdict, found)
@@ -242,10 +247,17 @@ def show(
     return dump(run(passes if after is None else passes.until(after), graph, context))
 
 
-def _lower(
-    imported: Graph, passes: Pipeline, context: Context, trace: Path | None
-) -> tuple[Graph, Graph, Graph]:
+@dataclass(frozen=True, slots=True)
+class _Line:
     """The float model, and the last graph at each stage after it, whose values have its names."""
+
+    floating: Graph
+    typed: Graph
+    graph: Graph
+
+
+def _lower(imported: Graph, passes: Pipeline, context: Context, trace: Path | None) -> _Line:
+    """All passes."""
     if trace is not None:
         _new_folder(trace)
         (trace / "00-load.txt").write_text(dump(imported), encoding="utf-8")
@@ -254,7 +266,46 @@ def _lower(
     last = next(i for i, p in enumerate(items) if p.after is Stage.INTEGER)
     floating = run(Pipeline(*items[:first]), imported, context, trace=trace)
     typed = run(Pipeline(*items[first:last]), floating, context, trace=trace)
-    return floating, typed, run(Pipeline(*items[last:]), typed, context, trace=trace)
+    return _Line(floating, typed, run(Pipeline(*items[last:]), typed, context, trace=trace))
+
+
+def _fitting(
+    line: _Line, imported: Graph, passes: Pipeline, context: Context, trace: Path | None
+) -> tuple[_Line, Program]:
+    """The program, and the line that it is made of.
+
+    Where wide residual sums do not fit the target's memory, were not asked for, and narrow ones
+    fit, it is made of a second line; the arena that wide ones would take is a figure of its graph.
+    The graphs of the second line are written into the folder `narrow` of `trace`.
+
+    Raises:
+        DoesNotFit: the target has too little memory.
+    """
+    target, options = context.target, context.options
+    assert isinstance(target, McuTarget)
+    program = arrange(line.graph, options, target)
+    small = all(row.fits for row in memory_use(program, target, None))
+    if small or options.residuals != "auto" or not _wide_sums(program):
+        _check(program, target, None)
+        return line, program
+    context = replace(context, options=msgspec.structs.replace(options, residuals="narrow"))
+    other = _lower(imported, passes, context, None if trace is None else trace / "narrow")
+    narrow = arrange(other.graph, context.options, target)
+    _check(narrow, target, None)
+    found = {**line.graph.figures[ResidualWidths.name], WIDE: 0, "arena_wide": program.arena_bytes}
+    other.graph.figures = {**other.graph.figures, ResidualWidths.name: found}
+    return other, narrow
+
+
+def _wide_sums(program: Program) -> bool:
+    """Whether residual sums have 16 bits."""
+    return program.graph.figures.get(ResidualWidths.name, {}).get(WIDE, 0) > 0
+
+
+def _check(program: Program, target: McuTarget, figures: Measurement | None) -> None:
+    """Refuse a program that does not fit."""
+    hint = "residual sums of eight bits (`--set residuals=narrow`)" if _wide_sums(program) else None
+    budget.check(target, memory_use(program, target, figures), hint)
 
 
 def _new_folder(folder: Path) -> None:

@@ -31,6 +31,7 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
             {
                 "optimize",
                 "patches",
+                "patch_classes",
                 "packed_maps",
                 "fpu",
                 "arena",
@@ -113,6 +114,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             with layers computed patch by patch where that saves memory.
         patches: ``mixed`` gives layers computed patch by patch maps of fewer bits where the
             samples' patches have no outliers; ``uniform`` keeps what whole maps compute.
+        patch_classes: which patches have outliers, where `patches` is ``mixed``: ``static`` as the
+            samples have them in the mean, ``dynamic`` as the device counts them in each input.
         packed_maps: maps of codes of four, two or one bits that share bytes in the arena: ``auto``
             where that lowers the arena and costs little, or memory is what counts; ``always``
             wherever it can be, ``never``.
@@ -131,7 +134,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         activation_bits: of activations of a float model.
         residuals: bits of sums that only sums and norms read, as in a transformer's residual
             stream: ``wide`` is 16, ``narrow`` as many as other activations, ``auto`` 16 where the
-            outputs over the samples gain by it.
+            outputs over the samples gain by it and the target has room for them.
         weight_bits: of the weights of a float model; scales of less than eight bits are those with
             the least squared error.
         weight_rounding: of the weights of a float model: each to the ``nearest`` code, or so that
@@ -165,6 +168,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     name: Identifier | None = None
     optimize: Literal["speed", "size", "ram"] = "speed"
     patches: Literal["uniform", "mixed"] = "uniform"
+    patch_classes: Literal["static", "dynamic"] = "static"
     packed_maps: Literal["auto", "always", "never"] = "auto"
     observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
@@ -218,7 +222,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return "".join(f"{key} = {_toml(v)}\n" for key, v in fields if v is not None)
 
     def check_for(self, target: Target) -> None:
-        """Refuse what is set but means nothing for the target.
+        """Refuse what is set but means nothing for the target, or beside other options.
 
         Raises:
             BadOption: names the option.
@@ -233,6 +237,12 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                         f"the option `{key}` means nothing for `{target.name}`",
                         want=f"a target of family {family}: `binpoint list targets`",
                     )
+        if self.patch_classes == "dynamic" and self.patches == "uniform":
+            raise BadOption(
+                "patches are of classes only where they differ in precision",
+                have="patch_classes=dynamic",
+                hint="add patches=mixed",
+            )
 
 
 _FOLD = Fold.__struct_fields__

@@ -1,18 +1,20 @@
 """Mean average precision of yolo.onnx in float, and of the integers that it is compiled to.
 
-python examples/09_tinyissimo_yolo/evaluate.py [TARGET] [--model FILE] [KEY=VALUE …]
+    python examples/09_tinyissimo_yolo/evaluate.py [TARGET] [--model FILE] [--picture FILE] …
 
-compiles another file in its place, as train_quantized.py writes them.
+compiles yolo.onnx, or another file as train_quantized.py writes them, and draws what the generated
+C found in some scenes. Further words KEY=VALUE are options of the compilation.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
+import picture
 from boxes import precision
 from numpy.typing import NDArray
 from scenes import scenes
@@ -30,7 +32,8 @@ from binpoint.sim.host_c import HostBuild, run_project
 from binpoint.sim.interface import Interface
 
 FOLDER = Path(__file__).resolve().parent
-CALIBRATION, TEST = 200, 500
+TARGET = "cortex-m4"
+CALIBRATION, TEST, DRAWN = 200, 500, 12
 _FINE = FixedType.per_tensor(IntType(16, signed=True), Dyadic(1, -12))
 
 Boxes = list[NDArray[np.int64]]
@@ -83,24 +86,31 @@ def integer(result: Result, options: CompileOptions, images: NDArray[Any]) -> Bo
     return [one[1:].reshape(-1, 6)[: one[0]] for one in told]
 
 
-def main() -> None:
+@click.command()
+@click.argument("words", nargs=-1, metavar="[TARGET] [KEY=VALUE]...")
+@click.option(
+    "--model", default=FOLDER / "yolo.onnx", show_default="yolo.onnx",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What is compiled.",
+)  # fmt: skip
+@click.option(
+    "--picture", "drawing", type=click.Path(dir_okay=False, path_type=Path),
+    help="A PNG file of the first scenes, with the boxes found.",
+)  # fmt: skip
+def main(words: tuple[str, ...], model: Path, drawing: Path | None) -> None:
     """Print both, and what the network costs."""
-    words = sys.argv[1:]
-    model = FOLDER / "yolo.onnx"
-    if "--model" in words:
-        at = words.index("--model")
-        model = Path(words[at + 1])
-        del words[at : at + 2]
-    target = words.pop(0) if words and "=" not in words[0] else "cortex-m4"
-    options = read_options(FOLDER / "yolo.toml", words)
+    target, given = (words[0], words[1:]) if words and "=" not in words[0] else (TARGET, words)
+    options = read_options(FOLDER / "yolo.toml", given)
     images, objects = samples()
     result = compiled(model, target, options, images[:CALIBRATION])
     images, objects = images[CALIBRATION:], objects[CALIBRATION:]
-    report = result.report
+    report, found = result.report, integer(result, options, images)
     print(f"float: {precision(floating(options, images), objects):.4f}")
-    print(f"integer: {precision(integer(result, options, images), objects):.4f}")
+    print(f"integer: {precision(found, objects):.4f}")
     print(f"flash {report.flash_bytes}, arena {report.arena_bytes}, MACs {report.macs}")
     print(f"instructions {report.instructions}, {report.verdict}, {report.detections}")
+    if drawing is not None:
+        picture.write(drawing, images[:DRAWN], found[:DRAWN], columns=6)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 # pyright: basic, reportMissingImports=false
 """Bring yolo.onnx to fixed point: activations and weights of few bits, binary points learned.
 
-    python examples/09_tinyissimo_yolo/train_quantized.py FOLDER [BITS] [EPOCHS] [SCENES]
+    python examples/09_tinyissimo_yolo/train_quantized.py FOLDER [--bits 4] …
 
-writes two files of QONNX, which `evaluate.py` scores: `ptq8.onnx`, with binary points of least
-squared error over 256 scenes, and `qat8.onnx`, where weights and binary points were trained from
-there on, for 1 epoch of 400 scenes. Needs PyTorch and the extra `training`.
+writes two files of QONNX, which `evaluate.py` scores: `ptq4.onnx`, with binary points of least
+squared error over 256 scenes, and `qat4.onnx`, where weights and binary points were trained from
+there on, to give what the float network gives; `--learn-from objects` trains on the objects
+drawn instead. Needs PyTorch and the extra `training`.
 """
 
 from __future__ import annotations
 
-import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import torch
@@ -26,8 +28,7 @@ from binpoint.training import Plan, calibrate, export, formats, learn, prepare
 
 FOLDER = Path(__file__).resolve().parent
 SEED, CALIBRATION = 5, 256
-EPOCHS, SCENES, BATCH = 1, 400, 16
-RATE = 2e-4
+BATCH, POINT_RATE = 16, 1e-3
 
 
 def floating(path: Path) -> nn.Sequential:
@@ -68,25 +69,45 @@ def criterion(output: Any, objects: Any) -> Any:
     return loss(output, owned, found)
 
 
-def main() -> None:
+def distance(output: Any, wanted: Any) -> Any:
+    """The squared error of an image's cells."""
+    return (output - wanted).square().sum() / len(output)
+
+
+@torch.no_grad()
+def taught(net: nn.Module, x: Any) -> Any:
+    """What the float network gives."""
+    return torch.cat([net.eval()(batch) for batch in x.split(64)])
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--bits", default=4, show_default=True, help="Of weights and of maps.")
+@click.option("--epochs", default=2, show_default=True)
+@click.option("--count", "--scenes", default=4800, show_default=True, help="To train on.")
+@click.option("--rate", default=3e-4, show_default=True, help="Of weights, at the most.")
+@click.option(
+    "--learn-from", type=click.Choice(["float", "objects"]), default="float", show_default=True,
+    help="The float network's cells, or the objects drawn.",
+)  # fmt: skip
+def main(folder: Path, bits: int, epochs: int, count: int, rate: float, learn_from: str) -> None:
     """Calibrate and write, train and write."""
-    folder = Path(sys.argv[1])
-    bits, epochs, count = (
-        int(given or default)
-        for given, default in zip((*sys.argv[2:5], *[None] * 3), (8, EPOCHS, SCENES), strict=False)
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    images, objects = scenes(SEED, count)
+    images, objects = scenes(SEED, max(count, CALIBRATION))
     x = torch.from_numpy(images.astype(np.float32) / np.float32(255))
-    net = prepare(floating(FOLDER / "yolo.onnx"), bits=bits, input_signed=False, output_bits=8)
+    plain = floating(FOLDER / "yolo.onnx")
+    net = prepare(plain, bits=bits, input_signed=False, output_bits=8)
     calibrate(net, x[:CALIBRATION].split(64))
     export(net, x[:1], folder / f"ptq{bits}.onnx")
-    plan = Plan(epochs=epochs, batch=BATCH, rate=RATE, checkpoint=folder / f"qat{bits}.pt")
-    for epoch in learn(net, x, torch.from_numpy(objects), plan, loss=criterion):
-        print(f"epoch {epoch.index}: loss {epoch.loss:.3f}, {epoch.seconds:.0f} s")
+    x = x[:count]
+    y = taught(plain, x) if learn_from == "float" else torch.from_numpy(objects[:count])
+    plan = Plan(epochs=epochs, batch=BATCH, rate=rate, point_rate=POINT_RATE, progress=True)
+    learn(net, x, y, plan, loss=distance if learn_from == "float" else criterion)
     export(net, x[:1], folder / f"qat{bits}.onnx")
-    print(formats(net))
+    for name, form in formats(net).items():
+        click.echo(f"{name}: {form}")
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="brevitas")
     main()

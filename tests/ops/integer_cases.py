@@ -20,7 +20,7 @@ from binpoint.ops.chain import Chain
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.conv_transpose import IntConvTranspose, Spread
-from binpoint.ops.copy import IntCopy, IntReshape, transposed
+from binpoint.ops.copy import IntCopy, IntReshape, row_major, transposed
 from binpoint.ops.dense import IntDense, IntMatMul
 from binpoint.ops.distances import exponentials
 from binpoint.ops.gate import KINDS, Gated
@@ -28,6 +28,7 @@ from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.logshares import LOG2, IntLogShares, IntShiftMatMul
 from binpoint.ops.lookup import IntLookup
 from binpoint.ops.methods import FUNCTIONS, Method
+from binpoint.ops.outliers import IntOutliers
 from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
 from binpoint.ops.pad import IntPad
 from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul
@@ -439,6 +440,17 @@ def unpack(s: Sketch) -> Value:
     return s.add(IntUnpack(digits, kind), s.input((*s.shape(2), digits.pixel), PACKED))
 
 
+def outliers(s: Sketch) -> Value:
+    """Counted in the first part of each axis of a map, in another order of axes now and then."""
+    shape, storage = (*s.shape(2), s.pick(1, 11, 40)), s.pick(I8, I8, U8, I16)
+    x = s.input(shape, s.type(storage))
+    lo, hi = sorted(s.number(storage.min, storage.max) for _ in range(2))
+    sizes = [s.pick(n, s.number(1, n)) for n in shape]
+    axes = list(zip(sizes, row_major(shape), strict=True))
+    s.random.shuffle(axes)
+    return s.add(IntOutliers.of([n for n, _ in axes], [k for _, k in axes], lo, hi), x)
+
+
 CASES: tuple[Case, ...] = (
     conv, depthwise, dense, matmul, conv_transpose, requantized, requantized, fused, fused,
     clamp, lookup, channel_lookup, prelu, add, mul, runtime_pair, runtime_pair, minmax,
@@ -446,5 +458,5 @@ CASES: tuple[Case, ...] = (
     copy, reshape, pad, concat, gather, resize_linear, in_place, softmax_in_other_steps,
     shares, shares, gated, gated, gated, layer_norm, powers,
 )  # fmt: skip
-PACKING: tuple[Case, ...] = (pack, pack, unpack, unpack)
-"""Of maps that only microcontrollers have."""
+OF_STAGES: tuple[Case, ...] = (pack, pack, unpack, unpack, outliers, outliers)
+"""Of stages of patches and of packed maps, which only microcontrollers have."""

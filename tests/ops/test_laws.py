@@ -16,10 +16,10 @@ from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from tests import laws
 from tests.ops.float_cases import FLOAT_CASES
-from tests.ops.integer_cases import CASES, PACKING, Case, in_place
+from tests.ops.integer_cases import CASES, OF_STAGES, Case, in_place
 from tests.ops.sketch import Sketch
 
-_EVERYTHING: tuple[Case, ...] = (*CASES, *(c.add for c in FLOAT_CASES), *PACKING)
+_EVERYTHING: tuple[Case, ...] = (*CASES, *(c.add for c in FLOAT_CASES), *OF_STAGES)
 
 
 def sketched(case: Case, random: Random) -> Sketch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from random import Random
 from typing import ClassVar
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
+from binpoint.emit.mcu_c import render
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph, Value
-from binpoint.numeric.fixed import I8, U8, IntType
+from binpoint.ir.graph import Graph, Node, Value
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, U8, FixedType, IntType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.concat import IntConcat
@@ -21,13 +25,17 @@ from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.copy import transposed
 from binpoint.ops.dense import IntDense
 from binpoint.ops.halo import regions, spatial
+from binpoint.ops.outliers import OutlierTest
 from binpoint.ops.pairwise import IntAdd
+from binpoint.ops.patched import Patched, View
 from binpoint.ops.pooling import IntMaxPool
-from binpoint.ops.requantize import DyadicRequantize
+from binpoint.ops.requantize import Clamp, DyadicRequantize
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
+from binpoint.plan.arrange import arrange
 from binpoint.plan.patches import undivided
 from binpoint.plan.stages import body_of, joined, put, spans
+from binpoint.target import load_target, microcontroller
 from tests import laws
 from tests.ops.integer_cases import SUM
 from tests.ops.sketch import Sketch
@@ -193,3 +201,28 @@ def test_patches_on_the_emulated_core() -> None:
         inputs = laws.samples(graph, np.random.default_rng(seed))
         values = laws.evaluated(graph, inputs)
         laws.law_8_instructions(graph, inputs, values, CompileOptions(name="patches"), "cortex-m4")
+
+
+def test_the_c_of_a_choice_between_two_pieces(golden_c: SnapshotAssertion) -> None:
+    """A test that both patches share, the pieces of two bodies, and what calls one of them."""
+    kind = TensorType((1, 4, 2, 1), FixedType.per_tensor(I8, Dyadic(1, -4)))
+    x, y = (Value(name, kind, bounds=Interval(-128, 127)) for name in ("x", "y"))
+    bodies: list[Graph] = []
+    for hi in (127, 7):
+        body = Graph("net")
+        _ = body.add_value(x)
+        body.inputs, body.outputs = ("x",), ("y",)
+        _ = body.add(Node("clamp", Clamp(-7, hi), ("x",), ("y",)), [y])
+        bodies.append(body)
+    test = OutlierTest(-9, 7, Fraction(1, 3), 0, ())
+    op = Patched(tuple(bodies), (2, 2), View.dense(x.shape), test=test)
+    graph = Graph("net")
+    _ = graph.add_value(x)
+    graph.inputs, graph.outputs = ("x",), ("y",)
+    _ = graph.add(Node("patches", op, ("x",), ("y",)), [y])
+    options = CompileOptions(name="net")
+    target = microcontroller(load_target("host"))
+    text = render(arrange(graph, options, target), target, options).files["net.c"].decode()
+    assert "if (outliers > 1) {" in text
+    first, last = text.index("/* outliers:"), text.index("int net_run")
+    assert text[first:last] == golden_c

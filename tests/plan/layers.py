@@ -22,7 +22,7 @@ from binpoint.ops.runtime_pair import OnnxruntimeAdd
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from tests import laws
-from tests.ops.integer_cases import SUM, onnxruntime_requantizer
+from tests.ops.integer_cases import SUM, onnxruntime_requantizer, outliers
 from tests.ops.sketch import Sketch
 
 OPTIONS = CompileOptions(planner="greedy")
@@ -144,7 +144,7 @@ def copied(s: Sketch) -> Value:
     return s.add(transposed(x, order), x)
 
 
-LAYERS = (conv, dense, depthwise, add, columns, maximum, table, copied)
+LAYERS = (conv, dense, depthwise, add, columns, maximum, table, copied, outliers)
 
 
 def sketch(

@@ -23,7 +23,7 @@ from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeMul
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from tests import laws
-from tests.ops.integer_cases import SUM, dyadic_requantizer, onnxruntime_requantizer
+from tests.ops.integer_cases import SUM, dyadic_requantizer, onnxruntime_requantizer, outliers
 from tests.ops.sketch import Sketch
 
 DEVICE = laws.unpriced("cortex-m4")
@@ -124,6 +124,7 @@ CASES: tuple[Callable[[Sketch], Value], ...] = (
     total,
     concat,
     copy,
+    outliers,
 )
 
 
@@ -141,7 +142,7 @@ def test_all_of_them_are_taken() -> None:
     options = CompileOptions(planner="greedy")
     steps = [p for n in range(2) for p in arrange(project(n).graph, options, DEVICE).steps]
     taken = [p.call for p in steps if p.call.variant == "dsp"]
-    for stem in ("add", "mul", "lookup", "maxpool", "average", "sum", "concat", "copy"):
+    for stem in ("add", "mul", "lookup", "maxpool", "average", "sum", "concat", "copy", "outliers"):
         assert sum(c.stem == stem for c in taken) > 4, stem
     traits = [dict(c.traits) for c in taken]
     assert {t["inner"] for t in traits if "inner" in t} == {"a", "b", "ab"}

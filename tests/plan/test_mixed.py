@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from functools import partial
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from benchmarks import mobilenet_v2
 from binpoint import CompileOptions, compile_model, load_target
@@ -19,9 +18,12 @@ from binpoint.frontend.load import load
 from binpoint.frontend.samples import RANDOM, read_samples
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.op import IntArray
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import U8, FixedType
 from binpoint.ops.conv import IntDepthwise
+from binpoint.ops.halo import slices
+from binpoint.ops.outliers import OutlierTest
 from binpoint.ops.packed import map_bytes
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context
@@ -79,10 +81,10 @@ def test_a_patch_with_values_far_from_the_others_has_outliers() -> None:
     rng = np.random.default_rng(0)
     maps = [rng.integers(90, 110, (1, 8, 8, 3)) for _ in range(4)]
     regions = [((i, i + 3), (j, j + 3)) for i in (0, 4) for j in (0, 4)]
-    assert with_outliers(maps, regions, 0.96) == (False, False, False, False)
+    assert with_outliers(maps, regions, 0.96, Fraction(4, 100)) == (False, False, False, False)
     for array in maps:
         array[0, 5:7, 1:3] = 250
-    assert with_outliers(maps, regions, 0.96) == (False, False, True, False)
+    assert with_outliers(maps, regions, 0.96, Fraction(4, 100)) == (False, False, True, False)
 
 
 def test_outliers_are_counted_from_normal_values() -> None:
@@ -158,7 +160,7 @@ def test_the_error_of_a_map_is_that_at_the_end_of_its_stage(
     assert context.samples is not None
     for inputs in stored_inputs(whole, context.samples.spread(2)):
         seen.add(evaluate(whole, inputs))
-    masks = seen.masks([p.result for p in op.patches])
+    masks = seen.masks(np.ones((2, len(op.patches)), bool))
     (end,), tried = body.outputs, 0
     for maps in maps_of(body):
         if not maps.free:
@@ -212,10 +214,9 @@ def test_maps_have_fewer_bits_until_the_net_fits(uniform: Graph, context: Contex
     """The largest map where most is needed first, one step at a time; none if nothing helps."""
     knobs = MixedPatches(0.999, 0.99, (8, 5, 4), samples=2)
     assert context.samples is not None
-    found = {n.name: Sought.of(s, knobs) for n, s in knobs.seen(uniform, context.samples)}
-    options = {
-        name: Option(s.losses, partial(s.draft, context=context)) for name, s in found.items()
-    }
+    seen = knobs.seen(uniform, context.samples)
+    found = {node.name: Sought.of(stage, knobs, context) for node, stage in seen}
+    options = {name: Option(stage.losses, stage.draft) for name, stage in found.items()}
     now: Mapping[str, Mapping[str, int]] | None = {
         name: stage.found(knobs.lambda_).bits for name, stage in found.items()
     }
@@ -237,7 +238,7 @@ def test_maps_have_fewer_bits_until_the_net_fits(uniform: Graph, context: Contex
 
 
 def maps_in(ops: Iterable[Patched]) -> list[Value]:
-    return [v for op in ops for part in op.parts for v in part.values() if v.constant is None]
+    return [v for op in ops for part, *_ in op.parts for v in part.values() if v.constant is None]
 
 
 @pytest.mark.parametrize(("less", "lower"), [(0, False), (1, True), (10**6, False)])
@@ -246,7 +247,7 @@ def test_bits_are_lowered_only_where_that_makes_it_fit(
 ) -> None:
     limit = max(1, arrange(uniform, MIXED, HOST).arena_bytes - less)
     memory = {"sram": Memory(limit, ("arena",))}
-    small = replace(context, target=msgspec.structs.replace(HOST, memory=memory))
+    small = Context(replace(HOST, memory=memory), MIXED, context.samples)
     made = MixedPatches(0.999, 0.99, (8, 3), (8,), samples=2).run(uniform.copy(), small)
     assert (min(b for op in stages(made) for b in bits(op)) < 8) is lower
     if lower:
@@ -263,6 +264,7 @@ def test_samples_are_needed_and_knobs_have_ranges(uniform: Graph) -> None:
         MixedPatches(samples=0),
         MixedPatches(bits=(16,)),
         MixedPatches(weights=(1,)),
+        MixedPatches(allowed=1.0),
     ):
         with pytest.raises(BadPassOption):
             wrong.run(uniform.copy(), Context(HOST, MIXED, None))
@@ -285,14 +287,70 @@ def test_what_only_depthwise_convolutions_read_has_a_scale_for_each_channel(
         assert {type(n.op) for n in body.consumers(value.name)} == {IntDepthwise}
 
 
+def dynamic(
+    uniform: Graph, context: Context, allowed: float, weights: tuple[int, ...] = (8,)
+) -> list[Patched]:
+    """The stages with classes that the device tells."""
+    options = replace(MIXED, patch_classes="dynamic")
+    knobs = MixedPatches(0.9, 0.01, (8, 4), weights, samples=4, allowed=allowed)
+    return stages(knobs.run(uniform.copy(), Context(HOST, options, context.samples)))
+
+
+def share(codes: IntArray, test: OutlierTest) -> float:
+    """Which part a clamp to the range of the test changes."""
+    return np.count_nonzero(np.clip(codes, test.lo, test.hi) != codes) / codes.size
+
+
+def test_the_test_tells_the_classes_that_values_have(uniform: Graph, context: Context) -> None:
+    """As often as the stage is told, and with the codes next to the ends of the range inside."""
+    (op, *_) = dynamic(uniform, context, 0.06)
+    assert op.test is not None
+    assert not op.body_of
+    whole = undivided(uniform)
+    assert context.samples is not None
+    (start,) = op.bodies[0].inputs
+    maps = [evaluate(whole, x)[start] for x in stored_inputs(whole, context.samples.spread(4))]
+    found = Outliers.of(maps, 0.9)
+    ends = op.source.elem.storage
+    assert (op.test.lo, op.test.hi) == (max(found.lo, ends.min), min(found.hi, ends.max))
+    counts = np.array([
+        [share(m[slices(patch.operand)], op.test) for patch in op.patches] for m in maps
+    ])  # fmt: skip
+    assert op.test.samples == 4
+    first = np.mean(counts > 0.06, axis=0)
+    assert [float(s) for s in op.test.shares] == first.tolist()
+    assert 0 < first.mean() < 1
+
+
+def test_without_any_allowed_a_patch_that_contains_an_outlier_has_eight_bits(
+    uniform: Graph, context: Context
+) -> None:
+    """The rule of the paper, of which these patches leave none narrow; static and dynamic."""
+    assert all(op.test is None and not any(op.body_of) for op in dynamic(uniform, context, 0.0))
+    test = OutlierTest(3, 9, Fraction(0), 0, ())
+    assert [test.body(np.array(codes)) for codes in ([3, 9], [3, 10], [2, 3])] == [1, 0, 0]
+    assert Outliers(3, 9).share(np.array([2, 3, 9, 10])) == 0.5
+
+
+def test_a_limit_is_exact() -> None:
+    """1 - 0.9 in binary is less than a tenth."""
+    knobs = MixedPatches(phi=0.9)
+    assert OutlierTest(0, 1, knobs.part, 0, ()).limit(1000) == 100
+    assert MixedPatches(allowed=0.25).part == Fraction(1, 4)
+
+
 @pytest.mark.slow
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
-def test_mixed_patches_are_verified_and_reported(model: Path) -> None:
-    pipeline = choose(None, HOST).replace(MixedPatches.name, MixedPatches(0.9, 0.01))
+@pytest.mark.parametrize("by", ["static", "dynamic"])
+def test_mixed_patches_are_verified_and_reported(
+    model: Path, by: Literal["static", "dynamic"]
+) -> None:
+    knobs = MixedPatches(0.9, 0.01, allowed=0.052 if by == "dynamic" else None)
+    pipeline = choose(None, HOST).replace(MixedPatches.name, knobs)
     report = compile_model(
         model,
         load_target("cortex-m4"),
-        MIXED,
+        replace(MIXED, patch_classes=by),
         samples=RANDOM,
         verify="all",
         verify_samples=1,
@@ -308,4 +366,13 @@ def test_mixed_patches_are_verified_and_reported(model: Path) -> None:
     for stage in found.stages:
         assert sum(c.share for c in stage.classes) == pytest.approx(1)
         assert all(len(c.bits) == len(stage.maps) for c in stage.classes)
+        assert (stage.test is not None) == (by == "dynamic")
     assert any(min(c.bits) < 8 for stage in found.stages for c in stage.classes)
+    if by == "static":
+        assert found.bitops_worst == found.bitops_mixed
+    else:
+        assert found.bitops_mixed < found.bitops_worst < found.bitops_uniform8
+        assert found.net_bitops_worst - found.net_bitops_mixed == (
+            found.bitops_worst - found.bitops_mixed
+        )
+        assert any(0 < c.share < 1 for stage in found.stages for c in stage.classes)

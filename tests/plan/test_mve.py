@@ -35,6 +35,7 @@ def test_all_kinds_and_forms_are_taken() -> None:
     calls = [p.call for p in steps if p.call.variant == "mve"]
     assert {c.stem for c in calls} == {
         "conv", "dense", "depthwise", "depthwise_lines", "add", "sum", "maxpool", "lookup", "copy",
+        "outliers",
     }  # fmt: skip
     copies = {dict(c.traits)["form"] for c in calls if c.stem == "copy"}
     assert copies == {"runs", "gather", "spread"}

@@ -74,9 +74,12 @@ def window(s: Sketch, spatial: tuple[int, ...]) -> Window:
     kernel = tuple(s.pick(1, min(3, n), s.number(1, min(n, 5))) for n in spatial)
     before = tuple(s.pick(0, s.number(0, k - 1)) for k in kernel)
     after = tuple(s.pick(0, s.number(0, k - 1)) for k in kernel)
-    dilations = tuple(s.pick(1, 1, 2 if 2 * (k - 1) < n else 1)
-                      for k, n in zip(kernel, spatial, strict=True))  # fmt: skip
-    return Window(kernel, tuple(s.number(1, 4) for _ in kernel), before, after, dilations)
+    most = [
+        min(3, (n - 1) // (k - 1)) if k > 1 else 1 for k, n in zip(kernel, spatial, strict=True)
+    ]
+    dilations = tuple(s.pick(1, s.number(1, m)) for m in most)
+    strides = tuple(s.pick(1, s.number(1, 4)) for _ in kernel)
+    return Window(kernel, strides, before, after, dilations)
 
 
 def conv(s: Sketch, turn: int) -> Value:
@@ -148,7 +151,7 @@ def test_the_layers_reach_every_form_of_kernel() -> None:
     words = seen([layers(seed, 50) for seed in SEEDS], "dsp")
     assert words >= {
         "wide", "tall", "rows", "columns", "pieces", "fixed", "sums", "clamp", "tail", "even",
-        "tie", "mulhi", "thresholds", "moved", "across", "bytes", "n4", "n2", "grouped",
+        "tie", "mulhi", "thresholds", "moved", "across", "bytes", "n4", "n2", "grouped", "phases",
         "d1", "d2", "d3", "d4",
     }  # fmt: skip
 

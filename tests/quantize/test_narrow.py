@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from random import Random
 
 import numpy as np
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
+from binpoint.ir.op import IntArray
 from binpoint.ir.verify import verify
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, U8, FixedType
+from binpoint.ops.halo import slices
+from binpoint.ops.outliers import OutlierTest, outside
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.mixed import Seen
@@ -29,6 +33,7 @@ from tests.ops.test_patched import net, patched
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 randoms = st.randoms(use_true_random=False)
+seeds = st.integers(0, 2**32 - 1)
 OPTIONS = CompileOptions(name="mixed")
 
 
@@ -88,30 +93,111 @@ def mixed(graph: Graph, random: Random) -> Graph | None:
     return graph
 
 
+def by_values(
+    graph: Graph, inputs: Sequence[Mapping[str, IntArray]], random: Random
+) -> Graph | None:
+    """The same with classes by the values of patches; None where all patches would have the same.
+
+    Some patches of these inputs are of each class.
+    """
+    (node,) = [n for n in graph.nodes() if isinstance(n.op, Patched)]
+    assert isinstance(node.op, Patched)
+    op, ends = node.op, node.op.source.elem.storage
+    lo, hi = sorted(random.randint(ends.min, ends.max) for _ in range(2))
+    parts: set[Fraction] = set()
+    for values in laws.evaluated(graph, inputs):
+        whole = values[node.inputs[0]].reshape(-1)[op.view.indices(op.source.shape[1:])][None]
+        for codes in (whole[slices(patch.operand)] for patch in op.patches):
+            parts.add(Fraction(outside(codes, lo, hi), codes.size))
+    if len(parts) < 2:
+        return None
+    allowed = random.choice(sorted(parts)[:-1])
+    test = OutlierTest(lo, hi, allowed, 0, ())
+    op = replace(op, body_of=(), test=test)
+    graph = graph.copy()
+    graph.replace(replace(node, op=op))
+    graph.set_value(replace(graph.value(node.outputs[0]), bounds=op.bounds()[0]))
+    return graph
+
+
+def random_stage(random: Random, layers: int) -> Graph:
+    """The first net of several with a stage of two bodies."""
+    for _ in range(100):
+        graph = patched(net(random, layers)[0])
+        found = None if graph is None else mixed(graph, random)
+        if found is not None and len(stage_of(found).patches) > 1:
+            return found
+    raise AssertionError("no net has a stage")
+
+
+def stage_of(graph: Graph) -> Patched:
+    (op,) = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
+    return op
+
+
+def classes(graph: Graph, values: laws.Values) -> set[int]:
+    """Of which bodies patches of these values are."""
+    (node,) = [n for n in graph.nodes() if isinstance(n.op, Patched)]
+    op = stage_of(graph)
+    assert op.test is not None
+    found: set[int] = set()
+    for sample in values:
+        whole = sample[node.inputs[0]].reshape(-1)[op.view.indices(op.source.shape[1:])][None]
+        found |= {op.test.body(whole[slices(patch.operand)]) for patch in op.patches}
+    return found
+
+
 @settings(max_examples=1, suppress_health_check=_SLOW, phases=[Phase.explicit, Phase.generate])
-@given(randoms)
-def test_witnesses_agree_on_mixed_patches(random: Random) -> None:
-    s, _ = net(random, 3)
-    graph = patched(s)
-    graph = None if graph is None else mixed(graph, random)
-    if graph is None:
-        return
-    verify(graph, "integer")
+@given(seeds)
+def test_witnesses_agree_on_mixed_patches(seed: int) -> None:
+    """Of classes that are fixed, and of classes by the values of each input."""
+    random = Random(seed)
+    graph = random_stage(random, 3)
     inputs = laws.samples(graph, np.random.default_rng(1))
-    values = laws.evaluated(graph, inputs)
-    laws.law_3_check_graph(graph, inputs, values)
-    laws.law_4_kernels(graph, inputs, values, OPTIONS, "cortex-m4")
+    for made in (graph, by_values(graph, inputs, random)):
+        if made is None:
+            continue
+        verify(made, "integer")
+        values = laws.evaluated(made, inputs)
+        assert made is graph or classes(made, values) == {0, 1}
+        laws.law_3_check_graph(made, inputs, values)
+        laws.law_4_kernels(made, inputs, values, OPTIONS, "cortex-m4")
+
+
+@settings(max_examples=30, suppress_health_check=_SLOW)
+@given(seeds)
+def test_each_patch_is_of_the_body_that_its_values_tell(seed: int) -> None:
+    """Every element is what the body of its patch computes on the whole map."""
+    random = Random(seed)
+    graph = random_stage(random, 2)
+    inputs = laws.samples(graph, np.random.default_rng(2))
+    made = by_values(graph, inputs, random)
+    if made is None:
+        return
+    (node,) = [n for n in made.nodes() if isinstance(n.op, Patched)]
+    op = stage_of(made)
+    assert op.test is not None
+    for values in laws.evaluated(made, inputs):
+        x = values[node.inputs[0]]
+        whole = x.reshape(-1)[op.view.indices(op.source.shape[1:])][None]
+        results = [evaluate(b, {b.inputs[0]: whole})[b.outputs[0]] for b in op.bodies]
+        for patch in op.patches:
+            codes = whole[slices(patch.operand)]
+            many = int(np.count_nonzero((codes < op.test.lo) | (codes > op.test.hi)))
+            body = 0 if Fraction(many, codes.size) > op.test.allowed else 1
+            place = slices(patch.result)
+            np.testing.assert_array_equal(values[node.outputs[0]][place], results[body][place])
 
 
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 def test_mixed_patches_on_the_emulated_core() -> None:
-    s, _ = net(Random(12), 4)
-    graph = patched(s)
-    assert graph is not None
-    graph = mixed(graph, Random(12))
-    assert graph is not None
+    random = Random(12)
+    graph = random_stage(random, 4)
     inputs = laws.samples(graph, np.random.default_rng(4))
+    graph = by_values(graph, inputs, random)
+    assert graph is not None
     values = laws.evaluated(graph, inputs)
+    assert classes(graph, values) == {0, 1}
     laws.law_8_instructions(graph, inputs, values, OPTIONS, "cortex-m4")
 
 
@@ -161,7 +247,7 @@ def test_the_mean_error_of_coarser_maps_is_taken_away() -> None:
         inputs = laws.samples(body, np.random.default_rng(seed))
         for sample in inputs:
             seen.add(evaluate(body, sample))
-        masks = seen.masks([p.result for p in op.patches])
+        masks = seen.masks(np.ones((len(inputs), len(op.patches)), bool))
         bits = {node.name: 4 for node in linear_of(body)[::2]}
         (made,) = fitted(body, [(types, masks)], bits, seen.maps).bodies
         for name, step in _sums(body, made).items():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from binpoint.errors import NotTrainable
 from binpoint.training import calibrate, formats, prepare
 from binpoint.training.learn import Epoch, Plan, accuracy, learn
 
@@ -61,6 +63,11 @@ def test_a_training_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path: Path) -
     ]
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+    for other in (replace(plan, epochs=5), replace(plan, point_rate=1e-3)):
+        with pytest.raises(NotTrainable, match="another training"):
+            learn(net(), x, y, other)
+    with pytest.raises(NotTrainable, match=r"(?s)samples 400.*samples 399"):
+        learn(net(), x[1:], y[1:], plan)
 
 
 def test_another_seed_gives_another_training() -> None:

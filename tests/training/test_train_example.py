@@ -10,15 +10,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 
+from binpoint.ir.evaluate import evaluate
 from binpoint.options import CompileOptions
+from binpoint.passes.convert import real, stored
 from binpoint.training import export
-from binpoint.training.check import compare
+from binpoint.training.check import compare, integers
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "guides" / "from-torch-to-firmware.md"
 FOLDER = ROOT / "examples" / "07_learned_binary_points"
+DETECTOR = ROOT / "examples" / "09_tinyissimo_yolo"
 
 
 def command(page: Path) -> str:
@@ -89,3 +95,24 @@ def test_what_needs_no_classes_keeps_what_the_float_network_knows(
     assert plain > 0.85
     export(fixed.cpu(), data.test_x[:1], tmp_path / "net.onnx")
     assert compare(fixed, tmp_path / "net.onnx", data.test_x[:5]).quantizers == 3
+
+
+def test_a_few_steps_bring_the_detector_nearer_to_its_float_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(DETECTOR))
+    train = importlib.import_module("train_quantized")
+    monkeypatch.setattr(train, "CALIBRATION", 32)
+    words = [str(tmp_path), "--scenes", "64", "--epochs", "2", "--rate", "5e-5"]
+    CliRunner().invoke(train.main, words, catch_exceptions=False)
+    images = train.scenes(8, 4)[0].astype(np.float32) / np.float32(255)
+    net = train.floating(DETECTOR / "yolo.onnx")
+    wanted = train.taught(net, torch.from_numpy(images)).numpy()
+    wrong: dict[str, float] = {}
+    for name in ("ptq4", "qat4"):
+        graph = integers(tmp_path / f"{name}.onnx")
+        (source,), (result,) = graph.inputs, graph.outputs
+        given = [{source: stored(graph.value(source), image[None])} for image in images]
+        found = [real(graph.value(result), evaluate(graph, one)[result])[0] for one in given]
+        wrong[name] = float(np.square(np.array(found) - wanted).mean())
+    assert 0 < wrong["qat4"] < 0.9 * wrong["ptq4"], wrong

@@ -7,7 +7,7 @@ pieces differ - sizes, padding, offsets - come from a table with a row for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from binpoint.emit.calls import formulas, parameter, title, wrapped
 from binpoint.emit.environment import c_int, comment, ctype
@@ -19,6 +19,7 @@ from binpoint.numeric.interval import Interval
 from binpoint.plan.fuse import Step
 from binpoint.plan.program import Piece, Place, Program
 
+_COUNTS = "How many outliers are in what a patch reads."
 _WORD = Interval.of_type(I32)
 
 
@@ -50,12 +51,24 @@ class PasteView:
 
 @dataclass(frozen=True, slots=True)
 class PieceView:
-    """The calls of a piece, in order."""
+    """The calls of a piece, in order; `target` is the C type of its result."""
 
     function: str
     title: str
+    target: str
     calls: tuple[str, ...]
     paste: PasteView | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceView:
+    """Patches of one of two pieces: the functions of the test, and with more outliers than not."""
+
+    function: str
+    test: str
+    limit: int
+    above: str
+    below: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +82,17 @@ class SourceView:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """All of a stage as the template sees it; a patch is piece, sources and target."""
+    """All of a stage as the template sees it.
+
+    A patch is the index of its function in `entries`, sources and target.
+    """
 
     sources: tuple[SourceView, ...]
     target: str
     calls: tuple[CallView, ...]
     pieces: tuple[PieceView, ...]
+    choices: tuple[ChoiceView, ...]
+    entries: tuple[str, ...]
     patches: tuple[tuple[int, ...], ...]
     arena: str
 
@@ -109,21 +127,29 @@ class _Group:
 def stage_view(program: Program, step: Step, function: str) -> StageView:
     """The code of the stage that `step` is, in functions named after `function`."""
     stage = program.stages[step.name]
-    groups = _groups(program, stage.pieces, function)
+    groups = _groups(program, stage.programs, function)
     buffers = [a for a in step.call.arguments if isinstance(a, Buffer)]
     sources = tuple(
         SourceView(a.name, _start(i, len(buffers) - 1), ctype(a.elem))
         for i, a in enumerate(buffers[:-1])
     )
     calls = {group.function: _call_view(program, group) for group in groups.values()}
-    pieces = [
-        _piece_view(index, piece, groups, program, function)
-        for index, piece in enumerate(stage.pieces)
-    ]
+    names = [f"{function}_piece_{i}" for i in range(len(stage.pieces))]
+    tests = [f"{function}_test_{i}" for i in range(len(stage.tests))]
+    named = zip((*names, *tests), stage.programs, strict=True)
+    views = [_piece_view(i, p, groups, program, name) for i, (name, p) in enumerate(named)]
+    counting = (replace(view, title=_COUNTS) for view in views[len(names) :])
+    pieces = (*views[: len(names)], *counting)
+    choices = tuple(
+        ChoiceView(f"{function}_choice_{i}", tests[c.test], c.limit, names[c.above], names[c.below])
+        for i, c in enumerate(stage.choices)
+    )
+    entries = tuple(choice.function for choice in choices) or tuple(names)
     patches = tuple((p.piece, *p.sources, p.target) for p in stage.patches)
     arena = "scratch" if stage.bytes else "NULL"
     target = ctype(buffers[-1].elem)
-    return StageView(sources, target, tuple(calls.values()), tuple(pieces), patches, arena)
+    made = tuple(calls.values())
+    return StageView(sources, target, made, pieces, choices, entries, patches, arena)
 
 
 def _start(index: int, count: int) -> str:
@@ -246,10 +272,11 @@ def _piece_view(
         if group.varying:
             words.append(f"{group.function}_numbers[{group.row_of(index)}]")
         calls.append(f"{group.function}({', '.join(words)})")
-    shapes = [graph.value(name).shape for name in (graph.inputs[0], graph.outputs[0])]
+    (start, *_), (end,) = graph.inputs, (graph.value(name) for name in graph.outputs)
     return PieceView(
-        f"{function}_piece_{index}",
-        f"{list(shapes[0])} to {list(shapes[1])}",
+        function,
+        f"Patches from {list(graph.value(start).shape)} to {list(end.shape)}.",
+        ctype(end.elem.storage),
         tuple(calls),
         _paste_view(piece),
     )

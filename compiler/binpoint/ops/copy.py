@@ -22,6 +22,27 @@ from binpoint.numeric.interval import Interval
 MOST_AXES = 6
 
 
+def run_on(sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Size and stride of axes: those of size one dropped, those that run on joined."""
+    merged: list[tuple[int, int]] = []
+    for size, stride in zip(sizes, strides, strict=True):
+        if size == 1:
+            continue
+        if merged and merged[-1][1] == stride * size:
+            merged[-1] = (merged[-1][0] * size, stride)
+        else:
+            merged.append((size, stride))
+    return merged or [(1, 1)]
+
+
+def places(offset: int, sizes: Sequence[int], strides: Sequence[int]) -> IntArray:
+    """Where the elements of such axes are, in order."""
+    index = np.array([offset], np.int64)
+    for size, stride in zip(sizes, strides, strict=True):
+        index = (index[:, None] + np.arange(size) * stride).reshape(-1)
+    return index
+
+
 @dataclass(frozen=True, slots=True)
 class IntCopy(IntegerOp):
     """y[i] = x.flat[offset + Σ i_j·strides_j], over the axes `sizes`; then seen in `shape`."""
@@ -44,15 +65,7 @@ class IntCopy(IntegerOp):
         result: FixedType,
     ) -> IntCopy:
         """The op with axes of size one dropped and axes that run on joined."""
-        merged: list[tuple[int, int]] = []
-        for size, stride in zip(sizes, strides, strict=True):
-            if size == 1:
-                continue
-            if merged and merged[-1][1] == stride * size:
-                merged[-1] = (merged[-1][0] * size, stride)
-            else:
-                merged.append((size, stride))
-        merged = merged or [(1, 1)]
+        merged = run_on(sizes, strides)
         assert len(merged) <= MOST_AXES, f"a copy over {len(merged)} axes"
         return cls(
             tuple(shape), tuple(n for n, _ in merged), tuple(s for _, s in merged), offset, result
@@ -61,10 +74,7 @@ class IntCopy(IntegerOp):
     @property
     def indices(self) -> IntArray:
         """Which element of the flat operand each element of the flat result is."""
-        index = np.array([self.offset], np.int64)
-        for size, stride in zip(self.sizes, self.strides, strict=True):
-            index = (index[:, None] + np.arange(size) * stride).reshape(-1)
-        return index
+        return places(self.offset, self.sizes, self.strides)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The shape given; the same scale and zero point."""

@@ -2,14 +2,16 @@
 
 The maps of the stage never exist as a whole, only what one patch needs of them: MCUNetV2 (NeurIPS
 2021). With one body the result is that of the body on the whole map, bit for bit; with several
-(QuantMCU, DATE 2024) every patch has the integers of its own.
+(QuantMCU, DATE 2024) every patch has the integers of its own, which is fixed or, with a test, that
+of the values that it reads.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -24,7 +26,8 @@ from binpoint.numeric.fixed import TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.banded import Banded
 from binpoint.ops.copy import row_major
-from binpoint.ops.halo import Region, cut, regions, slices, spatial, work_of
+from binpoint.ops.halo import Region, cut, regions, sizes, slices, spatial, work_of
+from binpoint.ops.outliers import OutlierTest, marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A patch: of which body, the region of the result that it is, and of the operand it reads."""
+    """A patch: the region of the result that it is, and of the operand it reads.
 
-    body: int
+    It is of the one of `bodies`, or of one of both.
+    """
+
+    bodies: tuple[int, ...]
     result: Region
     operand: Region
 
@@ -80,7 +86,9 @@ class Patched(IntegerOp):
         bodies: integer graphs of the same input and output: the whole stage, in one precision each.
         extents: positions of the result in a patch along each spatial axis; the last has the rest.
         view: how the operand's elements are the input of the bodies.
-        body_of: the body of each patch, row by row; empty where there is one body.
+        body_of: the body of each patch, row by row; empty where there is one body, or a test.
+        test: which of two bodies computes a patch, by the region of the operand that it reads,
+            clipped to the map, all channels.
     """
 
     stem: ClassVar[str] = "patched"
@@ -89,6 +97,7 @@ class Patched(IntegerOp):
     extents: tuple[int, ...]
     view: View
     body_of: tuple[int, ...] = ()
+    test: OutlierTest | None = None
 
     @property
     def source(self) -> Value:
@@ -116,19 +125,24 @@ class Patched(IntegerOp):
             for n, e in zip(spatial(self.target), self.extents, strict=True)
         ]
         for index, region in enumerate(itertools.product(*axes)):
-            body = self.body_of[index] if self.body_of else 0
-            graph = self.bodies[body]
-            yield Patch(body, region, regions(graph, region)[graph.inputs[0]])
+            bodies = (0, 1) if self.test else (self.body_of[index] if self.body_of else 0,)
+            graph = self.bodies[bodies[0]]
+            yield Patch(bodies, region, regions(graph, region)[graph.inputs[0]])
 
     @property
     def used(self) -> tuple[int, ...]:
         """The bodies that compute a patch."""
-        return tuple(sorted({patch.body for patch in self.patches}))
+        return tuple(sorted({body for patch in self.patches for body in patch.bodies}))
 
     @cached_property
-    def parts(self) -> tuple[Graph, ...]:
-        """The graph of each patch."""
-        return tuple(cut(self.bodies[p.body], p.result) for p in self.patches)
+    def parts(self) -> tuple[tuple[Graph, ...], ...]:
+        """The graph of each patch, in each of the bodies that it may be of."""
+        return tuple(tuple(cut(self.bodies[b], p.result) for b in p.bodies) for p in self.patches)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether patches differ in precision, or from what whole maps compute."""
+        return bool(self.body_of) or self.test is not None
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """Type of the bodies' output."""
@@ -149,27 +163,61 @@ class Patched(IntegerOp):
         """The definition: patch by patch."""
         whole = inputs[0].reshape(-1)[self.view.indices(self.source.shape[1:])][None]
         result = np.empty(self.target.shape, np.int64)
-        for patch, graph in zip(self.patches, self.parts, strict=True):
-            found = evaluate(graph, {graph.inputs[0]: whole[slices(patch.operand)]})
+        for patch, graphs in zip(self.patches, self.parts, strict=True):
+            codes = whole[slices(patch.operand)]
+            graph = graphs[self.test.body(codes) if self.test else 0]
+            found = evaluate(graph, {graph.inputs[0]: codes})
             result[slices(patch.result)] = found[graph.outputs[0]]
         return (result,)
 
     def to_onnx(self, w: OnnxWriter, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Every body on the whole map, and of each the patches that it computes."""
+        """Every body on the whole map, and of each the patches that it computes.
+
+        A test counts by products with rows of ones, as regions are rows by columns.
+        """
         (x,) = inputs
         shape = self.source.shape
         flat = w.reshape(x, (int(np.prod(x.shape)),))
         indices = self.view.indices(shape[1:]).reshape(-1)
         whole = w.reshape(w.take(flat, indices, 0), shape)
+        if self.test is not None:
+            first, second = (_output(w, body, whole) for body in self.bodies)
+            counts, limits = self._counted(w, whole, self.test)
+            return (w.select(counts, "Greater", limits, first, second),)
         first, *others = self.used
         joined = _output(w, self.bodies[first], whole)
         for body in others:
             place = np.zeros((*self.target.shape[:-1], 1), np.int64)
             for patch in self.patches:
-                place[slices(patch.result)] = patch.body == body
+                place[slices(patch.result)] = patch.bodies == (body,)
             result = _output(w, self.bodies[body], whole)
             joined = w.select(w.const(place), "Equal", w.const(1), result, joined)
         return (joined,)
+
+    def _counted(self, w: OnnxWriter, whole: Tensor, test: OutlierTest) -> tuple[Tensor, Tensor]:
+        """How many outliers each patch reads, and may read, at the positions of its result."""
+        patches = np.arange(len(self.patches)).reshape(self.grid)
+        place = np.zeros(spatial(self.target), np.int64)
+        limits = np.zeros(len(self.patches), np.int64)
+        for index, patch in enumerate(self.patches):
+            place[slices(patch.result)[1:-1]] = index
+            size = math.prod(sizes(patch.operand)) * self.source.shape[-1]
+            limits[index] = test.limit(size)
+        found = w.reduce_sum(marked(w, whole, test.lo, test.hi), len(whole.shape) - 1, keep=False)
+        for axis, count in enumerate(spatial(self.source)):
+            # The region of a patch along an axis is that of the first patch of its row or column.
+            line = np.moveaxis(patches, axis, 0).reshape(self.grid[axis], -1)[:, 0]
+            spans = [self.patches[int(index)].operand[axis] for index in line]
+            ones = np.array([[a <= i <= b for i in range(count)] for a, b in spans], np.int64)
+            order = [axis + 1, *(i for i in range(len(found.shape)) if i != axis + 1)]
+            ahead = w.transpose(found, order)
+            rows = w.reshape(ahead, (count, math.prod(ahead.shape[1:])))
+            most = Interval(0, found.range.hi * count)
+            sums = w.reshape(w.matmul(w.const(ones), rows, most), (len(line), *ahead.shape[1:]))
+            found = w.transpose(sums, [order.index(i) for i in range(len(order))])
+        flat = w.reshape(found, (len(self.patches),))
+        where = place.reshape(*self.target.shape[:-1], 1)
+        return w.take(flat, where, 0), w.const(limits[where])
 
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Operand and result; `plan/stage.py` has the loop and the calls in it."""
@@ -185,8 +233,12 @@ class Patched(IntegerOp):
         )
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
-        """The sum over patches: what their halos cost is in it."""
-        return work_of(self.parts)
+        """The sum over patches: what their halos cost is in it, and what a test reads."""
+        work = work_of([graphs[0] for graphs in self.parts])
+        if self.test is None:
+            return work
+        read = sum(math.prod(sizes(patch.operand)) for patch in self.patches)
+        return replace(work, loads=work.loads + read * self.source.shape[-1])
 
     def extra_macs(self) -> tuple[int, int]:
         """Multiply-accumulates of all patches, and of the stage without patches."""
@@ -199,7 +251,8 @@ class Patched(IntegerOp):
             ", ".join(type(n.op).__name__ for n in body.nodes()) for body in self.bodies
         )
         grid = "x".join(map(str, self.grid))
-        return f"Patched({grid} of {list(self.extents)}, {self.view}, [{bodies}])"
+        test = f", {self.test}" if self.test else ""
+        return f"Patched({grid} of {list(self.extents)}, {self.view}, [{bodies}]{test})"
 
 
 def _output(w: OnnxWriter, graph: Graph, x: Tensor) -> Tensor:

@@ -103,7 +103,10 @@ def _pairs(call: KernelCall, n: Mapping[str, int]) -> tuple[str, Terms]:
     out_h, out_w = n.get("out_h", 1), n.get("out_w", n.get("rows", 1))
     if traits.get("pairs") == "across":
         out_h, out_w = out_w, out_h
-    rows = n.get("batches", 1) * out_h
+    # Windows of each phase of a dilated row are pairs by themselves.
+    phases = n.get("phases", 1)
+    out_w = _up(out_w, phases)
+    rows = n.get("batches", 1) * out_h * phases
     pairs = rows * (out_w if shape == "tall" else _up(out_w, 2))
     runs = groups * pairs * n.get("runs", 1)
     step = "byte_step" if traits["pack"] else "step"
@@ -118,7 +121,8 @@ def _widened(n: Mapping[str, int], layout: str, depth: int) -> int:
         case "columns":
             return n["batches"] * n["out_h"] * n["kernel_h"] * n["width"] * depth
         case "rows":
-            return n["batches"] * n["in_h"] * n["parts"] * n["part"]
+            parts = n["parts"] if "parts" in n else n["in_w"]
+            return n["batches"] * n["in_h"] * parts * n["part"]
         case "pieces":
             return n["batches"] * n["line"]
         case _:

@@ -18,6 +18,11 @@ class Usage:
     available: int
     unknown: tuple[str, ...]
 
+    @property
+    def fits(self) -> bool:
+        """Whether there are as many."""
+        return self.used <= self.available
+
 
 def usages(target: McuTarget, sizes: Mapping[Content, int | None]) -> tuple[Usage, ...]:
     """One row per memory of the target; sizes in bytes, None where not measured."""
@@ -29,19 +34,25 @@ def usages(target: McuTarget, sizes: Mapping[Content, int | None]) -> tuple[Usag
     return tuple(rows)
 
 
-def check(target: McuTarget, rows: Sequence[Usage]) -> None:
+def check(target: McuTarget, rows: Sequence[Usage], smaller: str | None = None) -> None:
     """Refuse a program that is larger than a memory.
+
+    Args:
+        target: that has the memories.
+        rows: use of each.
+        smaller: what would take less of them, for the hint.
 
     Raises:
         DoesNotFit: names the memory, what is needed and what is there.
     """
+    other = "a smaller model, or a target with more memory: `binpoint list targets`"
     for row in rows:
-        if row.used <= row.available:
+        if row.fits:
             continue
         without = f", without {', '.join(row.unknown)}" if row.unknown else ""
         raise DoesNotFit(
             f"the program needs more {row.memory} than `{target.name}` has",
             have=f"{row.available} bytes",
             want=f"{row.used} bytes{without}",
-            hint="a smaller model, or a target with more memory: `binpoint list targets`",
+            hint=f"{smaller}, {other}" if smaller else other,
         )

@@ -28,6 +28,7 @@ from binpoint.plan.variants import (
     mve_matmul,
     mve_matrix,
     mve_rows,
+    outliers,
     recurrent,
     shifts,
 )
@@ -44,6 +45,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_maps.maximum),
     ("mve", mve_maps.lookup),
     ("mve", mve_maps.copy),
+    ("mve", outliers.mve),
     ("mve", mve_matmul.matmul),
     ("mve", mve_rows.layernorm),
     ("mve", mve_rows.softmax),
@@ -58,6 +60,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("dsp", dsp_elements.total),
     ("dsp", dsp_elements.concat),
     ("dsp", dsp_elements.copy),
+    ("dsp", outliers.dsp),
     ("dsp", dsp_elements.packed),
     ("dsp", dsp_matmul.matmul),
     ("dsp", dsp_rows.layernorm),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import ClassVar, TypeVar
+from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Node
 from binpoint.lower.simplify import ProveRequantizers
 from binpoint.numeric.fixed import FixedType
-from binpoint.ops.halo import Region, regions, spatial
+from binpoint.ops.halo import regions, slices, spatial
+from binpoint.ops.outliers import OutlierTest
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.convert import stored_inputs
@@ -23,19 +25,19 @@ from binpoint.plan.mixed_memory import Option, within_memory
 from binpoint.plan.patches import undivided
 from binpoint.quantize.bit_search import WHOLE, Layer, Losses, Point, search
 from binpoint.quantize.narrow import maps_of, narrowed
-from binpoint.quantize.patch_values import with_outliers
+from binpoint.quantize.patch_values import outlier_test, with_outliers
 from binpoint.quantize.stage_samples import Array, Masks, fitted
 from binpoint.quantize.stage_search import Omega, StageSearch, macs
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class MixedPatches(Pass):
     """Give layers in patches fewer bits, where the option `patches` is ``mixed``.
 
-    1. VDPC: a patch of a stage has outliers if more than a part 1 − `phi` of what it reads is
-       farther from the mean than that part of normal values would be. Its maps keep 8 bits.
+    1. VDPC: a patch of a stage has outliers if more than the part `allowed` of what it reads, by
+       default 1 − `phi`, is farther from the mean than a part 1 − `phi` of normal values would be.
+       Its maps keep 8 bits. Which patches these are is told by the mean of the samples, or where
+       the option `patch_classes` is ``dynamic`` by the device for each input.
     2. VDQS: the maps of the others have some of `bits`, and the weights of all, which are the same
        for both kinds of patches, some of `weights`, so that (1 − λ)·Φ − λ·Ω is high; λ is `lambda`,
        Φ the part of the BitOPs that is saved, and Ω as `omega` says of what is lost: the ``error``
@@ -56,6 +58,7 @@ class MixedPatches(Pass):
     weights: tuple[int, ...] = (8, 6, 5, 4, 3)
     omega: Omega = "error"
     samples: int = 16
+    allowed: float | None = None
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
@@ -69,16 +72,13 @@ class MixedPatches(Pass):
                 want="sample inputs",
                 hint="--samples FILE.npz, or --set patches=uniform",
             )
-        nodes = {node.name: node for node in graph.nodes()}
         seen = self.seen(graph, context.samples)
-        stages = {node.name: Sought.of(stage, self) for node, stage in seen}
+        nodes = {node.name: node for node, _ in seen}
+        stages = {node.name: Sought.of(stage, self, context) for node, stage in seen}
         wanted = {name: stage.found(self.lambda_).bits for name, stage in stages.items()}
-        options = {
-            name: Option(stage.losses, partial(stage.draft, context=context))
-            for name, stage in stages.items()
-        }
+        options = {name: Option(stage.losses, stage.draft) for name, stage in stages.items()}
         for name, bits in within_memory(graph, options, wanted, context).items():
-            node, op = nodes[name], stages[name].made(bits, context)
+            node, op = nodes[name], stages[name].made(bits)
             graph.replace(replace(node, op=op))
             (bounds,) = op.bounds()
             graph.set_value(replace(graph.value(node.outputs[0]), bounds=bounds))
@@ -93,6 +93,12 @@ class MixedPatches(Pass):
             for _, seen in stages:
                 seen.add(values)
         return stages
+
+    @property
+    def part(self) -> Fraction:
+        """The part of the values of a patch that may be outliers."""
+        given = self.allowed
+        return 1 - Fraction(str(self.phi)) if given is None else Fraction(str(given))
 
     def _check(self) -> None:
         ends = {"phi": (self.phi, 0, 1), "lambda": (self.lambda_, 0, 1)}
@@ -110,6 +116,12 @@ class MixedPatches(Pass):
                     have=str(bits),
                     want=f"{least} to {WHOLE}",
                 )
+        if self.allowed is not None and not 0 <= self.allowed < 1:
+            raise BadPassOption(
+                f"`{self.name}` does not take this value of `allowed`",
+                have=str(self.allowed),
+                want="0 <= allowed < 1",
+            )
         if self.samples < 1:
             raise BadPassOption(f"`{self.name}` needs samples", have=str(self.samples), want="1")
 
@@ -128,14 +140,34 @@ class Seen:
         for name, arrays in self.maps.items():
             arrays.append(values[name].astype(self.body.value(name).elem.storage.dtype))
 
-    def masks(self, results: Sequence[Region]) -> Masks:
-        """Which positions of each map patches with these results need."""
+    def classes(
+        self, knobs: MixedPatches, context: Context
+    ) -> tuple[OutlierTest | None, NDArray[np.bool_]]:
+        """The device's test, if it has one, and which patches have outliers ``[samples, patches]``.
+
+        Without a test that is the same for all samples.
+        """
+        (start,) = self.body.inputs
+        maps, regions_ = self.maps[start], [p.operand for p in self.op.patches]
+        if context.options.patch_classes == "static":
+            same = with_outliers(maps, regions_, knobs.phi, knobs.part)
+            return None, np.array([same] * len(maps))
+        storage = self.body.value(start).elem.storage
+        ends = storage.min, storage.max
+        return outlier_test(maps, regions_, knobs.phi, knobs.part, ends)
+
+    def masks(self, counted: NDArray[np.bool_]) -> Masks:
+        """Which positions of each map these patches need, ``[samples, patches]``."""
         maps = [v for v in self.body.values() if v.constant is None]
-        masks = {value.name: np.zeros(spatial(value), bool) for value in maps}
-        for result in results:
-            for name, region in regions(self.body, result).items():
-                masks[name][tuple(slice(a, b + 1) for a, b in region)] = True
-        return masks
+        needed = [regions(self.body, patch.result) for patch in self.op.patches]
+        found: dict[tuple[bool, ...], dict[str, NDArray[np.bool_]]] = {}
+        rows = [tuple(bool(c) for c in row) for row in counted]
+        for row in dict.fromkeys(rows):
+            found[row] = {value.name: np.zeros(spatial(value), bool) for value in maps}
+            for chosen in (each for each, wanted in zip(needed, row, strict=True) if wanted):
+                for name, region in chosen.items():
+                    found[row][name][slices(region)[1:-1]] = True
+        return {value.name: [found[row][value.name] for row in rows] for value in maps}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,81 +176,79 @@ class Sought:
 
     Attributes:
         seen: the stage on samples.
-        outlying: which patches have outliers.
+        context: tells who decides which patches have outliers.
+        test: by which the device does, if it does.
+        outlying: which patches have outliers, ``[samples, patches]``.
         choices: what maps and weights may be.
         layers, losses: what each saves and costs.
     """
 
     seen: Seen
-    outlying: tuple[bool, ...]
+    context: Context
+    test: OutlierTest | None
+    outlying: NDArray[np.bool_]
     choices: StageSearch
     layers: tuple[Layer, ...]
     losses: Losses
 
     @classmethod
-    def of(cls, seen: Seen, knobs: MixedPatches) -> Sought:
+    def of(cls, seen: Seen, knobs: MixedPatches, context: Context) -> Sought:
         """With patches told apart by φ, and losses measured."""
-        op = seen.op
-        (start,) = seen.body.inputs
-        outlying = with_outliers(seen.maps[start], [p.operand for p in op.patches], knobs.phi)
-        results = [p.result for p in op.patches]
+        test, outlying = seen.classes(knobs, context)
         choices = StageSearch(
             seen.body,
             seen.maps,
-            {} if all(outlying) else seen.masks(_of(results, outlying, outliers=False)),
-            seen.masks(results),
+            {} if outlying.all() else seen.masks(~outlying),
+            seen.masks(np.ones_like(outlying)),
             _below(knobs.bits),
             _below(knobs.weights),
             knobs.omega,
         )
         losses = choices.losses()
-        works = [macs(part) for part in op.parts]
-        part = sum(_of(works, outlying, outliers=False)) / max(1, sum(works))
-        return cls(seen, outlying, choices, choices.layers(part), losses)
+        works = np.array([macs(first) for first, *_ in seen.op.parts])
+        narrow = float((works * ~outlying).sum() / len(outlying) / max(1, works.sum()))
+        return cls(seen, context, test, outlying, choices, choices.layers(narrow), losses)
 
     def found(self, lam: float) -> Point:
         """The best assignment of bits for λ = `lam`."""
         return search(self.layers, self.losses, lam)
 
-    def made(self, bits: Mapping[str, int], context: Context) -> Patched:
+    def made(self, bits: Mapping[str, int]) -> Patched:
         """The stage with these bits, in two bodies where some patches have outliers."""
         types, weights = self.choices.chosen(bits)
         if not types and not weights:
             return self.seen.op
-        kinds = self._kinds(types)
-        made = fitted(self.seen.body, list(kinds.values()), weights, self.seen.maps)
-        return self._with(dict(zip(kinds, made.bodies, strict=True)), context)
+        used = self._used(types)
+        fine = self.outlying if types and self.outlying.any() else np.ones_like(self.outlying)
+        none: dict[str, FixedType] = {}
+        kinds = (none, self.seen.masks(fine)), (types, self.choices.narrow)
+        made = fitted(self.seen.body, [kinds[i] for i in used], weights, self.seen.maps)
+        return self._with(dict(zip(used, made.bodies, strict=True)))
 
-    def draft(self, bits: Mapping[str, int], context: Context) -> Patched:
+    def draft(self, bits: Mapping[str, int]) -> Patched:
         """The same with the weights as they are: as far as memory goes it is that."""
         types, _ = self.choices.chosen(bits)
         if not types:
             return self.seen.op
-        found = {i: narrowed(self.seen.body, t) for i, (t, _) in self._kinds(types).items()}
-        return self._with(found, context)
+        kinds: tuple[dict[str, FixedType], ...] = {}, types
+        return self._with({i: narrowed(self.seen.body, kinds[i]) for i in self._used(types)})
 
-    def _kinds(
-        self, types: Mapping[str, FixedType]
-    ) -> dict[int, tuple[Mapping[str, FixedType], Masks]]:
-        """Types of maps, and where patches have them, of each body that there is."""
+    def _used(self, types: Mapping[str, FixedType]) -> tuple[int, ...]:
+        """Which bodies there are: of 8 bits, of these types of maps."""
         if not types:
-            return {0: (types, self.choices.all)}
-        results = [p.result for p in self.seen.op.patches]
-        fine = self.seen.masks(_of(results, self.outlying, outliers=True))
-        narrow: tuple[Mapping[str, FixedType], Masks] = (types, self.choices.narrow)
-        return {0: ({}, fine), 1: narrow} if any(self.outlying) else {1: narrow}
+            return (0,)
+        if self.test is not None or self.outlying.any():
+            return (0,) if self.test is None and self.outlying.all() else (0, 1)
+        return (1,)
 
-    def _with(self, bodies: Mapping[int, Graph], context: Context) -> Patched:
-        proven = {i: ProveRequantizers().run(body, context) for i, body in bodies.items()}
-        last = max(proven)
-        made = tuple(proven.get(i, self.seen.body) for i in range(last + 1))
-        body_of = tuple(0 if o else last for o in self.outlying)
-        return replace(self.seen.op, bodies=made, body_of=body_of)
-
-
-def _of(items: Sequence[_T], outlying: Sequence[bool], *, outliers: bool) -> list[_T]:
-    """Those of the patches with outliers, or of the others."""
-    return [item for item, o in zip(items, outlying, strict=True) if o is outliers]
+    def _with(self, bodies: Mapping[int, Graph]) -> Patched:
+        """The stage with these in place of its own body."""
+        made = [self.seen.body] * (max(bodies) + 1)
+        for index, body in bodies.items():
+            made[index] = ProveRequantizers().run(body, self.context)
+        test = self.test if len(made) > 1 else None
+        same = tuple(len(made) - 1 - int(o and len(made) > 1) for o in self.outlying[0])
+        return replace(self.seen.op, bodies=tuple(made), body_of=() if test else same, test=test)
 
 
 def _below(bits: Sequence[int]) -> tuple[int, ...]:

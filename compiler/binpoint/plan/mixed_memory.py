@@ -98,8 +98,10 @@ def lowered(
 def _moments(op: Patched) -> Iterator[tuple[Value, ...]]:
     """What each step of a patch of fewer bits reads, makes and keeps."""
     narrow = max(op.used)
-    parts = [part for patch, part in zip(op.patches, op.parts, strict=True) if patch.body == narrow]
-    for part in parts:
+    pairs = ((p.bodies, parts) for p, parts in zip(op.patches, op.parts, strict=True))
+    for part in (
+        part for used, parts in pairs for b, part in zip(used, parts, strict=True) if b == narrow
+    ):
         nodes = list(part.nodes())
         last = {name: index for index, node in enumerate(nodes) for name in node.inputs}
         live: dict[str, Value] = {name: part.value(name) for name in part.inputs}

@@ -285,7 +285,7 @@ class Packing:
         )
         inputs, outputs = (names.get(source, source),), (names.get(result, result),)
         graph.remove(node.name)
-        made = Patched(bodies, op.extents, view, op.body_of)
+        made = replace(op, bodies=bodies, view=view)
         graph.set_producer(replace(node, op=made, inputs=inputs, outputs=outputs))
 
     def _unpack(self, graph: Graph, source: str, value: Value) -> None:
@@ -308,9 +308,12 @@ class Packing:
 
 
 def _staged(step: Step) -> bool:
-    """Whether it is a stage of patches that reads its operand as it is."""
+    """Whether it is a stage of patches that reads its operand as it is.
+
+    One that counts outliers in it reads bytes.
+    """
     op = step.nodes[0].op
-    if not isinstance(op, Patched) or step.reads != op.bodies[0].inputs:
+    if not isinstance(op, Patched) or op.test or step.reads != op.bodies[0].inputs:
         return False
     return op.view == View.dense(op.source.shape)
 
@@ -349,7 +352,7 @@ def _unstaged(graph: Graph, node: Node, op: Patched) -> dict[str, str]:
                 _ = graph.add_value(body.value(name))
     inputs, outputs = (tuple(codes.get(n, n) for n in ns) for ns in (node.inputs, node.outputs))
     view = View.dense(bodies[0].value(bodies[0].inputs[0]).shape)
-    made = Patched(bodies, op.extents, view if inputs != node.inputs else op.view, op.body_of)
+    made = replace(op, bodies=bodies, view=view if inputs != node.inputs else op.view)
     graph.remove(node.name)
     graph.set_producer(replace(node, op=made, inputs=inputs, outputs=outputs))
     (bounds,) = made.bounds()

@@ -117,16 +117,41 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Patches that one of two pieces computes, by what they read.
+
+    Attributes:
+        test: the index of what counts outliers in what a patch reads.
+        limit: the patch is the piece `above` with more of them, `below` with at most so many.
+    """
+
+    test: int
+    limit: int
+    above: int
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
-    """A loop over patches, and the pieces that compute them."""
+    """A loop over patches, and the pieces that compute them.
+
+    Where there are choices, those are the pieces of `patches`; `tests` are what they count by.
+    """
 
     pieces: tuple[Piece, ...]
     patches: tuple[PatchCall, ...]
+    tests: tuple[Piece, ...] = ()
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def programs(self) -> tuple[Piece, ...]:
+        """The pieces, and the tests."""
+        return (*self.pieces, *self.tests)
 
     @property
     def bytes(self) -> int:
-        """Scratch memory."""
-        return max(piece.program.arena_bytes for piece in self.pieces)
+        """Scratch memory: what the piece that needs most does, whichever are chosen."""
+        return max(piece.program.arena_bytes for piece in self.programs)
 
     @property
     def kernel(self) -> str | None:
@@ -141,10 +166,15 @@ class Stage:
 
     @property
     def planned_cycles(self) -> int | None:
-        """What all patches are modelled to take; None without prices."""
-        each = [piece.planned_cycles for piece in self.pieces]
-        cycles = [each[patch.piece] for patch in self.patches]
-        return None if None in cycles else sum(n for n in cycles if n is not None)
+        """What all patches are modelled to take, in the dearer piece; None without prices."""
+        each = [piece.planned_cycles for piece in self.programs]
+        known = [n for n in each if n is not None]
+        if len(known) < len(each):
+            return None
+        tests = known[len(self.pieces) :]
+        pairs = [(tests[c.test], max(known[c.above], known[c.below])) for c in self.choices]
+        costs = [sum(pair) for pair in pairs] or known
+        return sum(costs[patch.piece] for patch in self.patches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +270,7 @@ def calls_of(
             if not step.alias:
                 yield graph, step
             continue
-        for piece in stage.pieces:
+        for piece in stage.programs:
             yield from piece.program.calls()
             if piece.paste is not None:
                 yield piece.paste.graph, piece.paste.copy

@@ -18,11 +18,12 @@ from binpoint.numeric.fixed import TensorType
 from binpoint.ops.banded import Banded
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.halo import Region, sizes, spatial
+from binpoint.ops.outliers import IntOutliers
 from binpoint.ops.patched import Patch, Patched, View
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.kernels import choose
-from binpoint.plan.program import Paste, PatchCall, Piece, Program, Stage
+from binpoint.plan.program import Choice, Paste, PatchCall, Piece, Program, Stage
 from binpoint.target import McuTarget
 
 
@@ -57,9 +58,19 @@ def stage_of(
     if not isinstance(op, Patched):
         return None
     (x,), (y,) = graph.arguments(step.nodes[0]), graph.results(step.nodes[0])
-    for patch, part in zip(op.patches, op.parts, strict=True):
-        make = partial(_piece, op, patch, (x, part, y), options, target, arrange)
-        piece = pieces.find(_kind(patch.body, part), make)
+    for patch, parts in zip(op.patches, op.parts, strict=True):
+        found: list[int] = []
+        for body, part in zip(patch.bodies, parts, strict=True):
+            make = partial(_piece, op, patch, (x, part, y), options, target, arrange)
+            found.append(pieces.find(_kind(body, part), make))
+        piece = found[0]
+        if op.test is not None:
+            region = (*sizes(patch.operand), op.source.shape[-1])
+            count = op.test.region(region, op.view.strides)
+            above, below = found
+            make = partial(_test, count, x, options, target, arrange)
+            test = pieces.test(count, make)
+            piece = pieces.choose(Choice(test, op.test.limit(math.prod(region)), above, below))
         source = op.view.offset + _start(patch.operand, op.view.strides)
         pieces.add(piece, (source,), _dense_start(patch.result, y))
     return pieces.stage()
@@ -72,6 +83,8 @@ class _Pieces:
         self._index: dict[tuple[object, ...], int] = {}
         self._made: list[Piece] = []
         self._patches: list[PatchCall] = []
+        self._tests: dict[IntOutliers, Piece] = {}
+        self._choices: dict[Choice, None] = {}
 
     def find(self, kind: tuple[object, ...], make: Callable[[], Piece]) -> int:
         """The index of the piece of this kind, made if there is none yet."""
@@ -80,13 +93,25 @@ class _Pieces:
             self._made.append(make())
         return self._index[kind]
 
+    def test(self, count: IntOutliers, make: Callable[[], Piece]) -> int:
+        """The index of what counts these, made if there is none yet."""
+        if count not in self._tests:
+            self._tests[count] = make()
+        return list(self._tests).index(count)
+
+    def choose(self, choice: Choice) -> int:
+        """The index of the choice."""
+        self._choices.setdefault(choice)
+        return list(self._choices).index(choice)
+
     def add(self, piece: int, sources: tuple[int, ...], target: int) -> None:
         """A patch."""
         self._patches.append(PatchCall(piece, sources, target))
 
     def stage(self) -> Stage:
         """All of it."""
-        return Stage(tuple(self._made), tuple(self._patches))
+        tests, choices = tuple(self._tests.values()), tuple(self._choices)
+        return Stage(tuple(self._made), tuple(self._patches), tests, choices)
 
 
 def _kind(body: int, part: Graph) -> tuple[object, ...]:
@@ -129,6 +154,24 @@ def _in_place(
 ) -> Piece:
     """A piece that reads and writes whole maps where they are."""
     return Piece(arrange(part, options, target, ()), None)
+
+
+def _test(
+    count: IntOutliers,
+    x: Value,
+    options: CompileOptions,
+    target: McuTarget | None,
+    arrange: Arrange,
+) -> Piece:
+    """What counts outliers in the whole operand from where a patch starts."""
+    graph = Graph("test")
+    _ = graph.add_value(replace(x, bounds=x.interval))
+    graph.inputs = (x.name,)
+    name = graph.fresh("outliers")
+    (kind,), (bounds,) = count.infer(x), count.bounds(x)
+    _ = graph.add(Node(name, count, (x.name,), (name,)), [Value(name, kind, bounds=bounds)])
+    graph.outputs = (name,)
+    return _in_place(graph, options, target, arrange)
 
 
 def _contiguous(region: Region, value: Value) -> bool:

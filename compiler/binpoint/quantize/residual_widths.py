@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 _HEADROOM = 2
 """Of what samples show: the bits are there, and a sum beyond its type saturates."""
 
+WIDE = "wide"
+"""The figure that tells how many streams have 16 bits."""
+
 _Outputs = Sequence[Mapping[str, NDArray[Any]]]
 
 
@@ -47,8 +50,11 @@ class ResidualWidths(Pass):
     3. ``residuals=auto``: the outputs over `samples` samples are computed with all values rounded
        and all streams wide, and again with one of them as narrow as the rest. It is wide if that
        adds a larger part of the error's power, with all of them narrow, than second bytes of its
-       elements add to the bytes that all ops read and write, weights among them.
+       elements add to the bytes that all ops read and write, weights among them. A microcontroller
+       that has no room for the second bytes gets narrow ones (`driver.compile_model`).
 
+    How many streams there are and how many became wide are figures of the graph, with
+    ``residuals=auto`` also the relative squared errors with all narrow and with all wide.
     Models that came quantized, and those without samples, are left alone.
     """
 
@@ -77,10 +83,12 @@ class ResidualWidths(Pass):
         plain = msgspec.structs.replace(options, bias_correction=False)
         typed = AssignTypes().run(graph.copy(), replace(context, options=plain))
         trial = _Trial(bare, typed, _streams(graph, sums, samples))
-        chosen = trial.streams
+        chosen, errors = trial.streams, dict[str, float]()
         if options.residuals == "auto":
-            chosen = trial.worthwhile(samples.spread(self.samples))
+            chosen, errors = trial.worthwhile(samples.spread(self.samples))
         trial.widen(graph, chosen)
+        figures = {"streams": len(trial.streams), WIDE: len(chosen), **errors}
+        graph.figures = {**graph.figures, self.name: figures}
         return graph
 
 
@@ -199,8 +207,8 @@ class _Trial:
             value = replace(graph.value(name), constant=real.constant)
             set_type(graph, value, _multiple(narrow, unit))
 
-    def worthwhile(self, samples: Samples) -> tuple[_Stream, ...]:
-        """The streams that get 16 bits, by rule 3."""
+    def worthwhile(self, samples: Samples) -> tuple[tuple[_Stream, ...], dict[str, float]]:
+        """The streams that get 16 bits, by rule 3, and the errors with none and all of them."""
         wanted = _outputs(self.real, samples, rounded=False)
         narrow, wide = (self._error(chosen, samples, wanted) for chosen in ((), self.streams))
         whole = _moved(self.real, (v.name for v in self.real.values()))
@@ -212,7 +220,9 @@ class _Trial:
             _log.debug("%s: %.3g of %.3g, for %.3g of the bytes", stream, gain, narrow, cost)
             if gain > cost * narrow:
                 chosen.append(stream)
-        return tuple(chosen)
+        power = sum(float(np.square(y, dtype=np.float64).sum()) for x in wanted for y in x.values())
+        errors = {"error_narrow": narrow, "error_wide": wide} if power else {}
+        return tuple(chosen), {name: float(f"{e / power:.4g}") for name, e in errors.items()}
 
     def _error(self, chosen: Sequence[_Stream], samples: Samples, wanted: _Outputs) -> float:
         """The power of the outputs' error with these streams wide and all else narrow."""

@@ -21,8 +21,8 @@ from binpoint.quantize.narrow import Floats, linear_of, narrowed
 Array = NDArray[Any]
 Maps = Mapping[str, Sequence[Array]]
 """Codes ``[1, *spatial, C]`` of each sample by name; without sums that are rounded as they come."""
-Masks = Mapping[str, NDArray[np.bool_]]
-"""Which positions of each map count, ``[*spatial]``."""
+Masks = Mapping[str, Sequence[NDArray[np.bool_]]]
+"""Which positions of each map count, ``[*spatial]`` of each sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +131,18 @@ def moments_of(
     """
     op, old = node.op, body.value(node.inputs[0]).elem
     assert isinstance(op, IntConv | IntDense)
-    mask = masks[node.outputs[0]]
     found: list[Moments] = []
     window, groups = (op.window, op.groups) if isinstance(op, IntConv) else (None, 1)
 
-    def read(x: Array, zero: int) -> Floats:
+    def read(x: Array, zero: int, mask: NDArray[np.bool_]) -> Floats:
         return operands(x.astype(np.float64) - zero, mask, most, window, groups)
 
-    for index, codes in enumerate(maps):
-        were = are = read(codes, old.zero_points[0])
+    for index, (codes, mask) in enumerate(zip(maps, masks[node.outputs[0]], strict=True)):
+        if not mask.any():
+            continue
+        were = are = read(codes, old.zero_points[0], mask)
         if kind is not None:
-            are = read(now[index], kind.zero_points[0])
+            are = read(now[index], kind.zero_points[0], mask)
         found.append(Moments.of(were, are))
     # Of whole numbers sums are exact, so the same everywhere; their unit comes afterwards.
     sums = total(found)
@@ -175,9 +176,11 @@ def _results(graph: Graph, node: Node, maps: Mapping[str, Sequence[Array]]) -> l
     return found
 
 
-def _mean(maps: Sequence[Array], mask: NDArray[np.bool_]) -> Floats:
-    """``[C]``: over all samples and the positions of the mask."""
-    return np.mean([m[0][mask].mean(axis=0, dtype=np.float64) for m in maps], axis=0)
+def _mean(maps: Sequence[Array], masks: Sequence[NDArray[np.bool_]]) -> Floats:
+    """``[C]``: over all samples and the positions of their masks."""
+    pairs = list(zip(maps, masks, strict=True))
+    total = sum(m[0][mask].sum(axis=0, dtype=np.int64) for m, mask in pairs)
+    return np.asarray(total / sum(int(mask.sum()) for _, mask in pairs))
 
 
 def error(
@@ -203,7 +206,9 @@ def error(
             arrays[node.outputs[0]] = _results(made, node, operands)
     (end,) = body.outputs
     exact, found = (
-        np.concatenate([a[0][masks[end]] for a in m[end]]).astype(np.float64)
+        np.concatenate([a[0][k] for a, k in zip(m[end], masks[end], strict=True)]).astype(
+            np.float64
+        )
         for m in (maps, {**maps, **arrays})
     )
     signal = float(((exact - exact.mean()) ** 2).sum())

@@ -36,7 +36,8 @@ class StageSearch:
 
     Attributes:
         body: the stage as it is.
-        maps: its maps on samples; on the first `tried` the error at its end is measured.
+        maps: its maps on samples; on the `tried` with most positions that count, of as many the
+            first, the error at its end is measured.
         narrow, all: where patches need each map that may have fewer bits, and all patches.
         map_bits, weight_bits: what may be chosen, besides 8.
         omega: what a loss is.
@@ -123,13 +124,17 @@ class StageSearch:
     def _error(
         self, masks: Masks, types: Mapping[str, FixedType], weights: Mapping[str, Rounded]
     ) -> float:
-        tried = {name: arrays[: self.tried] for name, arrays in self.maps.items()}
-        return error(self.body, tried, masks, types, weights)
+        most = [-int(mask.sum()) for mask in masks[self.body.outputs[0]]]
+        chosen = sorted(range(len(most)), key=most.__getitem__)[: self.tried]
+        tried = {name: [arrays[i] for i in chosen] for name, arrays in self.maps.items()}
+        counted = {name: [each[i] for i in chosen] for name, each in masks.items()}
+        return error(self.body, tried, counted, types, weights)
 
     def _occurrences(self, maps: Maps) -> Occurrences:
         """How often the codes of a map occur in the patches."""
         kind = self.body.value(maps.names[0]).elem
-        chosen = [a[0][self.narrow[name]] for name in maps.names for a in self.maps[name]]
+        pairs = ((n, zip(self.maps[n], self.narrow[n], strict=True)) for n in maps.names)
+        chosen = [a[0][mask] for _, each in pairs for a, mask in each if mask.any()]
         seen = reduce(add, (Occurrences.of(kind, codes) for codes in chosen))
         if not (maps.apart and seen.positive):
             return seen

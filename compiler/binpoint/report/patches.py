@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 
 import msgspec
 
@@ -20,6 +21,7 @@ from binpoint.plan.program import Program
 from binpoint.target import McuTarget
 
 _BITS = 8
+_NONE = Fraction(0)
 _BITOPS = _BITS * _BITS
 _CURVE = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.16, 0.2, 0.3, 0.5)
 
@@ -32,8 +34,8 @@ class PatchClass(_Table, frozen=True):
     """Patches of one precision.
 
     Attributes:
-        patches: how many.
-        share: of all patches of the stage.
+        patches: how many; where the device decides, how many may be.
+        share: of all patches of the stage; where the device decides, in the mean of the samples.
         bits: of each of the stage's `maps`.
         weights: bits of the weights of each of the stage's `layers`.
     """
@@ -42,6 +44,21 @@ class PatchClass(_Table, frozen=True):
     share: float
     bits: tuple[int, ...]
     weights: tuple[int, ...]
+
+
+class PatchTest(_Table, frozen=True):
+    """How the device decides: with more than a part of outliers a patch is of the first class.
+
+    Attributes:
+        lo, hi: codes of what the stage reads; others are outliers.
+        allowed: the part.
+        samples: how many inputs the shares of the classes are the mean of.
+    """
+
+    lo: int
+    hi: int
+    allowed: float
+    samples: int
 
 
 class PatchStage(_Table, frozen=True):
@@ -55,6 +72,7 @@ class PatchStage(_Table, frozen=True):
         macs, macs_once: multiply-accumulates, and those without halos.
         maps: what the stage reads, and every map in it, in order.
         layers: what has weights, by the sums that it computes, in order.
+        test: of each input, if the device decides the classes of patches.
     """
 
     split: str
@@ -66,6 +84,7 @@ class PatchStage(_Table, frozen=True):
     maps: tuple[str, ...]
     layers: tuple[str, ...]
     classes: tuple[PatchClass, ...]
+    test: PatchTest | None
 
 
 class Patches(_Table, frozen=True):
@@ -74,8 +93,10 @@ class Patches(_Table, frozen=True):
     Attributes:
         extra_macs_fraction: what halos add to the multiply-accumulates of the whole net.
         bitops_uniform8: of all stages, multiply-accumulates by 8 bits of weight and of activation.
-        bitops_mixed: the same with the bits that they have.
-        net_bitops_uniform8, net_bitops_mixed: the same of the whole net.
+        bitops_mixed: the same with the bits that they have; where the device decides, in the mean
+            of the samples.
+        bitops_worst: the same at most, whatever the device decides.
+        net_bitops_uniform8, net_bitops_mixed, net_bitops_worst: the same of the whole net.
     """
 
     stages: tuple[PatchStage, ...]
@@ -84,8 +105,10 @@ class Patches(_Table, frozen=True):
     extra_macs_fraction: float
     bitops_uniform8: int
     bitops_mixed: int
+    bitops_worst: int
     net_bitops_uniform8: int
     net_bitops_mixed: int
+    net_bitops_worst: int
 
 
 class CurvePoint(_Table, frozen=True):
@@ -106,7 +129,8 @@ def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> 
     stages = tuple(_stage(program, node.name, op) for node, op in found)
     total = _macs(plain.graph)
     macs, once = sum(s.macs for s in stages), sum(s.macs_once for s in stages)
-    mixed = sum(_bitops(part) for _, op in found for part in op.parts)
+    mixed = round(sum(sum(_weighted(op)) for _, op in found))
+    worst = sum(max(_bitops(part) for part in parts) for _, op in found for parts in op.parts)
     rest = _bitops(graph)
     return Patches(
         stages=stages,
@@ -115,19 +139,42 @@ def patches_of(program: Program, target: McuTarget, options: CompileOptions) -> 
         extra_macs_fraction=(macs - once) / total if total else 0.0,
         bitops_uniform8=_BITOPS * macs,
         bitops_mixed=mixed,
+        bitops_worst=worst,
         net_bitops_uniform8=_BITOPS * (total - once + macs),
         net_bitops_mixed=rest + mixed,
+        net_bitops_worst=rest + worst,
     )
+
+
+def _shares(op: Patched) -> list[dict[int, Fraction]]:
+    """Of each patch, on which part of the inputs it is of each body."""
+    if op.test is None:
+        return [{patch.bodies[0]: Fraction(1)} for patch in op.patches]
+    return [{0: share, 1: 1 - share} for share in op.test.shares]
+
+
+def _weighted(op: Patched) -> list[Fraction]:
+    """BitOPs of each patch, in the mean."""
+    each = zip(_shares(op), op.parts, strict=True)
+    return [
+        sum(
+            (share * _bitops(part) for share, part in zip(shares.values(), parts, strict=True)),
+            _NONE,
+        )
+        for shares, parts in each
+    ]
 
 
 def _stage(program: Program, name: str, op: Patched) -> PatchStage:
     macs, once = op.extra_macs()
-    counts = Counter(patch.body for patch in op.patches)
+    counts = Counter(body for patch in op.patches for body in patch.bodies)
+    shares = _shares(op)
+    test = op.test
     maps = _maps(op.bodies[0])
     classes = tuple(
         PatchClass(
             patches=counts[index],
-            share=counts[index] / len(op.patches),
+            share=float(sum((s.get(index, _NONE) for s in shares), _NONE) / len(shares)),
             bits=tuple(op.bodies[index].value(name).elem.storage.width for name in maps),
             weights=tuple(width for _, width in _layers(op.bodies[index])),
         )
@@ -143,6 +190,9 @@ def _stage(program: Program, name: str, op: Patched) -> PatchStage:
         maps=maps,
         layers=tuple(name for name, _ in _layers(op.bodies[0])),
         classes=classes,
+        test=None
+        if test is None
+        else PatchTest(lo=test.lo, hi=test.hi, allowed=float(test.allowed), samples=test.samples),
     )
 
 

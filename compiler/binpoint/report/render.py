@@ -262,6 +262,10 @@ def _patches(found: Patches) -> Table:
         title += (
             f", BitOPs of the stages {found.bitops_uniform8 / found.bitops_mixed:.2f} times less"
         )
+    if found.bitops_mixed < found.bitops_worst:
+        title += (
+            f" in the mean of samples, at least {found.bitops_uniform8 / found.bitops_worst:.2f}"
+        )
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for name in (
         "split",
@@ -277,6 +281,8 @@ def _patches(found: Patches) -> Table:
         shares = "; ".join(
             f"{_widths(c.bits)}, {_widths(c.weights)}: {100 * c.share:.0f} %" for c in stage.classes
         )
+        if stage.test is not None:
+            shares += f"; with outliers outside {stage.test.lo} to {stage.test.hi} by the device"
         table.add_row(
             stage.split,
             "x".join(map(str, stage.grid)),

@@ -84,7 +84,7 @@ def departures(
     found += [
         Departure(node.outputs[0], node.origin.names, _COARSE)
         for node in graph.nodes()
-        if isinstance(node.op, Patched) and node.op.body_of
+        if isinstance(node.op, Patched) and node.op.mixed
     ]
     for holder, node in nodes_within(graph):
         assert isinstance(node.op, IntegerOp)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.nn import functional
 
+from binpoint.errors import NotTrainable
 from binpoint.training.quantizers import fixed_points
 
 DECAY = 1e-4
@@ -31,7 +32,8 @@ class Plan:
         rate: largest rate of weights (Adam), falling along a cosine.
         point_rate: the same of binary points; bits per step, as Adam's steps have unit size.
         seed: of the order of samples and of what `augment` draws.
-        checkpoint: a file written after each epoch; a training that finds it goes on from there.
+        checkpoint: a file written after each epoch; a training of the same plan that finds it goes
+            on from there.
         progress: whether to show a bar.
     """
 
@@ -99,10 +101,14 @@ def learn(
 
     Returns:
         One entry per epoch, those before a resumption included.
+
+    Raises:
+        NotTrainable: the checkpoint is of another plan, or of another number of samples.
     """
     place = device()
     module.to(place)
-    saved = _saved(plan.checkpoint)
+    job = {"samples": len(x), **_steady(plan)}
+    saved = _saved(plan.checkpoint, job)
     if saved is not None:
         module.load_state_dict(saved["module"])
     optimizer, schedule = _optimizer(module, plan, math.ceil(len(x) / plan.batch))
@@ -120,7 +126,7 @@ def learn(
             if callback is not None and index + 1 < plan.epochs:
                 found = replace(found, notes=callback(module, found) or "")
             history.append(found)
-            _save(plan.checkpoint, module, optimizer, schedule, history)
+            _save(plan.checkpoint, job, module, optimizer, schedule, history)
     module.eval()
     return history
 
@@ -193,18 +199,42 @@ def accuracy(module: nn.Module, x: Any, y: Any) -> float:
 # ---- checkpoints and progress
 
 
-def _saved(path: Path | None) -> Any:
+def _steady(plan: Plan) -> dict[str, Any]:
+    """What a plan says of the numbers that come out."""
+    return {k: v for k, v in asdict(plan).items() if k not in ("checkpoint", "progress")}
+
+
+def _saved(path: Path | None, job: dict[str, Any]) -> Any:
     if path is None or not path.exists():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved.get("job") != job:
+        raise NotTrainable(
+            "a checkpoint of another training",
+            at=str(path),
+            have=_told(saved.get("job") or {}),
+            want=_told(job),
+            hint="remove it, or name another file",
+        )
+    return saved
+
+
+def _told(job: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in job.items()) or "none told"
 
 
 def _save(
-    path: Path | None, module: nn.Module, optimizer: Any, schedule: Any, history: list[Epoch]
+    path: Path | None,
+    job: dict[str, Any],
+    module: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    history: list[Epoch],
 ) -> None:
     if path is None:
         return
     state = {
+        "job": job,
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),

@@ -72,9 +72,30 @@ def by_pieces(plane: Plane) -> Layout:
 def _runs(plane: Plane, row: int) -> dict[str, int]:
     """The runs of a window: its rows, `row` elements apart, or the dilated taps of its one row."""
     window = plane.window
-    if window.dilations[1] > 1:
+    if window.dilations[1] > 1 and window.kernel[0] == 1:
         return {"runs": window.kernel[1], "pitch": window.dilations[1] * plane.depth}
     return {"runs": window.kernel[0], "pitch": window.dilations[0] * row}
+
+
+def by_phases(plane: Plane) -> Layout:
+    """The rows of windows that are dilated in both directions.
+
+    Windows whose columns have the same remainder by the dilation read columns of one remainder: as
+    plain windows do, of every so many columns.
+    """
+    window, depth = plane.window, plane.depth
+    out, phases, width = window.outputs(plane.size), window.dilations[1], window.kernel[1]
+    span = (-(-out[1] // phases) + width - 1) * depth
+    row = span + span % 2
+    numbers = {
+        "in_h": plane.size[0], "in_w": plane.size[1], "line": plane.size[1] * depth,
+        "out_h": out[0], "out_w": out[1], "reach": window.reach[0],
+        "stride_h": window.strides[0], "pad_h": window.before[0],
+        "kernel_w": width, "pad_w": window.before[1], "phases": phases,
+        "part": depth, "part_step": phases * depth, "row": row, "step": depth,
+        **_runs(plane, row),
+    }  # fmt: skip
+    return Layout((("layout", "rows"),), numbers, row * window.reach[0])
 
 
 def by_rows(plane: Plane) -> Layout:

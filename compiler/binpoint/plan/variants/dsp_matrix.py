@@ -27,7 +27,7 @@ from binpoint.ops.requantize import Requantize
 from binpoint.ops.window import Window
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.dsp_layout import Plane, by_columns, by_pieces, by_rows
+from binpoint.plan.variants.dsp_layout import Plane, by_columns, by_phases, by_pieces, by_rows
 from binpoint.plan.variants.dsp_packing import Packing, packings
 from binpoint.plan.variants.fixed import Fixed, fixed
 
@@ -61,7 +61,8 @@ class Product:
 def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """A convolution, or a product with a constant matrix.
 
-    Not in two directions dilated ones, nor groups that do not fill blocks of channels.
+    Not ones in groups, or with steps across, that are dilated in both directions, nor groups that
+    do not fill blocks of channels.
     """
     node = step.nodes[0]
     inputs = graph.arguments(node)
@@ -132,7 +133,9 @@ def _conv(
     if op.groups > 1 and w.shape[0] // op.groups % _ROWS["wide"]:
         return None
     columns = (window.outputs(size)[1] - 1) * window.strides[1] + window.reach[1]
-    if (window.dilations[1] > 1 and height > 1) or columns <= window.before[1]:
+    phased = window.dilations[1] > 1 and height > 1
+    apart = phased and (window.strides[1] > 1 or op.groups > 1)
+    if apart or columns <= window.before[1]:
         return None
     codes = _codes(w).reshape(w.shape[0], height, width, depth)
     few = depth <= _FEW_INPUTS and height > 1 and max(window.dilations) == 1
@@ -140,11 +143,13 @@ def _conv(
     if few and op.groups == 1 and options.optimize != "size":
         codes = codes.swapaxes(1, 2).reshape(w.shape[0], 1, -1)
         layout = by_columns(plane, odd=w.shape[0] % _ROWS["wide"] != 0)
+    elif phased:
+        layout = by_phases(plane)
     elif _flat(window) and op.groups == 1:
         layout = by_pieces(plane)
     else:
         layout = by_rows(plane)
-    if window.dilations[1] == 1 and codes.ndim > 3:
+    if (phased or window.dilations[1] == 1) and codes.ndim > 3:
         codes = codes.reshape(w.shape[0], height, -1)
     codes = codes.reshape(w.shape[0], -1, codes.shape[-1])
     inner, padded = (depth if layout.traits[0][1] != "columns" else 1), op.window.padded
@@ -224,7 +229,7 @@ def _call(
     one = stem == "conv" and options.optimize == "size"
     rest = one or channels % _ROWS[product.shape] != 0
     tail = ("tail", "tail" if found is not None and rest and parts == 1 else "")
-    groups = ("groups", "grouped" if parts > 1 else "")
+    groups = ("groups", "phases" if "phases" in numbers else "grouped" if parts > 1 else "")
     arguments: tuple[Argument, ...] = (
         x,
         Table("w", Constant(words), U32),

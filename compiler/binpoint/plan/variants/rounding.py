@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from binpoint.numeric.exact import window_bits
+from binpoint.numeric.fixed import IntType
 from binpoint.numeric.float32 import Ints
 from binpoint.numeric.highword import HighWord, Staircase, high_word, thresholds_of
 from binpoint.numeric.mulshift import FLOAT_BITS
@@ -79,6 +80,6 @@ def saturation(lo: int, hi: int) -> tuple[str, str, str]:
         return f"usat{bits}", "", ""
     if signed and lo == -(1 << bits) and hi == (1 << bits) - 1:
         return f"ssat{bits + 1}", "", ""
-    least, most = (-128, 127) if signed else (0, 255)
-    name = "ssat8" if signed else "usat8"
-    return name, str(lo) if lo > least else "", str(hi) if hi < most else ""
+    kind = next(k for k in (IntType(n, signed) for n in (8, 16)) if k.min <= lo and hi <= k.max)
+    name = f"{'s' if signed else 'u'}sat{kind.width}"
+    return name, str(lo) if lo > kind.min else "", str(hi) if hi < kind.max else ""

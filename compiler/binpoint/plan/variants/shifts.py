@@ -28,7 +28,8 @@ from binpoint.plan.variants.block_matrix import WINDOW
 
 _FREE = frozenset({
     "arg", "banded", "channel_lookup", "clamp", "concat", "copy", "extreme", "gather", "lookup",
-    "matmul", "maxpool", "minmax", "pack", "pad", "patched", "requantize", "sum", "unpack",
+    "matmul", "maxpool", "minmax", "outliers", "pack", "pad", "patched", "requantize", "sum",
+    "unpack",
 })  # fmt: skip
 """Kernels that multiply no value by a constant, but for requantizers that they store through."""
 _REPLACED = frozenset({("add", "narrow"), ("add", "wide"), ("average", ""), ("mul", "narrow")})

@@ -53,6 +53,18 @@ _FIRST = (
     (3, 96, 96, 8, (3, 3), 2), (3, 64, 48, 16, (3, 3), 2),
 )  # fmt: skip
 """First layers: channels, height, width, channels of the result, kernel, stride."""
+_FLAT = (
+    (1, 187, 16, 7, 2), (16, 47, 32, 5, 1), (32, 23, 64, 3, 1), (6, 100, 24, 5, 2),
+    (12, 61, 12, 9, 1), (24, 40, 8, 3, 1), (40, 30, 40, 1, 1), (8, 128, 13, 4, 3),
+)  # fmt: skip
+"""Convolutions of one axis: channels, width, channels of the result, kernel, stride."""
+_DILATED = (
+    (16, 20, 17, 16, 3, 2),
+    (8, 12, 12, 20, 3, 3),
+    (4, 9, 15, 8, 5, 2),
+    (24, 7, 7, 24, 3, 2),
+)
+"""Dilated ones: channels, height, width, channels of the result, kernel, dilation."""
 _LIKE = {"cortex-m4": ("cortex-m4f",)}
 """Cores that run the same instructions as another, at the same prices."""
 _OPTIONS = CompileOptions(planner="greedy")
@@ -89,6 +101,10 @@ def shapes() -> onnx.ModelProto:
               groups=depth if grouped else 1)  # fmt: skip
     for depth, height, width, channels, kernel, stride in _FIRST:
         _conv(net, (depth, height, width), channels, kernel, stride)
+    for depth, width, channels, kernel, stride in _FLAT:
+        _conv(net, (depth, 1, width), channels, (1, kernel), (1, stride))
+    for depth, height, width, channels, kernel, dilation in _DILATED:
+        _conv(net, (depth, height, width), channels, (kernel, kernel), 1, dilation=dilation)
     for depth, channels in ((10, 7), (33, 10), (64, 10), (300, 24)):
         x = net.input(f"in_{len(net.inputs)}", (depth,))
         net.output(net.dense(f"dense {depth} to {channels}", x, channels))
@@ -100,13 +116,16 @@ def shapes() -> onnx.ModelProto:
 
 def _conv(
     net: Builder, shape: tuple[int, int, int], channels: int, kernel: tuple[int, int],
-    stride: int, groups: int = 1,
+    stride: int | tuple[int, int], groups: int = 1, dilation: int = 1,
 ) -> None:  # fmt: skip
     """A convolution of an input of this shape: channels, height, width."""
     depth, height, width = shape
     index = len(net.inputs)
     x = net.channels_first(net.input(f"in_{index}", (height, width, depth)))
-    net.output(net.conv(f"conv {index}", x, channels, kernel, stride=stride, groups=groups))
+    made = net.conv(
+        f"conv {index}", x, channels, kernel, stride=stride, dilation=dilation, groups=groups
+    )
+    net.output(made)
 
 
 def networks(scratch: Path) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""What weights of four and two bits cost and save by layer: ``python -m benchmarks.narrow``."""
+"""What weights of less than a byte cost and save by layer: ``python -m benchmarks.narrow``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks import layers
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.report.summary import Layer
 
-WIDTHS = (8, 4, 2)
+WIDTHS = (8, 6, 5, 4, 3, 2)
 
 
 def measure(core: str, bits: int) -> dict[str, Layer]:
@@ -23,7 +23,7 @@ def measure(core: str, bits: int) -> dict[str, Layer]:
             CompileOptions(),
             samples="random",
             verify="all",
-            verify_samples=2,
+            verify_samples=1,
         ).report
     titles = layers.titles()
     rows = ((next((t for t in titles if t in row.origin), ""), row) for row in report.layers)
@@ -45,9 +45,10 @@ def table(found: dict[int, dict[str, Layer]]) -> str:
 
 @click.command()
 @click.option("--core", default="cortex-m4", show_default=True)
-def main(core: str) -> None:
+@click.option("--bits", "widths", multiple=True, type=int, default=WIDTHS, show_default=True)
+def main(core: str, widths: tuple[int, ...]) -> None:
     """Print the table."""
-    print(table({bits: measure(core, bits) for bits in WIDTHS}))
+    print(table({bits: measure(core, bits) for bits in widths}))
 
 
 if __name__ == "__main__":

@@ -58,14 +58,15 @@ class Builder:
         info = helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, [1, *tensor.shape])
         self.outputs.append(info)
 
-    def conv(
+    def conv(  # noqa: PLR0913 - all but three have defaults
         self,
         name: str,
         x: Tensor,
         channels: int,
         kernel: tuple[int, int],
         *,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
+        dilation: int = 1,
         groups: int = 1,
         live: int | None = None,
     ) -> Tensor:
@@ -76,13 +77,16 @@ class Builder:
             x: what it reads.
             channels: of the result.
             kernel: height and width.
-            stride: along both axes; padding is behind the map first, as TensorFlow has it.
+            stride: of height and width, or along both axes; padding is behind the map first, as
+                TensorFlow has it.
+            dilation: along both axes.
             groups: of channels.
             live: how many channels have weights that are not zero, all by default.
         """
-        size = [-(-n // stride) for n in x.shape[1:]]
-        spans = zip(size, kernel, x.shape[1:], strict=True)
-        pads = [max(0, (n - 1) * stride + k - have) for n, k, have in spans]
+        strides = (stride, stride) if isinstance(stride, int) else stride
+        size = [-(-n // s) for n, s in zip(x.shape[1:], strides, strict=True)]
+        spans = zip(size, strides, kernel, x.shape[1:], strict=True)
+        pads = [max(0, (n - 1) * s + (k - 1) * dilation + 1 - have) for n, s, k, have in spans]
         before = [pad // 2 for pad in pads]
         behind = [pad - b for pad, b in zip(pads, before, strict=True)]
         weights = self._weights(name, x, (channels, x.shape[0] // groups, *kernel), live)
@@ -92,7 +96,8 @@ class Builder:
                 [x.name, *weights],
                 [f"{name}_sum"],
                 name,
-                strides=[stride] * 2,
+                strides=strides,
+                dilations=[dilation] * 2,
                 pads=[*before, *behind],
                 group=groups,
             ),

@@ -445,6 +445,45 @@ def matmul(w: Weave, x: str) -> str | None:
     )
 
 
+def attention(w: Weave, x: str) -> str | None:
+    """Heads of self-attention, from one projection or three, or of the tokens themselves."""
+    shape = w.shape(x)
+    if len(shape) != 3:
+        return None
+    batch, tokens, _ = shape
+    heads, size = w.number(1, 3), w.pick((5, 8, 12, 16))
+    parts = _projected(w, x, heads * size)
+    apart = w.integers(batch, tokens, heads, size)
+    moved: list[str | None] = []
+    for part, order in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True):
+        rows = part and w.apply("Reshape", part, apart)
+        moved.append(rows and w.apply("Transpose", rows, perm=order))
+    q, k, v = moved
+    scores = q and k and w.apply("MatMul", q, k)
+    shares = scores and w.apply("Softmax", scores, axis=-1) if w.chance(0.8) else scores
+    seen = shares and v and w.apply("MatMul", shares, v)
+    rows = seen and w.apply("Transpose", seen, perm=[0, 2, 1, 3])
+    return rows and w.apply("Reshape", rows, w.integers(batch, tokens, heads * size))
+
+
+def _projected(w: Weave, x: str, width: int) -> list[str | None]:
+    """Queries, keys and values, each ``[batch, tokens, width]``."""
+    depth = w.shape(x)[-1]
+
+    def weights(count: int) -> str:
+        return w.constant(w.normal((depth, count), 1.0 / np.sqrt(depth)))
+
+    if w.chance(0.5):
+        return [w.apply("MatMul", x, weights(width)) for _ in range(3)]
+    row = w.apply("MatMul", x, weights(3 * width))
+    if row is not None and w.chance(0.5):
+        row = w.apply("Tanh", row)
+    parts = (
+        None if row is None else w.many("Split", [row, w.integers(width, width, width)], 3, axis=2)
+    )
+    return [None, None, None] if parts is None else list(parts)
+
+
 def nothing(w: Weave, x: str) -> str | None:
     return w.apply(w.pick(["Identity", "Dropout"]), x)
 
@@ -469,6 +508,6 @@ MAKERS: tuple[Maker, ...] = (
     convolution, conv_block, conv_block, transposed_convolution, pool, pool, global_pool,
     reduction, binary, binary, division, power, function, function, positive_function, clamp,
     relu6, prelu, batch_norm, softmax, layer_norm, channel_norm, argmax, concat, concat, split, cut,
-    pad, reshape, transpose, gather, repeat, blocks, resize, gemm, matmul, nothing, residual,
-    residual,
+    pad, reshape, transpose, gather, repeat, blocks, resize, gemm, matmul, attention, nothing,
+    residual, residual,
 )  # fmt: skip

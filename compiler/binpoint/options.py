@@ -33,6 +33,7 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = MappingProxyType(
                 "patches",
                 "patch_classes",
                 "packed_maps",
+                "packed_weights",
                 "fpu",
                 "arena",
                 "io",
@@ -119,6 +120,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         packed_maps: maps of codes of four, two or one bits that share bytes in the arena: ``auto``
             where that lowers the arena and costs little, or memory is what counts; ``always``
             wherever it can be, ``never``.
+        packed_weights: weights of less than eight bits that lie packed in flash, and are unpacked
+            before their layer is computed: ``auto`` where the plan leaves memory for that, and it
+            costs little or `optimize` is ``size``; ``always`` at any price, ``never``.
         observer: how ranges are found in the samples of a float model.
         percentile: part of the values that the ``percentile`` observer keeps, in percent.
         activations: whether activations of a float model may have a zero point.
@@ -170,6 +174,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     patches: Literal["uniform", "mixed"] = "uniform"
     patch_classes: Literal["static", "dynamic"] = "static"
     packed_maps: Literal["auto", "always", "never"] = "auto"
+    packed_weights: Literal["auto", "always", "never"] = "auto"
     observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] = 99.99
     activations: Literal["asymmetric", "symmetric"] = "asymmetric"

@@ -13,6 +13,7 @@ from binpoint.frontend.functions import FuseFunctions
 from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.masks import FuseMasks
 from binpoint.frontend.patterns import RecogniseLayerNorm
+from binpoint.frontend.projections import SplitProjections
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.choose_methods import ChooseMethods
@@ -51,6 +52,7 @@ def mcu() -> Pipeline:
         FoldRationals(),
         FoldPad(),
         FoldBias(),
+        SplitProjections(),
         PropagateTypes(),
         FoldAffine(),
         FuseFunctions(),

@@ -17,9 +17,16 @@ from binpoint.driver import compile_model
 from binpoint.errors import UnsupportedOperator
 from binpoint.frontend.load import load
 from binpoint.ir.evaluate import evaluate
+from binpoint.ir.kernel import KernelCall
 from binpoint.options import CompileOptions
-from binpoint.target import load_target
+from binpoint.passes.base import Context
+from binpoint.passes.manager import run
+from binpoint.passes.samples import Samples
+from binpoint.pipelines import mcu
+from binpoint.plan.arrange import arrange
+from binpoint.target import McuTarget, load_target
 from tests.build import info, model, save
+from tests.exported import NAMES, exported
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(6)
@@ -119,6 +126,36 @@ def test_all_witnesses_agree(name: str, tmp_path: Path) -> None:
         verify_samples=4,
     )
     assert done.report.verdict == "equal"
+
+
+def _calls(model: onnx.ModelProto, path: Path) -> list[KernelCall]:
+    """What a microcontroller with DSP instructions is told to do."""
+    graph, options, target = load(save(model, path)), CompileOptions(), load_target("cortex-m4")
+    assert isinstance(target, McuTarget)
+    samples = {n: RNG.normal(size=(4, *graph.value(n).shape[1:])) for n in graph.inputs}
+    arrays = {name: array.astype(np.float32) for name, array in samples.items()}
+    integer = run(mcu(), graph, Context(target, options, Samples(arrays)))
+    return [step.call for step in arrange(integer, options, target).steps if not step.alias]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flat",
+        "grouped, truth values",
+        "packed",
+        "multi-head",
+        "causal_dynamo",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != "causal_dynamo"),
+    ],
+)
+def test_no_head_is_copied(name: str, tmp_path: Path) -> None:
+    model = CASES[name].model if name in CASES else exported(name, RNG)
+    calls = _calls(model, tmp_path / "m.onnx")
+    products = [dict(call.traits)["b"] for call in calls if call.stem == "matmul"]
+    assert products == ["turned", ""] * (len(products) // 2)
+    assert products
+    assert not {"copy", "gather", "concat"} & {call.stem for call in calls}
 
 
 @pytest.mark.parametrize(

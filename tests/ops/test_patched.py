@@ -159,7 +159,11 @@ def patched(s: Sketch, first: int = 0, last: int | None = None) -> Graph | None:
     ):
         return None
     graph = s.graph.copy()
-    _ = put(graph, span, (body_of(s.graph, span),), extents)
+    node = put(graph, span, (body_of(s.graph, span),), extents)
+    if s.random.random() < 0.3:
+        shares = tuple(s.number(1, 3) for _ in extents)
+        assert isinstance(node.op, Patched)
+        graph.replace(replace(node, op=replace(node.op, shares=(shares,))))
     return graph
 
 

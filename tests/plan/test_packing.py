@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -26,6 +28,7 @@ from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
 from binpoint.ops.pairwise import IntAdd
+from binpoint.ops.patched import Patched
 from binpoint.ops.pooling import IntMaxPool
 from binpoint.ops.requantize import DyadicRequantize
 from binpoint.ops.window import Window
@@ -33,7 +36,9 @@ from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
 from binpoint.plan.arrange import arrange
 from binpoint.plan.pack_maps import PackMaps
+from binpoint.plan.pack_stages import PackedStages
 from binpoint.plan.packing import Packing, unpacked
+from binpoint.plan.stages import body_of, joined, put, spans
 from binpoint.sim.witness import Answer
 from binpoint.target import Memory, load_target, microcontroller
 from tests import laws
@@ -56,14 +61,24 @@ def banded(graph: Graph) -> list[Banded]:
     return [n.op for n in graph.nodes() if isinstance(n.op, Banded)]
 
 
+def within(graph: Graph) -> list[Banded]:
+    """Those in stages of patches."""
+    ops = [n.op for n in graph.nodes() if isinstance(n.op, Patched)]
+    return [found for op in ops for body in op.bodies for found in banded(body)]
+
+
 def packed(random: Random, layers: int = 4) -> tuple[Graph, Graph]:
-    """A random net, and the same with some of its maps packed and bands of any height."""
+    """A random net, and the same with some of its maps packed and bands of any height.
+
+    Of stages of patches all maps are.
+    """
     s, _ = net(random, layers, NarrowMaps, random.choice((I8, U8)))
     s.prove()
     plain = s.graph
-    if random.random() < 0.4:
-        plain = patched(s, random.choice((0, 0, 1)), 2) or plain
-    packing = Packing(plain, arrange(plain, _OPTIONS))
+    if random.random() < 0.5:
+        plain = patched(s, random.choice((0, 0, 1)), random.choice((2, None))) or plain
+    graph = PackedStages(plain, arrange(plain, _OPTIONS), _OPTIONS, None).everything()
+    packing = Packing(graph, arrange(graph, _OPTIONS))
     names = frozenset(n for n in packing.digits if random.random() < 0.8)
     rows = packing.rows(names, random.choice(packing.peaks(names)))
     if random.random() < 0.5:
@@ -84,9 +99,15 @@ def test_packed_maps_hold_what_bytes_do(random: Random) -> None:
             np.testing.assert_array_equal(found[name], expected[name])
 
 
+def _bands(graph: Graph, inside: bool) -> bool:
+    """Whether there are some, of several rows, in stages or not."""
+    found = within(graph) if inside else banded(graph)
+    return len(found) > 1 and any(len(op.bands) > 1 for op in found)
+
+
 def witnesses(seed: int, target: str, *, emulated: bool) -> None:
     random = Random(seed)
-    graph = next(g for _, g in (packed(random) for _ in range(20)) if len(banded(g)) > 1)
+    graph = next(g for _, g in (packed(random) for _ in range(40)) if _bands(g, seed % 2 == 0))
     inputs = laws.samples(graph, np.random.default_rng(seed))
     values = laws.evaluated(graph, inputs)
     if emulated:
@@ -98,10 +119,10 @@ def witnesses(seed: int, target: str, *, emulated: bool) -> None:
     laws.law_4_kernels(graph, inputs, values, _OPTIONS, target)
 
 
-def every_layer() -> Graph:
-    """A layer of each kind after the other, of maps of four and two bits, signed or not."""
+def every_layer(channels: int, widths: tuple[int, int]) -> Graph:
+    """A layer of each kind after the other, of maps of so many bits, signed or not."""
     s = NarrowMaps(Random(5), "layers")
-    kinds = [s.type(IntType(width, signed)) for width in (4, 2) for signed in (True, False)]
+    kinds = [s.type(IntType(width, signed)) for width in widths for signed in (True, False)]
     plain = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
     x = s.input((1, 7, 8, 3), s.type(U8))
 
@@ -110,23 +131,27 @@ def every_layer() -> Graph:
         return s.build.one(DyadicRequantize((9,), (13,), kind, low, high), acc)
 
     def conv(x: Value, window: Window, kind: FixedType) -> Value:
-        w = s.weights(x, 16, *window.kernel, x.shape[-1])
+        w = s.weights(x, channels, *window.kernel, x.shape[-1])
         zero = x.elem.zero_point if window.padded else 0
-        return rounded(s.build.one(IntConv(window, 1, zero, SUM), x, w, s.bias(16)), kind)
+        return rounded(s.build.one(IntConv(window, 1, zero, SUM), x, w, s.bias(channels)), kind)
 
     def depthwise(x: Value, window: Window, kind: FixedType) -> Value:
-        w = s.weights(x, *window.kernel, 16)
-        op = IntDepthwise(window, 16, x.elem.zero_point, SUM)
-        return rounded(s.build.one(op, x, w, s.bias(16)), kind)
+        w = s.weights(x, *window.kernel, channels)
+        op = IntDepthwise(window, channels, x.elem.zero_point, SUM)
+        return rounded(s.build.one(op, x, w, s.bias(channels)), kind)
 
     # Of the last the last column is read by no window.
     first = conv(x, plain, kinds[0])
     x = depthwise(conv(first, plain, kinds[1]), plain, kinds[0])
     x = conv(x, Window((1, 1), (1, 1), (0, 0), (0, 0), (1, 1)), kinds[0])
     axes, zeros = Broadcast.of(x.shape, x.shape), (x.elem.zero_point, first.elem.zero_point)
-    x = s.build.one(IntAdd(axes, 700, 500, 11, *zeros, kinds[0], -8, 7), x, first)
+    x = s.build.one(
+        IntAdd(axes, 700, 500, 11, *zeros, kinds[0], kinds[0].storage.min, kinds[0].storage.max),
+        x,
+        first,
+    )
     x = conv(x, Window((1, 1), (2, 2), (0, 0), (0, 0), (1, 1)), kinds[2])
-    acc = s.build.one(IntDense(SUM), x, s.weights(x, 16, 16), s.bias(16))
+    acc = s.build.one(IntDense(SUM), x, s.weights(x, channels, channels), s.bias(channels))
     x = depthwise(rounded(acc, kinds[3]), plain, kinds[2])
     x = s.build.one(IntMaxPool(Window((2, 2), (1, 1), (0, 0), (0, 0), (1, 1))), x)
     total = s.build.one(IntSum(Block.of(x.shape, (1, 2)), 0, SUM), x)
@@ -135,8 +160,18 @@ def every_layer() -> Graph:
     return s.graph
 
 
-def test_witnesses_agree_on_packed_maps() -> None:
-    plain = every_layer()
+_WORDS = {(s, t) for s in ("conv", "dense", "depthwise") for t in ("source", "into")}
+_ODD = {("conv", "into"), ("dense", "into"), ("depthwise", "into"), ("depthwise", "source")}
+
+
+@pytest.mark.parametrize(
+    ("channels", "widths", "kernels"),
+    [(16, (4, 2), _WORDS | {("sum_digits", "source")}), (45, (5, 6), _ODD), (39, (4, 3), _ODD)],
+)
+def test_witnesses_agree_on_packed_maps(
+    channels: int, widths: tuple[int, int], kernels: set[tuple[str, str]]
+) -> None:
+    plain = every_layer(channels, widths)
     packing = Packing(plain, arrange(plain, _OPTIONS))
     names = frozenset(packing.digits)
     assert len(names) == 9
@@ -149,8 +184,7 @@ def test_witnesses_agree_on_packed_maps() -> None:
         for trait, _ in step.call.traits
         if trait in ("source", "into")
     }
-    stems = ("conv", "dense", "depthwise")
-    assert taken == {(s, t) for s in stems for t in ("source", "into")} | {("sum_digits", "source")}
+    assert taken == kernels
     inputs = laws.samples(graph, np.random.default_rng(3))
     values = laws.evaluated(graph, inputs)
     for sample, expected in zip(values, laws.evaluated(plain, inputs), strict=True):
@@ -178,12 +212,12 @@ def test_packed_maps_on_emulated_cores(seed: int, core: str) -> None:
 # ---- the choice
 
 
-def deep_net(width: int = 4) -> Graph:
+def deep_net(width: int = 4, last: int | None = None) -> Graph:
     """Two wide maps after each other, then a small one, and a map of bytes."""
     s = NarrowMaps(Random(1), "choice")
-    kind = s.type(IntType(width, signed=False))
     x = s.input((1, 24, 20, 3), s.type(U8))
-    for channels in (16, 16, 8):
+    for channels, bits in ((16, width), (16, width), (8, last or width)):
+        kind = s.type(IntType(bits, signed=False))
         window = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
         w = s.weights(x, channels, 3, 3, x.shape[-1])
         acc = s.build.one(IntConv(window, 1, x.elem.zero_point, SUM), x, w, s.bias(channels))
@@ -218,6 +252,42 @@ def test_maps_are_packed_where_that_pays() -> None:
     # Of kernels that are modelled to take longer than is allowed.
     context = Context(load_target("cortex-m4"), CompileOptions(name="packed"))
     assert not banded(PackMaps(extra=0.001).run(deep_net(), context))
+
+
+def mixed_net() -> Graph:
+    """The net in patches, most of them of four bits, one in eight bits."""
+    graphs = [deep_net(width, 8) for width in (8, 4)]
+    parts = [joined(spans(graph)[0]) for graph in graphs]
+    bodies = tuple(body_of(g, span) for g, span in zip(graphs, parts, strict=True))
+    graph = graphs[0].copy()
+    node = put(graph, parts[0], bodies, (12, 10))
+    assert isinstance(node.op, Patched)
+    graph.replace(replace(node, op=replace(node.op, body_of=(1, 1, 0, 1))))
+    return graph
+
+
+def test_a_stage_needs_less_memory_for_patches_of_both_precisions() -> None:
+    target = microcontroller(load_target("cortex-m4"))
+    plain = mixed_net()
+    plan = arrange(plain, _OPTIONS, target)
+    assert plan.arena_bytes == Packing(plain, plan).plain
+    sample = laws.samples(plain, np.random.default_rng(0))[0]
+    expected = evaluate(plain, sample)
+    arenas = [plan.arena_bytes]
+    ways = (CompileOptions(optimize="ram"), CompileOptions(packed_maps="always"))
+    for wanted in ways:
+        graph = PackMaps().run(plain, Context(target, wanted))
+        (op,) = (n.op for n in graph.nodes() if isinstance(n.op, Patched))
+        assert [len(banded(body)) > 0 for body in op.bodies] == [False, True]
+        shares = op.shares[0] if op.shares else (1, 1)
+        assert (math.prod(shares) > 1) == (wanted is ways[0])
+        found = evaluate(graph, sample)
+        for name in plain.outputs:
+            np.testing.assert_array_equal(found[name], expected[name])
+        arenas.append(arrange(graph, wanted, target).arena_bytes)
+    # What is packed in one body alone saves nothing.
+    assert arenas[1] < 0.9 * arenas[0]
+    assert arenas[2] == arenas[0]
 
 
 def test_a_plan_that_does_not_fit_is_packed_at_any_price() -> None:

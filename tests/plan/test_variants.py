@@ -197,7 +197,7 @@ def test_sixteen_bits_after_the_point_decide_all_but_the_window(random: Random) 
         total = ((inner << up) * found.scales[c] >> 32) + found.offsets[c]
         assert np.abs(total).max() < 2**31
         decided = (total & 0xFFFF) >= found.window
-        bias8 = op.result.storage.min
+        bias8 = -128 if op.result.storage.signed else 0
         made = np.clip((total >> 16) + bias8, op.lo, op.hi)
         (wanted,) = op.reference(sums[:, None])
         np.testing.assert_array_equal(made[decided], wanted[decided, 0])

@@ -87,7 +87,7 @@ def mixed(graph: Graph, random: Random) -> Graph | None:
         return None
     classes = tuple(random.randrange(2) for _ in node.op.patches)
     bodies = (narrowed(body, {}, weights=weights), narrowed(body, types, weights=weights))
-    op = replace(node.op, bodies=bodies, body_of=classes)
+    op = replace(node.op, bodies=bodies, body_of=classes, shares=node.op.shares * len(bodies))
     graph.replace(replace(node, op=op))
     graph.set_value(replace(graph.value(node.outputs[0]), bounds=op.bounds()[0]))
     return graph
@@ -113,7 +113,7 @@ def by_values(
         return None
     allowed = random.choice(sorted(parts)[:-1])
     test = OutlierTest(lo, hi, allowed, 0, ())
-    op = replace(op, body_of=(), test=test)
+    op = replace(op, body_of=(), test=test, shares=())
     graph = graph.copy()
     graph.replace(replace(node, op=op))
     graph.set_value(replace(graph.value(node.outputs[0]), bounds=op.bounds()[0]))

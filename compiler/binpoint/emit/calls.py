@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from binpoint.emit.environment import comment, ctype
 from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Argument, Buffer, Number, Table
+from binpoint.ir.kernel import Argument, Buffer, Expanded, KernelCall, Number, Table
 from binpoint.plan.fuse import Step
 
 WIDTH = 110
@@ -19,10 +19,40 @@ def parameter(argument: Argument) -> str:
     match argument:
         case Buffer(name=name, elem=elem, written=written):
             return f"{'' if written else 'const '}{ctype(elem)} *{name}"
-        case Table(name=name, elem=elem):
+        case Table(name=name, elem=elem) | Expanded(name=name, elem=elem):
             return f"const {ctype(elem)} *{name}"
         case Number(name=name, kind=kind):
             return f"{kind} {name}"
+
+
+def statement(call: KernelCall, words: Sequence[str]) -> str:
+    """The call, with the words of all arguments in order; of an `Expanded` one that is its array.
+
+    Where `scratch` is the call's memory.
+    """
+    strides = dict(call.strides) if call.slices > 1 else {}
+    passed: list[str] = []
+    before: list[str] = []
+    for argument, word in zip(call.all_arguments, words, strict=True):
+        text = word
+        if isinstance(argument, Expanded):
+            tile = f"scratch + {call.tile}" if call.tile else "scratch"
+            slice_ = f" + slice * {argument.array.array[0].size}" if call.slices > 1 else ""
+            before.append(
+                f"{argument.symbol}((uint32_t *)(void *)({tile}), {word}{slice_}, "
+                f"{argument.blocks}, {-argument.least});"
+            )
+            text = f"(const {ctype(argument.elem)} *)(const void *)({tile})"
+        elif argument.name in strides:
+            text = f"{word} + slice * {strides[argument.name]}"
+        passed.append(text)
+    if call.scratch:
+        passed.append("scratch")
+    lines = [*before, f"{call.symbol}({', '.join(passed)});"]
+    if call.slices == 1:
+        return "\n".join(wrapped(line, 4) for line in lines)
+    inner = "\n".join(textwrap.indent(wrapped(line, 4), " " * 4) for line in lines)
+    return f"for (int32_t slice = 0; slice < {call.slices}; ++slice) {{\n{inner}\n}}"
 
 
 def formulas(step: Step) -> Sequence[str]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from binpoint.emit.calls import formulas, parameter, title, type_text, wrapped
+from binpoint.emit.calls import formulas, parameter, statement, title, type_text, wrapped
 from binpoint.emit.detect_c import detector_files, detector_view
 from binpoint.emit.environment import c_int, comment, ctype, render_template
 from binpoint.emit.project import Project
 from binpoint.emit.stage_c import StageView, stage_view
-from binpoint.ir.kernel import Argument, Block, Buffer, KernelCall, Number
+from binpoint.ir.kernel import Argument, Block, Buffer, Expanded, KernelCall, Number
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import ALIGNMENT
@@ -90,7 +90,7 @@ class NodeView:
     lines: tuple[str, ...]
     parameters: str
     call: str
-    arguments: str
+    statement: str
     result: str
     result_bytes: int
     stage: StageView | None = None
@@ -159,6 +159,7 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
         "kernels": [kernels[s] for s in sorted(kernels)],
         "variants": variants,
         "blocks": [blocks[key] for key in sorted(blocks)],
+        "expansions": _expansions(program),
         "port_offsets": {
             p.name: program.storage[p.value.name].index for p in program.inputs + program.outputs
         },
@@ -187,6 +188,13 @@ def render(program: Program, target: Target, options: CompileOptions) -> Project
     }
     files["LICENSE.generated"] = render_template(_FOLDER, "LICENSE.generated.j2", **views).encode()
     return Project(files)
+
+
+def _expansions(program: Program) -> list[Expanded]:
+    """One of each kind of argument that is unpacked first."""
+    found = (step.call.expanded for _, step in program.calls())
+    kinds = {a.symbol: a for a in found if a is not None}
+    return [kinds[symbol] for symbol in sorted(kinds)]
 
 
 def coded_steps(program: Program) -> list[Step]:
@@ -251,9 +259,8 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
     # The hook after a node sees its first result.
     result = next(a for a in buffers if a.written)
     value = program.graph.value(result.value)
-    extra = ["scratch"] if step.call.scratch else []
-    inside = (a.name if a.name in names else _argument(program, a) for a in step.call.all_arguments)
-    arguments = ", ".join([*inside, *extra])
+    extra = bool(step.call.memory)
+    inside = [a.name if a.name in names else _argument(program, a) for a in step.call.all_arguments]
     places = [
         f"state->{states[a.name].name}" if a.name in states else _place(program, a)
         for a in names.values()
@@ -261,7 +268,7 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
     types = [
         f"{a.name} `{a.value}` {type_text(program.graph.value(a.value))}" for a in names.values()
     ]
-    scratch = f"arena + {program.scratch[step.name]}" if step.call.scratch else ""
+    scratch = f"arena + {program.scratch[step.name]}" if extra else ""
     return NodeView(
         index=index,
         function=function,
@@ -271,7 +278,7 @@ def _node(program: Program, index: int, step: Step) -> NodeView:
             [*(parameter(a) for a in names.values()), *(["uint8_t *scratch"] if extra else [])]
         ),
         call=", ".join([*places, *([scratch] if scratch else [])]),
-        arguments=wrapped(f"{step.call.symbol}({arguments})", 8),
+        statement=statement(step.call, inside),
         result=_place(program, result),
         result_bytes=value.type.size * value.elem.storage.dtype.itemsize,
         stage=stage_view(program, step, function) if step.name in program.stages else None,
@@ -307,7 +314,8 @@ def _place(program: Program, argument: Buffer) -> str:
     """Where a value is, as an expression in the run function."""
     storage: Storage = program.storage[argument.value]
     kind = ctype(argument.elem)
-    elements = storage.within // argument.elem.dtype.itemsize
+    size = argument.elem.dtype.itemsize
+    elements = storage.within // size + argument.start
     behind = f" + {elements}" if elements else ""
     match storage.place:
         case Place.INPUT:
@@ -316,4 +324,5 @@ def _place(program: Program, argument: Buffer) -> str:
             return _parameter_of(program.outputs[storage.index], storage.place) + behind
         case _:
             qualifier = "" if argument.written else "const "
-            return f"({qualifier}{kind} *)(void *)(arena + {storage.index})"
+            at = storage.index + size * argument.start
+            return f"({qualifier}{kind} *)(void *)(arena + {at})"

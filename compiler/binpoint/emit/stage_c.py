@@ -1,23 +1,23 @@
 """A stage of patches or bands as C: one loop, calls of the pieces, code that pieces share.
 
 Calls of one kernel with the same constants are one function for all pieces. Numbers in which the
-pieces differ - sizes, padding, offsets - come from a table with a row for each.
+pieces differ - sizes, padding, offsets - come from a table with a row for each. Bands of a layer
+inside of a patch are calls of its piece, neighbours that are alike as a loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from binpoint.emit.calls import formulas, parameter, title, wrapped
+from binpoint.emit.calls import formulas, parameter, statement, title
 from binpoint.emit.environment import c_int, comment, ctype
-from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, Number, Table
+from binpoint.ir.kernel import Argument, Buffer, Expanded, Number, Table
 from binpoint.numeric.fixed import I32
 from binpoint.numeric.interval import Interval
 from binpoint.plan.fuse import Step
-from binpoint.plan.program import Piece, Place, Program
+from binpoint.plan.program import PatchCall, Piece, Place, Program, constant_of
 
 _COUNTS = "How many outliers are in what a patch reads."
 _WORD = Interval.of_type(I32)
@@ -50,13 +50,21 @@ class PasteView:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnsView:
+    """Calls that are made so many times, of which the texts count turns by ``i``."""
+
+    turns: int
+    calls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PieceView:
     """The calls of a piece, in order; `target` is the C type of its result."""
 
     function: str
     title: str
     target: str
-    calls: tuple[str, ...]
+    blocks: tuple[TurnsView, ...]
     paste: PasteView | None
 
 
@@ -97,14 +105,132 @@ class StageView:
     arena: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """A place in a piece: bytes behind ``arena``, or elements behind another pointer.
+
+    `step` is what every turn of a loop adds.
+    """
+
+    base: str
+    offset: int = 0
+    step: int = 0
+
+    def behind(self, elements: int, step: int, size: int) -> _Spot:
+        """So many elements of `size` bytes behind it."""
+        each = size if self.base == "arena" else 1
+        return _Spot(self.base, self.offset + elements * each, step * each)
+
+    @property
+    def text(self) -> str:
+        """As an expression."""
+        turn = f"{self.step} * i" if self.step else ""
+        offset = str(self.offset) if self.offset or self.base == "arena" else ""
+        return " + ".join(w for w in (self.base, offset, turn) if w)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A program inside of a piece: where its ends and its arena are."""
+
+    program: Program
+    inputs: tuple[_Spot, ...]
+    output: _Spot
+    arena: int = 0
+
+    def spot(self, value: str) -> _Spot:
+        """Where a value is."""
+        storage = self.program.storage[value]
+        match storage.place:
+            case Place.INPUT:
+                return self.inputs[storage.index]
+            case Place.OUTPUT:
+                return self.output
+            case _:
+                return _Spot("arena", self.arena + storage.index)
+
+    @property
+    def steps(self) -> list[Step]:
+        """Those that have code."""
+        return [step for step in self.program.steps if not step.alias]
+
+    def scratch(self, step: Step) -> int:
+        """Where the step's scratch memory is in the piece's arena."""
+        return self.arena + self.program.scratch.get(step.name, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A call in a piece; `key` tells it from all others of the stage."""
+
+    key: tuple[object, ...]
+    frame: _Frame
+    step: Step
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the step's values."""
+        return self.frame.program.graph
+
+
+def _blocks(index: int, piece: Piece) -> Iterator[tuple[int, list[_Site]]]:
+    """The calls of a piece, in order, with how many times neighbouring ones are made."""
+    count = len(piece.program.inputs)
+    starts = tuple(_Spot(_start(i, count)) for i in range(count))
+    frame = _Frame(piece.program, starts, _Spot("to"))
+    for step in frame.steps:
+        stage = piece.program.stages.get(step.name)
+        if stage is None:
+            yield 1, [_Site((index, step.name), frame, step)]
+            continue
+        for calls in _alike(stage.patches):
+            inner = _banded(frame, step, stage.pieces[calls[0].piece].program, calls)
+            key = (index, step.name, calls[0].piece)
+            yield len(calls), [_Site((*key, s.name), inner, s) for s in inner.steps]
+
+
+def _alike(bands: Sequence[PatchCall]) -> list[list[PatchCall]]:
+    """Runs of neighbours of one piece whose places are equally far apart."""
+    runs: list[list[PatchCall]] = []
+    for band in bands:
+        run = runs[-1] if runs else []
+        if run and run[0].piece == band.piece:
+            apart = [_apart(a, b) for a, b in zip(run, (*run[1:], band), strict=True)]
+            if len(set(apart)) == 1:
+                run.append(band)
+                continue
+        runs.append([band])
+    return runs
+
+
+def _apart(a: PatchCall, b: PatchCall) -> tuple[int, ...]:
+    places = zip((*a.sources, a.target), (*b.sources, b.target), strict=True)
+    return tuple(y - x for x, y in places)
+
+
+def _banded(frame: _Frame, step: Step, program: Program, calls: Sequence[PatchCall]) -> _Frame:
+    """The program of bands of a step, from the first of them on."""
+    first = calls[0]
+    steps = _apart(first, calls[1]) if len(calls) > 1 else (0,) * (len(first.sources) + 1)
+    places = zip((*step.reads, *step.writes), (*first.sources, first.target), steps, strict=True)
+    graph = frame.program.graph
+    *inputs, output = (
+        frame.spot(name).behind(start, by, graph.value(name).elem.storage.dtype.itemsize)
+        for name, start, by in places
+    )
+    return _Frame(program, tuple(inputs), output, frame.scratch(step))
+
+
 @dataclass(slots=True)
 class _Group:
-    """Calls that share a function: numbers by name for each piece, in the order of pieces."""
+    """Calls that share a function: numbers by name for each site, in order."""
 
     function: str
     graph: Graph
     step: Step
-    numbers: dict[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
+    numbers: dict[tuple[object, ...], tuple[int, ...]] = field(
+        default_factory=dict[tuple[object, ...], tuple[int, ...]]
+    )
 
     @property
     def varying(self) -> tuple[int, ...]:
@@ -119,9 +245,9 @@ class _Group:
         rows = (tuple(numbers[i] for i in places) for numbers in self.numbers.values())
         return tuple(dict.fromkeys(rows))
 
-    def row_of(self, piece: int) -> int:
-        """The row of a piece."""
-        return self.rows.index(tuple(self.numbers[piece][i] for i in self.varying))
+    def row_of(self, site: _Site) -> int:
+        """The row of a call."""
+        return self.rows.index(tuple(self.numbers[site.key][i] for i in self.varying))
 
 
 def stage_view(program: Program, step: Step, function: str) -> StageView:
@@ -157,42 +283,37 @@ def _start(index: int, count: int) -> str:
     return "from" if count == 1 else f"from_{index}"
 
 
-def _coded(piece: Piece) -> list[Step]:
-    return [step for step in piece.program.steps if not step.alias]
-
-
 def _groups(
     program: Program, pieces: Sequence[Piece], function: str
 ) -> dict[tuple[object, ...], _Group]:
     groups: dict[tuple[object, ...], _Group] = {}
     taken: set[str] = set()
     for index, piece in enumerate(pieces):
-        graph = piece.program.graph
-        for step in _coded(piece):
-            key = _key(program, graph, step)
+        for site in (site for _, sites in _blocks(index, piece) for site in sites):
+            key = _key(program, site.graph, site.step)
             if key not in groups:
-                name = f"{function}_{step.name}"
+                name = f"{function}_{site.step.name}"
                 while name in taken:
                     name = f"{name}_{len(taken)}"
                 taken.add(name)
-                groups[key] = _Group(name, graph, step)
-            groups[key].numbers[index] = tuple(a.value for a in _numbers(step))
+                groups[key] = _Group(name, site.graph, site.step)
+            groups[key].numbers[site.key] = tuple(a.value for a in _numbers(site.step))
     return groups
 
 
 def _key(program: Program, graph: Graph, step: Step) -> tuple[object, ...]:
     """What calls that share a function have in common: all but 32-bit numbers and places."""
     parts = tuple(_same(program, graph, a) for a in step.call.all_arguments)
-    return (step.name, step.call.symbol, bool(step.call.scratch), parts)
+    return (step.name, step.call.symbol, bool(step.call.memory), parts)
 
 
 def _same(program: Program, graph: Graph, argument: Argument) -> object:
     match argument:
         case Number(name=name, kind=kind):
             return (name, argument.value if _held(argument) else kind)
-        case Table() | Buffer():
-            array = _constant(graph, argument)
-            where = "" if array is None else program.constant_like(array, argument.elem).name
+        case Table() | Buffer() | Expanded():
+            array = constant_of(graph, argument)
+            where = "" if array is None else program.constant_like(*array).name
             return (argument.name, where, str(argument.elem))
 
 
@@ -201,10 +322,6 @@ def _held(number: Number) -> bool:
     return number.kind not in ("int32_t", "uint32_t") or not _WORD.contains(
         Interval(number.value, number.value)
     )
-
-
-def _constant(graph: Graph, argument: Buffer | Table) -> Constant | None:
-    return argument.array if isinstance(argument, Table) else graph.value(argument.value).constant
 
 
 def _numbers(step: Step) -> list[Number]:
@@ -231,16 +348,15 @@ def _call_view(program: Program, group: _Group) -> CallView:
                     words.append(c_int(argument.value, kind))
                 numbers += 1
             case _:
-                array = _constant(group.graph, argument)
+                array = constant_of(group.graph, argument)
                 words.append(
                     argument.name
                     if array is None
-                    else f"{program.name}_{program.constant_like(array, argument.elem).name}"
+                    else f"{program.name}_{program.constant_like(*array).name}"
                 )
     parameters = [parameter(a) for a in _moving(group.graph, step)]
-    if step.call.scratch:
+    if step.call.memory:
         parameters.append("uint8_t *scratch")
-        words.append("scratch")
     if varying:
         parameters.append("const int32_t *n")
     return CallView(
@@ -248,7 +364,7 @@ def _call_view(program: Program, group: _Group) -> CallView:
         title=title(step),
         lines=tuple(comment(line) for line in formulas(step)),
         parameters=", ".join(parameters),
-        call=wrapped(f"{step.call.symbol}({', '.join(words)})", 8),
+        call=statement(step.call, words),
         table=f"{group.function}_numbers",
         rows=rows if varying else (),
         width=len(varying),
@@ -263,23 +379,29 @@ def _piece_view(
     function: str,
 ) -> PieceView:
     graph = piece.program.graph
-    calls: list[str] = []
-    for step in _coded(piece):
-        group = groups[_key(program, graph, step)]
-        words = [_place(piece, a) for a in _moving(graph, step)]
-        if step.call.scratch:
-            words.append(f"arena + {piece.program.scratch[step.name]}")
-        if group.varying:
-            words.append(f"{group.function}_numbers[{group.row_of(index)}]")
-        calls.append(f"{group.function}({', '.join(words)})")
+    blocks: list[TurnsView] = []
+    for turns, sites in _blocks(index, piece):
+        texts = (_call(groups[_key(program, site.graph, site.step)], site) for site in sites)
+        blocks.append(TurnsView(turns, tuple(texts)))
     (start, *_), (end,) = graph.inputs, (graph.value(name) for name in graph.outputs)
     return PieceView(
         function,
         f"Patches from {list(graph.value(start).shape)} to {list(end.shape)}.",
         ctype(end.elem.storage),
-        tuple(calls),
+        tuple(blocks),
         _paste_view(piece),
     )
+
+
+def _call(group: _Group, site: _Site) -> str:
+    """A call of the function that sites share, with what is this one's own."""
+    step = site.step
+    words = [_place(site.frame, a) for a in _moving(site.graph, step)]
+    if step.call.memory:
+        words.append(f"arena + {site.frame.scratch(step)}")
+    if group.varying:
+        words.append(f"{group.function}_numbers[{group.row_of(site)}]")
+    return f"{group.function}({', '.join(words)})"
 
 
 def _paste_view(piece: Piece) -> PasteView | None:
@@ -291,7 +413,7 @@ def _paste_view(piece: Piece) -> PasteView | None:
     words = [
         {"x": "source", "y": "to"}[a.name] if isinstance(a, Buffer) else c_int(a.value, a.kind)
         for a in paste.copy.call.all_arguments
-        if not isinstance(a, Table)
+        if not isinstance(a, Table | Expanded)
     ]
     kind = ctype(value.elem.storage)
     return PasteView(
@@ -304,14 +426,12 @@ def _paste_view(piece: Piece) -> PasteView | None:
     )
 
 
-def _place(piece: Piece, argument: Buffer) -> str:
+def _place(frame: _Frame, argument: Buffer) -> str:
     """Where a value is, as an expression in the piece's function."""
-    storage = piece.program.storage[argument.value]
-    match storage.place:
-        case Place.INPUT:
-            return _start(storage.index, len(piece.program.inputs))
-        case Place.OUTPUT:
-            return "to"
-        case _:
-            qualifier = "" if argument.written else "const "
-            return f"({qualifier}{ctype(argument.elem)} *)(void *)(arena + {storage.index})"
+    spot = frame.spot(argument.value)
+    if spot.base != "arena":
+        return f"{spot.text} + {argument.start}" if argument.start else spot.text
+    qualifier = "" if argument.written else "const "
+    behind = argument.elem.dtype.itemsize * argument.start
+    text = f"{spot.text} + {behind}" if behind else spot.text
+    return f"({qualifier}{ctype(argument.elem)} *)(void *)({text})"

@@ -10,16 +10,21 @@ from dataclasses import dataclass, field, replace
 
 from binpoint.ir.constant import Constant
 from binpoint.numeric.fixed import IntType
+from binpoint.numeric.planes import BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A pointer to a value of the graph: an activation in the arena, or a constant."""
+    """A pointer to a value of the graph: an activation in the arena, or a constant.
+
+    It points to the element `start` of an activation.
+    """
 
     name: str
     value: str
     elem: IntType
     written: bool = False
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,54 @@ class Number:
     kind: str = "int32_t"
 
 
-Argument = Buffer | Table | Number
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A pointer to a constant array that lies packed in planes (`numeric.planes`).
+
+    The call unpacks it into memory of its own first.
+
+    Args:
+        array: words of the planes, ``[slices, …]``.
+        elem: of the unpacked array.
+        bits: of a code.
+        least: the value of code zero, not above zero.
+        lanes: ``bytes``, or ``halfwords`` of 256 times one value plus the one before.
+        unit: codes in a unit of the planes.
+    """
+
+    name: str
+    array: Constant
+    elem: IntType
+    bits: int
+    least: int
+    lanes: str
+    unit: int
+
+    @property
+    def stored(self) -> IntType:
+        """Of the packed array."""
+        return _WORDS
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in a slice."""
+        return self.array.array[0].size * 4 // (self.bits * self.unit)
+
+    @property
+    def bytes(self) -> int:
+        """Memory for a slice that is unpacked."""
+        return self.blocks * BLOCK * self.unit
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function that unpacks it: it determines its text."""
+        wide = "" if self.unit == _UNIT else f"_{self.unit}"
+        return f"bp_expand_{self.lanes}_{self.bits}{wide}"
+
+
+_UNIT = 4
+_WORDS = IntType(32, signed=False)
+Argument = Buffer | Table | Number | Expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +128,10 @@ class KernelCall:
     `variant` is the folder of the template, empty for portable C; `note` says what a variant relies
     on, in the comment of the emitted call; `blocks` are the functions it calls. A `shared` kernel
     is one function even where others are compiled anew for each call. `scratch` bytes of the arena
-    are the call's own.
+    are the kernel's own.
+
+    A call with an `Expanded` argument runs the kernel for `slices` of the channels in turn;
+    `strides` are how many elements a pointer moves from one to the next, by name.
     """
 
     stem: str
@@ -89,6 +144,24 @@ class KernelCall:
     note: str = ""
     blocks: tuple[Block, ...] = ()
     shared: bool = False
+    slices: int = 1
+    strides: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def expanded(self) -> Expanded | None:
+        """The argument that is unpacked first."""
+        return next((a for a in self.arguments if isinstance(a, Expanded)), None)
+
+    @property
+    def tile(self) -> int:
+        """Where the unpacked argument lies in the call's memory."""
+        return -(-self.scratch // _UNIT) * _UNIT
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the arena that are the call's own: scratch, and what is unpacked."""
+        found = self.expanded
+        return self.scratch if found is None else self.tile + found.bytes
 
     @property
     def symbol(self) -> str:

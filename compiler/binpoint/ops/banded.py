@@ -18,10 +18,10 @@ from binpoint.ir.evaluate import evaluate, written
 from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.kernel import Buffer, KernelCall, Work
-from binpoint.ir.op import IntArray, IntegerOp
+from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import TensorType
 from binpoint.numeric.interval import Interval
-from binpoint.ops.halo import Region, cut, regions, slices, spatial, windowed, work_of
+from binpoint.ops.halo import Layers, Region, cut, regions, slices, spatial, windowed, work_of
 from binpoint.ops.packed import IntPack, IntUnpack
 
 
@@ -34,7 +34,7 @@ class Band:
 
 
 @dataclass(frozen=True, eq=False)
-class Banded(IntegerOp):
+class Banded(Layers):
     """A graph of one output over bands of its rows.
 
     Attributes:

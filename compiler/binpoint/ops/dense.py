@@ -281,9 +281,8 @@ class IntMatMul(IntegerOp):
             Number("zero_a", self.zero_a),
             Number("zero_b", self.zero_b),
         )
-        return KernelCall(
-            self.stem, arguments, formula=f"acc = sum((a - {self.zero_a}) * (b - {self.zero_b}))"
-        )
+        formula = f"acc = sum((a - {self.zero_a}) * (b - {self.zero_b}))"
+        return KernelCall(self.stem, arguments, (("b", ""),), formula=formula)
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One multiply-accumulate per element of depth."""
@@ -291,15 +290,28 @@ class IntMatMul(IntegerOp):
 
 
 def matmul_arguments(a: Value, b: Value, y: Value) -> tuple[Argument, ...]:
-    """What every kernel of a product ``[…, M, K]`` by ``[…, K, N]`` is told."""
+    """What every kernel of a product ``[…, M, K]`` by ``[…, K, N]`` is told.
+
+    There are ``outer`` times ``batches`` products. Their matrices lie ``_outer`` and ``_batch``
+    elements apart, rows of one ``_row``, elements of a row side by side: here in row-major order.
+    Where the trait ``b`` is ``turned``, rows are those of the transposed b. See `plan/strides.py`.
+    """
+    count, rows, depth, columns = math.prod(a.shape[:-2]), *a.shape[-2:], b.shape[-1]
+    strides = (("a", rows, depth), ("b", depth, columns), ("y", rows, columns))
     return (
         Buffer("a", a.name, a.elem.storage),
         Buffer("b", b.name, b.elem.storage),
         Buffer("y", y.name, y.elem.storage, written=True),
-        Number("batches", math.prod(a.shape[:-2])),
-        Number("rows", a.shape[-2]),
-        Number("depth", a.shape[-1]),
-        Number("columns", b.shape[-1]),
+        Number("outer", 1),
+        Number("batches", count),
+        Number("rows", rows),
+        Number("depth", depth),
+        Number("columns", columns),
+        *(
+            Number(f"{name}_{axis}", stride)
+            for name, height, width in strides
+            for axis, stride in (("outer", 0), ("batch", height * width), ("row", width))
+        ),
     )
 
 

@@ -9,7 +9,7 @@ a part computes exactly the whole map's integers (MCUNetV2, NeurIPS 2021, clippe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.kernel import Work
@@ -35,6 +35,14 @@ Span = tuple[int, int]
 Region = tuple[Span, ...]
 """One span for each spatial axis of ``[N, *spatial, C]``."""
 
+
+@dataclass(frozen=True, eq=False)
+class Layers(IntegerOp):
+    """An op that holds layers as a graph of one output: `ops/banded.py`."""
+
+    body: Graph
+
+
 _Windowed = IntConv | IntMaxPool | IntAverage | OnnxruntimeAverage
 _Pair = IntAdd | IntMul | IntMinMax | OnnxruntimePair
 
@@ -59,6 +67,8 @@ def divisible(graph: Graph, node: Node) -> bool:
             return True
         case IntLookup() | IntChannelLookup() | IntPRelu() | IntPack() | IntUnpack():
             return True
+        case Layers(body=body):
+            return all(divisible(body, inner) for inner in body.nodes())
         case IntAdd() | IntMul() | IntMinMax() | OnnxruntimePair():
             fixed = [v for v in graph.arguments(node) if v.constant is not None]
             flat = all(v.type.size in (1, v.shape[-1]) for v in fixed)
@@ -94,6 +104,8 @@ def windowed(op: object) -> Window | None:
 
 def read_by(op: IntegerOp, region: Region, operand: Value) -> Region:
     """What of the operand this region of the result needs."""
+    if isinstance(op, Layers):
+        return regions(op.body, region)[operand.name]
     window = windowed(op)
     if window is None:
         return region
@@ -115,6 +127,8 @@ def _part_of(
     """The op for a part: `operands` are parts already, `size` is that of the whole operand."""
     if isinstance(op, _Windowed):
         return replace(op, window=_clipped(op.window, region, size))
+    if isinstance(op, Layers):
+        return replace(op, body=cut(op.body, region))
     if isinstance(op, _Pair):
         a, b = operands
         return replace(op, axes=Broadcast.of(a.shape, b.shape))

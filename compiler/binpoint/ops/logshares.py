@@ -253,7 +253,7 @@ class IntShiftMatMul(IntegerOp):
         """Batches by rows by columns by depth."""
         arguments = (*matmul_arguments(*inputs, *outputs), Number("zero_b", self.zero_b))
         formula = f"acc = sum((b - {self.zero_b}) << ({TOP} - a)), without a = {NONE}"
-        return KernelCall(self.stem, arguments, formula=formula)
+        return KernelCall(self.stem, arguments, (("b", ""),), formula=formula)
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One shift and addition per element of depth."""

@@ -26,7 +26,7 @@ from binpoint.numeric.fixed import TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.banded import Banded
 from binpoint.ops.copy import row_major
-from binpoint.ops.halo import Region, cut, regions, sizes, slices, spatial, work_of
+from binpoint.ops.halo import Region, cut, regions, sizes, slices, spatial, whole, work_of
 from binpoint.ops.outliers import OutlierTest, marked
 
 
@@ -89,6 +89,9 @@ class Patched(IntegerOp):
         body_of: the body of each patch, row by row; empty where there is one body, or a test.
         test: which of two bodies computes a patch, by the region of the operand that it reads,
             clipped to the map, all channels.
+        shares: of each body in how many parts along each spatial axis its patches are computed,
+            one after the other, to need less memory; empty where all are computed at once, as they
+            are where there is a test.
     """
 
     stem: ClassVar[str] = "patched"
@@ -98,6 +101,7 @@ class Patched(IntegerOp):
     view: View
     body_of: tuple[int, ...] = ()
     test: OutlierTest | None = None
+    shares: tuple[tuple[int, ...], ...] = ()
 
     @property
     def source(self) -> Value:
@@ -116,18 +120,17 @@ class Patched(IntegerOp):
 
     @cached_property
     def patches(self) -> tuple[Patch, ...]:
-        """All patches, row by row."""
+        """All patches, row by row; of one that is computed in parts the parts."""
         return tuple(self._patches())
 
     def _patches(self) -> Iterator[Patch]:
-        axes = [
-            [(i, min(i + e, n) - 1) for i in range(0, n, e)]
-            for n, e in zip(spatial(self.target), self.extents, strict=True)
-        ]
-        for index, region in enumerate(itertools.product(*axes)):
+        for index, patch in enumerate(_divided(whole(self.target), self.extents)):
             bodies = (0, 1) if self.test else (self.body_of[index] if self.body_of else 0,)
             graph = self.bodies[bodies[0]]
-            yield Patch(bodies, region, regions(graph, region)[graph.inputs[0]])
+            shares = self.shares[bodies[0]] if self.shares else (1,) * len(patch)
+            extents = [-(-n // k) for n, k in zip(sizes(patch), shares, strict=True)]
+            for region in _divided(patch, extents):
+                yield Patch(bodies, region, regions(graph, region)[graph.inputs[0]])
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -161,10 +164,10 @@ class Patched(IntegerOp):
 
     def reference(self, *inputs: IntArray) -> tuple[IntArray, ...]:
         """The definition: patch by patch."""
-        whole = inputs[0].reshape(-1)[self.view.indices(self.source.shape[1:])][None]
+        source = inputs[0].reshape(-1)[self.view.indices(self.source.shape[1:])][None]
         result = np.empty(self.target.shape, np.int64)
         for patch, graphs in zip(self.patches, self.parts, strict=True):
-            codes = whole[slices(patch.operand)]
+            codes = source[slices(patch.operand)]
             graph = graphs[self.test.body(codes) if self.test else 0]
             found = evaluate(graph, {graph.inputs[0]: codes})
             result[slices(patch.result)] = found[graph.outputs[0]]
@@ -179,18 +182,18 @@ class Patched(IntegerOp):
         shape = self.source.shape
         flat = w.reshape(x, (int(np.prod(x.shape)),))
         indices = self.view.indices(shape[1:]).reshape(-1)
-        whole = w.reshape(w.take(flat, indices, 0), shape)
+        source = w.reshape(w.take(flat, indices, 0), shape)
         if self.test is not None:
-            first, second = (_output(w, body, whole) for body in self.bodies)
-            counts, limits = self._counted(w, whole, self.test)
+            first, second = (_output(w, body, source) for body in self.bodies)
+            counts, limits = self._counted(w, source, self.test)
             return (w.select(counts, "Greater", limits, first, second),)
         first, *others = self.used
-        joined = _output(w, self.bodies[first], whole)
+        joined = _output(w, self.bodies[first], source)
         for body in others:
             place = np.zeros((*self.target.shape[:-1], 1), np.int64)
             for patch in self.patches:
                 place[slices(patch.result)] = patch.bodies == (body,)
-            result = _output(w, self.bodies[body], whole)
+            result = _output(w, self.bodies[body], source)
             joined = w.select(w.const(place), "Equal", w.const(1), result, joined)
         return (joined,)
 
@@ -251,8 +254,19 @@ class Patched(IntegerOp):
             ", ".join(type(n.op).__name__ for n in body.nodes()) for body in self.bodies
         )
         grid = "x".join(map(str, self.grid))
+        parts = f" in parts {list(self.shares)}" if self.shares else ""
+        extents = f"{list(self.extents)}{parts}"
         test = f", {self.test}" if self.test else ""
-        return f"Patched({grid} of {list(self.extents)}, {self.view}, [{bodies}]{test})"
+        return f"Patched({grid} of {extents}, {self.view}, [{bodies}]{test})"
+
+
+def _divided(region: Region, extents: Sequence[int]) -> Iterator[Region]:
+    """The region in parts, row by row."""
+    axes = [
+        [(i, min(i + e - 1, last)) for i in range(first, last + 1, e)]
+        for (first, last), e in zip(region, extents, strict=True)
+    ]
+    return itertools.product(*axes)
 
 
 def _output(w: OnnxWriter, graph: Graph, x: Tensor) -> Tensor:

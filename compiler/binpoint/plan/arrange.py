@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Buffer, Table
+from binpoint.ir.kernel import Buffer, Number
 from binpoint.ir.names import identifier, prefix_of, unique
 from binpoint.lower.keep_states import kept_states
 from binpoint.options import CompileOptions
 from binpoint.plan.detector import detector_of
 from binpoint.plan.direct import joined
 from binpoint.plan.fuse import Modelled, Step, fuse
-from binpoint.plan.kernels import choose
-from binpoint.plan.memory import Lifetime, aligned, place
+from binpoint.plan.kernels import choose, price_of, without_digits
+from binpoint.plan.layout import Layout, scratch_of
+from binpoint.plan.memory import aligned
 from binpoint.plan.program import (
     ConstantArray,
     Place,
@@ -24,9 +25,12 @@ from binpoint.plan.program import (
     State,
     Storage,
     calls_of,
+    constant_of,
 )
 from binpoint.plan.schedule import Schedule, schedule
 from binpoint.plan.stage import stage_of
+from binpoint.plan.strides import ways
+from binpoint.plan.tiles import Chooser, with_tiles
 from binpoint.plan.views import Views, bytes_of, placed, whole
 from binpoint.target import McuTarget
 
@@ -50,28 +54,43 @@ def arrange(
     `arena_bound` is a lower bound of the arena over every order and placement. `inside` are inputs
     and outputs that lie in the arena, by default as the options tell.
     """
-    steps = fuse(graph)
-    if target is not None:
-        steps = joined(choose(steps, graph, target, options), graph)
+    programs = (
+        _arranged(steps, graph, options, target, inside) for steps in ways(fuse(graph), graph)
+    )
+    return min(programs, key=lambda program: program.arena_bytes)
+
+
+def _arranged(
+    fused: tuple[Step, ...],
+    graph: Graph,
+    options: CompileOptions,
+    target: McuTarget | None,
+    inside: Sequence[str] | None,
+) -> Program:
+    """The same of these steps."""
+    chosen = fused if target is None else choose(fused, graph, target, options)
+    steps = chosen if target is None else joined(chosen, graph)
     found = ((s.name, stage_of(s, graph, options, target, arrange)) for s in steps)
     stages = {name: stage for name, stage in found if stage is not None}
     steps = tuple(_holding(step, stages.get(step.name)) for step in steps)
     views, sizes, order = _laid_out(steps, graph, options, inside)
-    owner = views.owner
-    placement = place(_lifetimes(order, sizes, owner, graph), exact=options.planner == "auto")
+    layout = Layout(order.steps, graph, sizes, views.owner, exact=options.planner == "auto")
+    if target is not None and inside is None and options.packed_weights != "never":
+        layout = _with_tiles(layout, fused, chosen, target, options)
+    placement = layout.placement
     detector = detector_of(graph, options) if inside is None else None
     taken = {*_RESERVED, *(_STREAMING if options.streaming else ())}
     taken |= set(_DETECTING if detector is not None else ())
     sources = tuple(graph.value(name).source or name for name in graph.inputs)
     inputs = _ports(graph, graph.inputs, sources, taken)
     outputs = _ports(graph, graph.outputs, graph.output_names or graph.outputs, taken)
-    constants, fixed = _constants(graph, order.steps, taken, stages)
-    storage = _storage(graph, views, placement.offsets) | fixed
-    states = _states(order.steps, graph, constants, fixed) if options.streaming else {}
+    constants, fixed = _constants(graph, layout.steps, taken, stages)
+    storage = _storage(graph, layout.owners, views.offset, placement.offsets) | fixed
+    states = _states(layout.steps, graph, constants, fixed) if options.streaming else {}
     return Program(
         name=options.name or prefix_of(graph.name),
         graph=graph,
-        steps=order.steps,
+        steps=layout.steps,
         inputs=inputs,
         outputs=outputs,
         storage=storage,
@@ -80,14 +99,39 @@ def arrange(
         arena_bound=order.bound,
         order_optimal=order.optimal,
         scratch={
-            s.name: placement.offsets[_scratch(s)]
-            for s in order.steps
-            if s.call.scratch and not s.alias
+            s.name: placement.offsets[scratch_of(s)]
+            for s in layout.steps
+            if s.call.memory and not s.alias
         },
         stages=stages,
         states=states,
         detector=detector,
     )
+
+
+def _with_tiles(
+    layout: Layout,
+    fused: Sequence[Step],
+    chosen: Sequence[Step],
+    target: McuTarget,
+    options: CompileOptions,
+) -> Layout:
+    """The layout with packed weights, unpacked in memory that it leaves free."""
+    graph = layout.graph
+    made = {s.name: s for s in fused}
+
+    def plain(step: Step) -> Step | None:
+        pack = dict(step.call.traits).get("pack", "")
+        if step.name not in made or pack in ("", "bytes"):
+            return None
+        found = without_digits(made[step.name], graph, target, options)
+        if found is None:
+            return None
+        others = tuple(found if s.name == step.name else s for s in chosen)
+        return next((s for s in joined(others, graph) if s.name == step.name), None)
+
+    chooser = Chooser(graph, options, price_of(target), plain)
+    return with_tiles(layout, chooser, grows=options.optimize != "ram")
 
 
 def _states(
@@ -118,10 +162,6 @@ def _holding(step: Step, stage: Stage | None) -> Step:
     return replace(step, call=replace(step.call, scratch=stage.bytes), modelled=modelled)
 
 
-def _scratch(step: Step) -> str:
-    return f"{step.name}:scratch"
-
-
 def _laid_out(
     steps: tuple[Step, ...],
     graph: Graph,
@@ -146,8 +186,8 @@ def _laid_out(
             if name not in outside
         }
         for step in views.steps:
-            if step.call.scratch and not step.alias:
-                sizes[_scratch(step)] = aligned(step.call.scratch)
+            if step.call.memory and not step.alias:
+                sizes[scratch_of(step)] = aligned(step.call.memory)
         found.append((views, sizes, _ordered(views.steps, sizes, views.owner, graph)))
         if not views.offset:
             break
@@ -156,7 +196,7 @@ def _laid_out(
 
 def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return tuple(
-        replace(s, writes=(*s.writes, _scratch(s))) if s.call.scratch and not s.alias else s
+        replace(s, writes=(*s.writes, scratch_of(s))) if s.call.memory and not s.alias else s
         for s in steps
     )
 
@@ -164,63 +204,14 @@ def _with_scratch(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 def _ordered(
     steps: tuple[Step, ...], sizes: dict[str, int], owner: dict[str, str], graph: Graph
 ) -> Schedule:
-    extended = owner | {_scratch(s): _scratch(s) for s in steps if s.call.scratch and not s.alias}
+    extended = owner | {
+        scratch_of(s): scratch_of(s) for s in steps if s.call.memory and not s.alias
+    }
     found = schedule(_with_scratch(steps), sizes, extended, graph.inputs, graph.outputs)
     by_name = {s.name: s for s in steps}
     return Schedule(
         tuple(by_name[s.name] for s in found.steps), found.peak, found.bound, found.optimal
     )
-
-
-def _lifetimes(
-    order: Schedule, sizes: dict[str, int], owner: dict[str, str], graph: Graph
-) -> list[Lifetime]:
-    """Live ranges of buffers.
-
-    An operand whose memory the result may take is joined with it if it dies there.
-    """
-    first: dict[str, int] = dict.fromkeys((owner[n] for n in graph.inputs), -1)
-    last: dict[str, int] = {}
-    for index, step in enumerate(order.steps):
-        for name in step.writes:
-            first.setdefault(owner[name], index)
-            last[owner[name]] = max(index, last.get(owner[name], index))
-        for name in step.reads:
-            last[owner[name]] = index
-        if step.call.scratch and not step.alias:
-            first[_scratch(step)] = last[_scratch(step)] = index
-    for name in graph.outputs:
-        last[owner[name]] = len(order.steps)
-    _join(order, sizes, owner, last)
-    return [
-        Lifetime(n, size, first[n], last.get(n, first[n]))
-        for n, size in sorted(sizes.items())
-        if owner.get(n, n) == n
-    ]
-
-
-def _join(
-    order: Schedule, sizes: dict[str, int], owner: dict[str, str], last: dict[str, int]
-) -> None:
-    """In place: the result's buffer becomes the operand's.
-
-    Where both lie in the arena and the operand dies.
-    """
-    for index, step in enumerate(order.steps):
-        for operand in step.in_place:
-            source, target = owner[operand], owner[step.writes[0]]
-            if (
-                source not in sizes
-                or target not in sizes
-                or last[source] != index
-                or sizes[source] < sizes[target]
-            ):
-                continue
-            last[source] = last.get(target, index)
-            for name, root in owner.items():
-                if root == target:
-                    owner[name] = source
-            break
 
 
 def _constants(
@@ -232,29 +223,26 @@ def _constants(
     storage: dict[str, Storage] = {}
     for holder, step in calls_of(graph, steps, stages):
         for argument in step.call.all_arguments:
-            if isinstance(argument, Table):
-                text, constant = f"{step.name}_{argument.name}", argument.array
-            elif isinstance(argument, Buffer) and holder.value(argument.value).constant is not None:
-                constant = holder.value(argument.value).constant
-                assert constant is not None
-                text = argument.value
-            else:
+            key = None if isinstance(argument, Number) else constant_of(holder, argument)
+            if key is None:
                 continue
-            key = (constant, argument.elem)
+            value = isinstance(argument, Buffer)
             if key not in arrays:
-                name = unique(text, taken)
+                name = unique(argument.value if value else f"{step.name}_{argument.name}", taken)
                 taken.add(name)
-                arrays[key] = ConstantArray(name, constant, argument.elem)
+                arrays[key] = ConstantArray(name, *key)
                 order.append(arrays[key])
-            if not isinstance(argument, Table) and holder is graph:
+            if value and holder is graph:
                 storage[argument.value] = Storage(Place.CONSTANT, order.index(arrays[key]))
     return tuple(order), storage
 
 
-def _storage(graph: Graph, views: Views, offsets: dict[str, int]) -> dict[str, Storage]:
+def _storage(
+    graph: Graph, owner: Mapping[str, str], behind: Mapping[str, int], offsets: Mapping[str, int]
+) -> dict[str, Storage]:
     storage: dict[str, Storage] = {}
-    for name, root in views.owner.items():
-        within = views.offset.get(name, 0)
+    for name, root in owner.items():
+        within = behind.get(name, 0)
         if root in offsets:
             storage[name] = Storage(Place.ARENA, offsets[root] + within)
         elif root in graph.outputs:

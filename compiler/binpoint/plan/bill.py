@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import KernelCall, Work
@@ -23,6 +24,13 @@ _MATRIX = ("conv", "dense")
 _LANES = 4
 _VECTOR = 16
 _PAIRED_ROWS = {"wide": 4, "tall": 8}
+_STEPS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "wide": {"": 14, "bytes": 18, "n4": 14, "n2": 15},
+        "tall": {"": 15, "bytes": 21, "n4": 16, "n2": 17},
+    }
+)
+"""Instructions of a step by the shape of the block and the packing of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +117,13 @@ def _pairs(call: KernelCall, n: Mapping[str, int]) -> tuple[str, Terms]:
     rows = n.get("batches", 1) * out_h * phases
     pairs = rows * (out_w if shape == "tall" else _up(out_w, 2))
     runs = groups * pairs * n.get("runs", 1)
-    step = "byte_step" if traits["pack"] else "step"
-    terms = {step: runs * n["run"] // 2, "run": runs, "block": groups * pairs, "row": rows}
+    plain, packed = (_STEPS[shape][pack] for pack in ("", traits["pack"]))
+    terms = {
+        "step": runs * n["run"] // 2 * packed // plain,
+        "run": runs,
+        "block": groups * pairs,
+        "row": rows,
+    }
     terms["widened"] = _widened(n, layout, int(traits.get("depth", "d1")[1:]))
     terms["sum"] = n["channels"] * rows * out_w if traits["store"] == "sums" else 0
     return layout or shape, {term: parts * count for term, count in terms.items()}

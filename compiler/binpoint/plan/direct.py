@@ -18,6 +18,10 @@ from binpoint.numeric.fixed import U8
 from binpoint.ops.packed import Digits, IntPack, IntUnpack
 from binpoint.plan.fuse import Modelled, Step
 from binpoint.plan.memory import aligned
+from binpoint.plan.variants.dsp_elements import packing_block
+
+_FEW = 4
+"""Channels of a digit from which on they are packed by words."""
 
 
 def joined(steps: tuple[Step, ...], graph: Graph) -> tuple[Step, ...]:
@@ -48,15 +52,17 @@ def _other(made: dict[str, Step], graph: Graph, value: str, side: str) -> Step |
 def reads_digits(call: KernelCall, digits: Digits) -> bool:
     """Whether the kernel can widen its operand from digits."""
     traits = dict(call.traits)
-    if call.variant != "dsp" or traits.get("groups") or not digits.words:
+    if call.variant != "dsp" or traits.get("groups"):
         return False
     match call.stem:
-        case "dense" | "depthwise":
+        case "depthwise":
             return True
+        case "dense":
+            return digits.words
         case "conv":
-            return traits["layout"] != "columns"
+            return digits.words and traits["layout"] != "columns"
         case "sum":
-            return call.numbers["inner"] == digits.channels
+            return digits.words and call.numbers["inner"] == digits.channels
         case _:
             return False
 
@@ -64,11 +70,18 @@ def reads_digits(call: KernelCall, digits: Digits) -> bool:
 def writes_digits(call: KernelCall, digits: Digits) -> bool:
     """Whether the kernel can pack its results a row at a time."""
     traits = dict(call.traits)
-    if call.variant != "dsp" or traits.get("groups") or not digits.words:
+    if call.variant != "dsp" or traits.get("groups"):
         return False
-    if call.stem == "dense":
-        return traits["shape"] == "wide"
-    return call.stem in ("conv", "depthwise")
+    some = digits.words or digits.least >= _FEW
+    match call.stem:
+        case "depthwise":
+            return True
+        case "dense":
+            return some and traits["shape"] == "wide"
+        case "conv":
+            return some
+        case _:
+            return False
 
 
 def held(call: KernelCall, digits: Digits) -> int:
@@ -115,12 +128,18 @@ def _planes(call: KernelCall, digits: Digits) -> KernelCall:
     """A depthwise kernel: pixels are as many bytes apart as they have."""
     spans = ("image", "src_across", "src_along")
     arguments = tuple(
-        replace(a, value=a.value // digits.per_byte)
+        replace(a, value=a.value // digits.channels * digits.pixel)
         if isinstance(a, Number) and a.name in spans
         else a
         for a in call.arguments
     )
-    return replace(call, arguments=(*arguments, Number("x_plane", digits.plane)))
+    return replace(call, arguments=(*arguments, *_fields("x", digits)))
+
+
+def _fields(operand: str, digits: Digits) -> tuple[Number, ...]:
+    """The bytes of a pixel's fields."""
+    names = (f"{operand}_plane", f"{operand}_above")
+    return tuple(Number(n, f.plane) for n, f in zip(names, digits.fields, strict=False))
 
 
 def _by_channel(call: KernelCall, digits: Digits) -> KernelCall:
@@ -165,7 +184,7 @@ def _writing(step: Step, pack: Step, digits: Digits) -> Step:
     ]
     call = replace(
         step.call,
-        arguments=(*arguments, Number("codes_at", at), Number("y_plane", digits.plane)),
+        arguments=(*arguments, Number("codes_at", at), *_fields("y", digits)),
         traits=(*step.call.traits, ("into", digits.name)),
         scratch=at + held(step.call, digits),
         note=f"{step.call.note}; writes codes of {digits.bits} bits",
@@ -173,7 +192,7 @@ def _writing(step: Step, pack: Step, digits: Digits) -> Step:
     if call.stem == "depthwise":
         call = _by_channel(call, digits)
     else:
-        call = replace(call, blocks=(*call.blocks, Block("pack_words", (("digits", digits.name),))))
+        call = replace(call, blocks=(*call.blocks, packing_block(digits)))
     modelled = step.modelled
     if modelled is not None and pack.modelled is not None:
         modelled = Modelled(modelled.kernel, modelled.cycles + pack.modelled.cycles)

@@ -40,6 +40,12 @@ class Step:
     in_place: tuple[str, ...] = ()
     modelled: Modelled | None = None
 
+    @property
+    def requantizer(self) -> Requantize | None:
+        """What its sums are stored through."""
+        op = self.nodes[1].op if len(self.nodes) > 1 else None
+        return op if isinstance(op, Requantize) else None
+
 
 def fuse(graph: Graph) -> tuple[Step, ...]:
     """All steps in the graph's order."""

@@ -89,7 +89,7 @@ class Estimates:
                 first = starts.get(name, -1)
                 if first <= index <= ends.get(name, first):
                     used[offset] = max(used.get(offset, 0), _bytes(self.graph.value(name)))
-            found[step.nodes[0].name] = sum(used.values()) + aligned(step.call.scratch)
+            found[step.nodes[0].name] = sum(used.values()) + aligned(step.call.memory)
         return found
 
     @cached_property
@@ -269,7 +269,7 @@ class Table:
         width = [
             graph.value(n).shape[-1] * graph.value(n).elem.storage.dtype.itemsize for n in names
         ]
-        scratch = np.array([s.call.scratch for s in steps], np.float64)
+        scratch = np.array([s.call.memory for s in steps], np.float64)
         alive = _alive(steps, place, span)
         return cls(graph, span, names, np.array(width, np.float64), alive, scratch)
 

@@ -90,7 +90,7 @@ def choose(
     """
     if options.multipliers == "none":
         return tuple(shifts.bare(step, graph) for step in steps)
-    price = target.price or _EVEN
+    price = price_of(target)
     found: list[Step] = []
     for step in steps:
         made = offers(step, graph, target, options)
@@ -102,6 +102,21 @@ def choose(
         known = cost if target.price is not None else None
         found.append(step if step.alias else replace(best, modelled=known))
     return tuple(found)
+
+
+def without_digits(
+    step: Step, graph: Graph, target: McuTarget, options: CompileOptions
+) -> Step | None:
+    """The step, not chosen yet, by the kernel that has digits of its weights, but with bytes."""
+    made = dsp_matrix.matrix(step, graph, options, digits=False)
+    if made is None or target.price is None:
+        return made
+    return replace(made, modelled=bill(made, graph).modelled(target.price))
+
+
+def price_of(target: McuTarget) -> Price:
+    """The target's prices; without any every instruction is as dear."""
+    return target.price or _EVEN
 
 
 def offers(step: Step, graph: Graph, target: McuTarget, options: CompileOptions) -> list[Step]:

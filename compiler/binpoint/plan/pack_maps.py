@@ -9,6 +9,7 @@ from binpoint.ir.graph import Graph
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.plan.arrange import arrange
+from binpoint.plan.pack_stages import PackedStages
 from binpoint.plan.packing import Packing, has_digits
 from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
@@ -20,7 +21,8 @@ class PackMaps(Pass):
     """Keep maps of four, two or one bits in as many bits of memory.
 
     1. The maps are those that give the lowest arena, and as few of them as do. Bands are higher,
-       which is cheaper, where they give up a part of that.
+       which is cheaper, where they give up a part of that. In stages of patches they are those of
+       bodies of narrow codes; patches of the other body are computed in parts then.
     2. With ``packed_maps = "auto"`` this is done where the kernels are modelled to take at most
        `extra` more cycles, as a fraction; at any price with ``optimize = "ram"``, or where the
        plan does not fit the target otherwise.
@@ -46,38 +48,60 @@ class PackMaps(Pass):
         if not (has_digits(graph) or has_digits(whole)):
             return graph
         plain = arrange(graph, options, target)
-        found = self._packed(graph, plain, context)
+        found = self._stages(graph, plain, context) or (graph, plain)
+        found = self._packed(*found, plain, context) or found
         if uniform:
-            other = self._packed(whole, arrange(whole, options, target), context)
-            if (
-                other is not None
-                and other[1].arena_bytes <= (found or (graph, plain))[1].arena_bytes
-            ):
+            other_plan = arrange(whole, options, target)
+            other = self._packed(whole, other_plan, other_plan, context)
+            if other is not None and other[1].arena_bytes <= found[1].arena_bytes:
                 found = other
-        return graph if found is None else found[0]
+        return found[0]
 
-    def _packed(
+    def _stages(
         self, graph: Graph, plain: Program, context: Context
     ) -> tuple[Graph, Program] | None:
-        """The graph with packed maps and its plan, if there is reason to."""
+        """The graph with packed maps in its stages of patches, if there is reason to."""
         target, options = context.target, context.options
         assert isinstance(target, McuTarget)
-        packing = Packing(graph, plain)
+        stages = PackedStages(graph, plain, options, target)
+        if not stages.stages:
+            return None
+        if options.packed_maps == "always":
+            made = stages.everything()
+            return made, arrange(made, options, target)
+        for peak in stages.goals():
+            made = stages.within(peak)
+            program = arrange(made, options, target)
+            if self._pays(plain, program, plain, context):
+                return made, program
+        return None
+
+    def _packed(
+        self, graph: Graph, program: Program, plain: Program, context: Context
+    ) -> tuple[Graph, Program] | None:
+        """The graph with packed maps outside of stages and its plan, if there is reason to."""
+        target, options = context.target, context.options
+        assert isinstance(target, McuTarget)
+        packing = Packing(graph, program)
         always = options.packed_maps == "always"
         names = frozenset(packing.digits) if always else packing.best()
         if not names:
             return None
-        limit = target.budget("arena")
-        needed = options.optimize == "ram" or (limit is not None and plain.arena_bytes > limit)
         for peak in packing.peaks(names):
             made = packing.graph_of(names, packing.rows(names, peak))
-            program = arrange(made, options, target)
-            if always or (needed and program.arena_bytes < plain.arena_bytes):
-                return made, program
-            if program.arena_bytes < plain.arena_bytes and self._cheap(plain, program):
-                return made, program
+            packed = arrange(made, options, target)
+            if always or self._pays(program, packed, plain, context):
+                return made, packed
         return None
 
-    def _cheap(self, plain: Program, packed: Program) -> bool:
-        before, after = plain.planned_cycles, packed.planned_cycles
-        return before is None or after is None or after <= before * (1 + self.extra)
+    def _pays(self, before: Program, after: Program, plain: Program, context: Context) -> bool:
+        """Whether the arena falls, and what that takes of the plain plan's cycles is allowed."""
+        assert isinstance(context.target, McuTarget)
+        if after.arena_bytes >= before.arena_bytes:
+            return False
+        limit = context.target.budget("arena")
+        fits = limit is None or before.arena_bytes <= limit
+        if context.options.optimize == "ram" or not fits:
+            return True
+        cycles, first = after.planned_cycles, plain.planned_cycles
+        return cycles is None or first is None or cycles <= first * (1 + self.extra)

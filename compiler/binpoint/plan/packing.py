@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from binpoint.ir.graph import Graph, Node, Value
+from binpoint.ir.graph import Graph, Node, Origin, Value
 from binpoint.numeric.fixed import TensorType
 from binpoint.ops.banded import Banded
+from binpoint.ops.copy import IntCopy
 from binpoint.ops.halo import divisible, spatial, windowed
 from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
-from binpoint.ops.patched import Patched, View
+from binpoint.ops.patched import Patched, View, nodes_within
 from binpoint.plan.direct import held, reads_digits, writes_digits
 from binpoint.plan.fuse import Step
 from binpoint.plan.memory import aligned
@@ -29,16 +30,24 @@ _PARTS = (32, 16, 8, 4)
 
 
 def has_digits(graph: Graph) -> bool:
-    """Whether any computed map has codes of less than eight bits; so it may pay to plan."""
-    return any(Digits.of(graph.value(name)) for node in graph.nodes() for name in node.outputs)
+    """Whether any computed map has codes of less than seven bits; so it may pay to plan."""
+    return any(
+        Digits.of(holder.value(name))
+        for holder, node in nodes_within(graph)
+        for name in node.outputs
+    )
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The maps of a net that can be packed; `program` is the plan without any."""
+    """The maps of a net that can be packed; `program` is the plan without any.
+
+    Of a part of a stage of patches (`part`) copies are crops, which move packed pixels as they are.
+    """
 
     graph: Graph
     program: Program
+    part: bool = False
 
     @cached_property
     def digits(self) -> dict[str, Digits]:
@@ -50,7 +59,7 @@ class Packing:
             for name in step.writes:
                 value = self.graph.value(name)
                 digits = Digits.of(value)
-                if digits is None or name in shared:
+                if digits is None or name in shared or name in self._crops:
                     continue
                 if not self.divides(step) and not _staged(step):
                     continue
@@ -65,6 +74,20 @@ class Packing:
     def divides(self, step: Step) -> bool:
         """Whether a step can be computed in bands of rows."""
         return not step.alias and all(divisible(self.graph, node) for node in step.nodes)
+
+    @cached_property
+    def _crops(self) -> dict[str, str]:
+        """Of each crop in a part of a stage, the map that it is of."""
+        found: dict[str, str] = {}
+        for step in self._steps:
+            if self.part and isinstance(step.nodes[0].op, IntCopy):
+                found[step.writes[0]] = found.get(step.reads[0], step.reads[0])
+        return found
+
+    def _touched(self, step: Step, packed: Names) -> Names:
+        """What the step reads or writes of packed maps."""
+        names = (*step.reads, *step.writes)
+        return frozenset(n for n in names if self._crops.get(n, n) in packed)
 
     # ---- memory
 
@@ -110,16 +133,16 @@ class Packing:
         total = sum(self._size(name, packed) for name in alive) - self._taken(index, packed)
         if step.alias:
             return total
-        return total + aligned(step.call.scratch) + self._unpacked(step, packed, rows)
+        return total + aligned(step.call.memory) + self._unpacked(step, packed, rows)
 
     def _size(self, name: str, packed: Names) -> int:
-        value = self.graph.value(name)
-        return aligned(self.digits[name].bytes(value.shape) if name in packed else bytes_of(value))
+        value, root = self.graph.value(name), self._crops.get(name, name)
+        return aligned(self.digits[root].bytes(value.shape) if root in packed else bytes_of(value))
 
     def _taken(self, index: int, packed: Names) -> int:
         """Memory that the result takes over from an operand which dies."""
         step = self._steps[index]
-        touched = packed & {*step.reads, *step.writes}
+        touched = self._touched(step, packed)
         if touched and (not self.divides(step) or any(windowed(n.op) for n in step.nodes)):
             return 0
         after = self._alive[index + 1] if index + 1 < len(self._alive) else frozenset[str]()
@@ -134,13 +157,13 @@ class Packing:
     def _unpacked(self, step: Step, packed: Names, rows: int) -> int:
         """Scratch memory for the rows of packed maps that a band reads and writes.
 
-        A stage of patches has what it unpacks in its own.
+        A stage of patches has what it unpacks in its own, and a crop is of packed pixels.
         """
-        if _staged(step):
+        if _staged(step) or step.writes[0] in self._crops:
             return 0
         total = 0
-        for name in packed & {*step.reads, *step.writes}:
-            value, digits = self.graph.value(name), self.digits[name]
+        for name in self._touched(step, packed):
+            value, digits = self.graph.value(name), self.digits[self._crops.get(name, name)]
             height = spatial(value)[0]
             count = min(height, self._rows(step, name, rows)) if self.divides(step) else height
             size = bytes_of(value) // height * count
@@ -172,7 +195,10 @@ class Packing:
             if self._key(rest) >= self._key(packed):
                 break
             packed = rest
-        peak = max(self.live(packed, {}), default=0)
+        return self.fewest(packed, max(self.live(packed, {}), default=0))
+
+    def fewest(self, packed: Names, peak: int) -> Names:
+        """As few of these maps as keep within a peak, those that save least taken out first."""
         order = sorted(packed, key=lambda n: (-self.graph.value(n).type.size, n))
         for name in order:
             if max(self.live(packed - {name}, {}), default=0) <= peak:
@@ -193,7 +219,7 @@ class Packing:
         """Of each step in bands the most rows that do not raise the peak above this."""
         found: dict[str, int] = {}
         for index, step in enumerate(self._steps):
-            if not packed & {*step.reads, *step.writes} or not self.divides(step):
+            if not self._touched(step, packed) or not self.divides(step):
                 continue
             height = spatial(self.graph.value(step.writes[0]))[0]
             counts = sorted({-(-height // parts) for parts in range(1, height + 1)}, reverse=True)
@@ -218,8 +244,10 @@ class Packing:
                 self._stage(made, step, names)
             elif touched:
                 for name in sorted(touched):
-                    self._unpack_for(made, step, name, names[name])
-        for name in names:
+                    self._unpack_for(made, step.nodes, name, names[name])
+        for name, source in names.items():
+            # Moves that no step has, as products do them by strides.
+            self._unpack_for(made, made.consumers(name), name, source)
             made.drop_value(name)
         return made
 
@@ -294,17 +322,20 @@ class Packing:
         node = Node(graph.fresh(f"{value.name}_unpack"), op, (source,), (value.name,))
         _ = graph.add(node, [replace(value, bounds=value.interval)])
 
-    def _unpack_for(self, graph: Graph, step: Step, name: str, source: str) -> None:
-        """Let a step read the whole map, unpacked for it alone."""
+    def _unpack_for(self, graph: Graph, nodes: Sequence[Node], name: str, source: str) -> None:
+        """Let those of the nodes that read a map read it whole, unpacked for them alone."""
+        readers = [node for node in nodes if name in node.inputs]
+        if not readers:
+            return
         value = graph.value(name)
         own = replace(value, name=graph.fresh(f"{name}_codes"), bounds=value.interval, source="")
         op = IntUnpack(self.digits[name], value.elem)
-        node = Node(graph.fresh(f"{name}_unpack"), op, (source,), (own.name,), step.origin)
+        origin = sum((reader.origin for reader in readers), Origin())
+        node = Node(graph.fresh(f"{name}_unpack"), op, (source,), (own.name,), origin)
         _ = graph.add(node, [own])
-        for reader in step.nodes:
+        for reader in readers:
             inputs = tuple(own.name if n == name else n for n in reader.inputs)
-            if inputs != reader.inputs:
-                graph.replace(replace(reader, inputs=inputs))
+            graph.replace(replace(reader, inputs=inputs))
 
 
 def _staged(step: Step) -> bool:
@@ -332,7 +363,7 @@ def _discard(graph: Graph, step: Step) -> None:
 def _unstaged(graph: Graph, node: Node, op: Patched) -> dict[str, str]:
     """Let a stage of patches read and write bytes again; the codes by the name of their bytes."""
     codes: dict[str, str] = {}
-    bodies = tuple(body.copy() for body in op.bodies)
+    bodies = tuple(_restored(body) for body in op.bodies)
     for body in bodies:
         for inner in body.nodes():
             if isinstance(inner.op, IntPack | IntUnpack):
@@ -344,8 +375,6 @@ def _unstaged(graph: Graph, node: Node, op: Patched) -> dict[str, str]:
                     body.inputs, packed, plain = (second,), first, second
                 body.drop_value(packed)
                 codes[packed] = plain
-    if not codes:
-        return {}
     for body in bodies[:1]:
         for name in codes.values():
             if not graph.has_value(name):
@@ -358,6 +387,14 @@ def _unstaged(graph: Graph, node: Node, op: Patched) -> dict[str, str]:
     (bounds,) = made.bounds()
     graph.set_value(replace(graph.value(outputs[0]), bounds=bounds))
     return codes
+
+
+def _restored(body: Graph) -> Graph:
+    """A body of a stage with its bands as layers again."""
+    made = body.copy()
+    for name in _unbanded(made, body.nodes()):
+        made.drop_value(name)
+    return made
 
 
 def _unbanded(graph: Graph, nodes: Sequence[Node]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
-from binpoint.ir.kernel import Buffer, Table
+from binpoint.ir.kernel import Buffer, Expanded, Table
 from binpoint.numeric.fixed import IntType
 from binpoint.ops.packed import IntPack, IntUnpack
 from binpoint.plan.detector import Detector
@@ -245,11 +245,11 @@ class Program:
             total += cycles
         return total
 
-    def constant_of(self, argument: Buffer | Table) -> ConstantArray:
-        """The array that an argument points to."""
-        if isinstance(argument, Table):
-            return self.constant_like(argument.array, argument.elem)
-        return self.constants[self.storage[argument.value].index]
+    def constant_of(self, argument: Buffer | Table | Expanded) -> ConstantArray:
+        """The array that an argument points to, or is unpacked from."""
+        if isinstance(argument, Buffer):
+            return self.constants[self.storage[argument.value].index]
+        return self.constant_like(argument.array, stored(argument))
 
     def constant_like(self, array: Constant, elem: IntType) -> ConstantArray:
         """The array of this content."""
@@ -258,6 +258,19 @@ class Program:
     def calls(self) -> Iterator[tuple[Graph, Step]]:
         """All steps with code, those of stages in place of the stage, and the graph of each."""
         return calls_of(self.graph, self.steps, self.stages)
+
+
+def stored(argument: Buffer | Table | Expanded) -> IntType:
+    """What an argument's array has as elements where it is constant."""
+    return argument.stored if isinstance(argument, Expanded) else argument.elem
+
+
+def constant_of(
+    graph: Graph, argument: Buffer | Table | Expanded
+) -> tuple[Constant, IntType] | None:
+    """The constant array that an argument points to, or is unpacked from, and its elements."""
+    array = graph.value(argument.value).constant if isinstance(argument, Buffer) else argument.array
+    return None if array is None else (array, stored(argument))
 
 
 def calls_of(

@@ -61,7 +61,7 @@ def stage_of(
     for patch, parts in zip(op.patches, op.parts, strict=True):
         found: list[int] = []
         for body, part in zip(patch.bodies, parts, strict=True):
-            make = partial(_piece, op, patch, (x, part, y), options, target, arrange)
+            make = partial(piece_of, op, patch, (x, part, y), options, target, arrange)
             found.append(pieces.find(_kind(body, part), make))
         piece = found[0]
         if op.test is not None:
@@ -117,7 +117,12 @@ class _Pieces:
 def _kind(body: int, part: Graph) -> tuple[object, ...]:
     """What patches of one piece have in common."""
     shapes = tuple((value.name, value.shape) for value in part.values())
-    return (body, shapes, tuple((node.name, node.op, node.inputs) for node in part.nodes()))
+    return (body, shapes, tuple((node.name, _same(node.op), node.inputs) for node in part.nodes()))
+
+
+def _same(op: object) -> object:
+    """What ops that compute alike have in common."""
+    return (op.rows, _kind(0, op.body)) if isinstance(op, Banded) else op
 
 
 def _dense_start(region: Region, value: Value) -> int:
@@ -128,7 +133,7 @@ def _start(region: Region, strides: Sequence[int]) -> int:
     return sum(first * step for (first, _), step in zip(region, strides, strict=False))
 
 
-def _piece(
+def piece_of(
     op: Patched,
     patch: Patch,
     values: tuple[Value, Graph, Value],
@@ -136,6 +141,7 @@ def _piece(
     target: McuTarget | None,
     arrange: Arrange,
 ) -> Piece:
+    """The piece of a patch: `values` are the whole operand, the patch's graph, the whole result."""
     x, part, y = values
     if not (_contiguous(patch.operand, op.source) and op.view == View.dense(op.source.shape)):
         part = _loading(op, part, x)

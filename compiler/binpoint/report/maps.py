@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 
 from binpoint.ir.graph import Graph, Node
@@ -25,7 +27,8 @@ class PackedMap(_Table, frozen=True):
     Attributes:
         map: its name in the graph.
         bits: of a code.
-        codes: how many there are: its bytes without packing.
+        codes: how many there are: its bytes without packing. In a stage of patches they are those
+            of the patch that needs most of it.
         bytes: what it takes.
     """
 
@@ -52,19 +55,26 @@ def packed_maps_of(
     program: Program, target: McuTarget, options: CompileOptions
 ) -> PackedMaps | None:
     """The packed maps of a program; None if it has none."""
-    maps = tuple(
-        _map(body, inner.inputs[0], inner.op)
-        for node in program.graph.nodes()
-        for body in _bodies(node)
-        for inner in body.nodes()
-        if isinstance(inner.op, IntPack)
-    )
+    found: dict[str, PackedMap] = {}
+    for graph in (program.graph, *(g for node in program.graph.nodes() for g in _parts(node))):
+        for body in (g for node in graph.nodes() for g in _bodies(node)):
+            for inner in body.nodes():
+                if isinstance(inner.op, IntPack):
+                    made = _map(body, inner.inputs[0], inner.op)
+                    if made.map not in found or found[made.map].codes < made.codes:
+                        found[made.map] = made
+    maps = tuple(found.values())
     if not maps:
         return None
     plain = arrange(unpacked(program.graph), options, target)
     return PackedMaps(
         maps=maps, arena_plain_bytes=plain.arena_bytes, arena_packed_bytes=program.arena_bytes
     )
+
+
+def _parts(node: Node) -> tuple[Graph, ...]:
+    """What a stage of patches computes, patch by patch."""
+    return tuple(itertools.chain(*node.op.parts)) if isinstance(node.op, Patched) else ()
 
 
 def _bodies(node: Node) -> tuple[Graph, ...]:

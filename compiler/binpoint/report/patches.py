@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from fractions import Fraction
 
@@ -36,12 +37,14 @@ class PatchClass(_Table, frozen=True):
     Attributes:
         patches: how many; where the device decides, how many may be.
         share: of all patches of the stage; where the device decides, in the mean of the samples.
+        parts: along each spatial axis, in which a patch is computed, to need less memory.
         bits: of each of the stage's `maps`.
         weights: bits of the weights of each of the stage's `layers`.
     """
 
     patches: int
     share: float
+    parts: tuple[int, ...]
     bits: tuple[int, ...]
     weights: tuple[int, ...]
 
@@ -167,14 +170,18 @@ def _weighted(op: Patched) -> list[Fraction]:
 
 def _stage(program: Program, name: str, op: Patched) -> PatchStage:
     macs, once = op.extra_macs()
-    counts = Counter(body for patch in op.patches for body in patch.bodies)
+    whole = math.prod(op.grid)
+    counts = Counter((0, 1) * whole if op.test else op.body_of or (0,) * whole)
     shares = _shares(op)
     test = op.test
     maps = _maps(op.bodies[0])
     classes = tuple(
         PatchClass(
             patches=counts[index],
-            share=float(sum((s.get(index, _NONE) for s in shares), _NONE) / len(shares)),
+            share=float(sum((s[index] for s in shares), _NONE) / whole)
+            if test
+            else counts[index] / whole,
+            parts=op.shares[index] if op.shares else (1,) * len(op.grid),
             bits=tuple(op.bodies[index].value(name).elem.storage.width for name in maps),
             weights=tuple(width for _, width in _layers(op.bodies[index])),
         )

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from binpoint.ir.graph import Graph, Node, Origin, Value
-from binpoint.ir.kernel import Number, Table
+from binpoint.ir.kernel import Number
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.banded import Banded
 from binpoint.ops.patched import nodes_within
@@ -20,7 +20,7 @@ from binpoint.ops.requantize import DyadicRequantize, OnnxruntimeRequantize, Req
 from binpoint.ops.runtime_pair import OnnxruntimePair
 from binpoint.plan.budget import Usage, usages
 from binpoint.plan.fuse import Step
-from binpoint.plan.program import Program, calls_of
+from binpoint.plan.program import Program, calls_of, constant_of
 from binpoint.report.accuracy import Score
 from binpoint.report.detections import Detecting, detecting_of
 from binpoint.report.maps import PackedMaps
@@ -463,13 +463,9 @@ def _constant_bytes(program: Program, step: Step) -> int:
         for argument in call.call.all_arguments:
             if isinstance(argument, Number):
                 continue
-            constant = (
-                argument.array
-                if isinstance(argument, Table)
-                else graph.value(argument.value).constant
-            )
-            if constant is not None:
-                array = program.constant_like(constant, argument.elem)
+            found = constant_of(graph, argument)
+            if found is not None:
+                array = program.constant_like(*found)
                 arrays[array.name] = array.bytes
     return sum(arrays.values())
 

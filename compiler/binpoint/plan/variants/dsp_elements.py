@@ -22,7 +22,7 @@ from binpoint.ops.blocks import IntSum
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.lookup import IntLookup
-from binpoint.ops.packed import IntPack, IntUnpack
+from binpoint.ops.packed import Digits, IntPack, IntUnpack
 from binpoint.ops.pairwise import Clamped, IntMul
 from binpoint.ops.pooling import IntAverage, IntMaxPool
 from binpoint.ops.runtime_pair import OnnxruntimeMul
@@ -183,10 +183,14 @@ def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
         return None
     digits, note = ("digits", op.digits.name), "a mask and a shift of a word for four codes"
     made = _plain(step, (digits,), note)
-    if not op.digits.words:
-        return replace(made, call=replace(made.call, stem=f"{op.stem}_digits"))
-    blocks = (Block("pack_words", (digits,)),) if isinstance(op, IntPack) else ()
-    return replace(made, call=replace(made.call, blocks=blocks))
+    blocks = (packing_block(op.digits),) if isinstance(op, IntPack) else ()
+    stem = op.stem if op.digits.words else f"{op.stem}_digits"
+    return replace(made, call=replace(made.call, stem=stem, blocks=blocks))
+
+
+def packing_block(digits: Digits) -> Block:
+    """What packs pixels: words that are full, or any number of channels."""
+    return Block("pack_words" if digits.words else "pack_fields", (("digits", digits.name),))
 
 
 def _wide(graph: Graph, step: Step) -> bool:

@@ -16,7 +16,6 @@ from binpoint.ir.kernel import KernelCall, Number
 from binpoint.numeric.interval import Interval
 from binpoint.ops.dense import IntMatMul
 from binpoint.ops.logshares import IntShiftMatMul
-from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.rounding import high_word_of, saturation
@@ -46,9 +45,10 @@ def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     numbers = (Number("chunk", chunk), Number("half", half))
     if powers:
         numbers = (Number("zero_a", 0), *numbers)
+    traits = (("left", "powers" if powers else ""), ("form", "any"), ("finish", ""))
     call = replace(
         step.call, stem="matmul", arguments=(*step.call.arguments, *numbers), variant="dsp",
-        traits=(("left", "powers" if powers else ""), ("form", "any"), ("finish", "")),
+        traits=(*step.call.traits, *traits),
         scratch=scratch, note="SMLAD on words of two int16", shared=True,
     )  # fmt: skip
     (acc,) = graph.results(step.nodes[0])
@@ -58,8 +58,8 @@ def matmul(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 
 def _proved(call: KernelCall, step: Step, reach: Interval) -> KernelCall | None:
     """With one SMMLA and a saturating shift as epilogue, if that is proved."""
-    requantizer = step.nodes[-1].op
-    if not isinstance(requantizer, Requantize) or requantizer.channels > 1:
+    requantizer = step.requantizer
+    if requantizer is None or requantizer.channels > 1:
         return None
     form = high_word_of(requantizer, ((reach.lo, reach.hi),), _PRESCALE)
     if form is None or form.windows[0] or form.bases[0]:
@@ -70,7 +70,7 @@ def _proved(call: KernelCall, step: Step, reach: Interval) -> KernelCall | None:
         Number("offset", form.offsets[0]),
     )
     traits = (
-        *call.traits[:1],
+        *call.traits[:2],
         ("form", "high"),
         ("saturation", name),
         ("least", str(requantizer.lo)),

@@ -18,7 +18,7 @@ from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Argument, Block, Buffer, Epilogue, KernelCall, Number, Table
 from binpoint.ir.op import IntArray
-from binpoint.numeric.fixed import I32
+from binpoint.numeric.fixed import I8, I32, U8
 from binpoint.ops.conv import IntConv
 from binpoint.ops.dense import IntDense
 from binpoint.ops.forms import U32
@@ -58,8 +58,21 @@ class Product:
     reach: IntArray
 
 
-def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """A convolution, or a product with a constant matrix.
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel that can be called: its template, numbers, traits, and bytes of scratch."""
+
+    stem: str
+    product: Product
+    numbers: dict[str, int]
+    traits: tuple[tuple[str, str], ...]
+    scratch: int
+
+
+def matrix(
+    step: Step, graph: Graph, options: CompileOptions, *, digits: bool = True
+) -> Step | None:
+    """A convolution, or a product with a constant matrix; without `digits` weights are bytes.
 
     Not ones in groups, or with steps across, that are dilated in both directions, nor groups that
     do not fill blocks of channels.
@@ -70,13 +83,14 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
         return None
     match node.op:
         case IntDense():
-            call = _dense(step, graph, step.call.numbers["rows"], options)
+            found = _dense(step, graph, step.call.numbers["rows"], options)
         case IntConv(groups=1) if node.op.stem == "conv" and _whole(node.op, inputs[0]):
-            call = _dense(step, graph, inputs[0].shape[0], options)
+            found = _dense(step, graph, inputs[0].shape[0], options)
         case IntConv() if node.op.stem == "conv":
-            call = _conv(step, inputs, node.op, options)
+            found = _conv(inputs, node.op, options)
         case _:
             return None
+    call = None if found is None else _call(found, step, options, digits=digits)
     return None if call is None else replace(step, call=call)
 
 
@@ -85,7 +99,7 @@ def _whole(op: IntConv, x: Value) -> bool:
     return x.shape[1:-1] == op.window.kernel and not op.window.padded and op.zero == 0
 
 
-def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> KernelCall | None:
+def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kernel | None:
     """Rows of the operand two at a time, or one alone with eight channels.
 
     A small program that has convolutions makes it one of windows of one element.
@@ -105,7 +119,7 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
         layout = by_rows(plane) if rows == 1 and _tall_windows(graph) else by_pieces(plane)
         numbers = {"batches": 1, "run": run, "zero_x": 0} | layout.numbers
         scratch = 2 * layout.elements + 4
-        return _call("conv", step, product, numbers, layout.traits, scratch, options)
+        return Kernel("conv", product, numbers, layout.traits, scratch)
     if shape == "tall":
         numbers, scratch = {"depth": depth, "run": run}, 2 * run
     else:
@@ -114,7 +128,7 @@ def _dense(step: Step, graph: Graph, rows: int, options: CompileOptions) -> Kern
             {"rows": rows, "depth": depth, "run": run, "few": few},
             2 * few * depth + 4,
         )
-    return _call("dense", step, product, numbers, (), scratch, options)
+    return Kernel("dense", product, numbers, (), scratch)
 
 
 def _tall_windows(graph: Graph) -> bool:
@@ -123,9 +137,7 @@ def _tall_windows(graph: Graph) -> bool:
     return any(isinstance(op, IntConv) and op.window.kernel[:-1] > (1,) for op in ops)
 
 
-def _conv(
-    step: Step, inputs: tuple[Value, ...], op: IntConv, options: CompileOptions
-) -> KernelCall | None:
+def _conv(inputs: tuple[Value, ...], op: IntConv, options: CompileOptions) -> Kernel | None:
     """Two windows at a time, from a few rows or a piece of one row in scratch, group by group."""
     x, w, _ = inputs
     window, size = op.window.planar(x.shape[1:-1])
@@ -161,7 +173,7 @@ def _conv(
     traits, scratch = layout.traits, 2 * layout.elements + 4
     if op.groups > 1:
         numbers |= {"groups": op.groups, "depth": depth}
-    return _call("conv", step, product, numbers, traits, scratch, options)
+    return Kernel("conv", product, numbers, traits, scratch)
 
 
 def _flat(window: Window) -> bool:
@@ -203,18 +215,13 @@ def _product(
 
 
 def _call(
-    stem: str,
-    step: Step,
-    product: Product,
-    numbers: dict[str, int],
-    traits: tuple[tuple[str, str], ...],
-    scratch: int,
-    options: CompileOptions,
+    kernel: Kernel, step: Step, options: CompileOptions, *, digits: bool
 ) -> KernelCall | None:
     """The call; results of eight bits in the block itself, others by the portable epilogue."""
+    stem, numbers, traits = kernel.stem, kernel.numbers, kernel.traits
     parts = numbers.get("groups", 1)
     op = step.nodes[1].op if len(step.nodes) > 1 else None
-    product, found, words = _packed(product, op, parts)
+    product, found, words = _packed(kernel.product, op, parts, digits=digits)
     if words is None:
         return None
     y = next(a for a in step.call.arguments if isinstance(a, Buffer) and a.written)
@@ -223,7 +230,8 @@ def _call(
     epilogue, stored = _stored(step.call.epilogue, op, found)
     unroll = "u4" if options.optimize == "size" else "u12"
     common = (("shape", product.shape), ("unroll", unroll), ("pack", product.packing.name))
-    block = Block("block", (*common, ("y", str(y.elem) if found else ""), stored[1]))
+    byte = ("y", str(I8 if y.elem.signed else U8) if found else "")
+    block = Block("block", (*common, byte, stored[1]))
     order = ("order", product.order)
     widen = Block("widen", (("elem", str(x.elem)), order))
     one = stem == "conv" and options.optimize == "size"
@@ -241,7 +249,7 @@ def _call(
     moved = ("moved", "moved" if found is not None and found.moved.any() else "")
     blocks = [block] if ("layout", "columns") in traits else [block, widen]
     if epilogue is not None and epilogue.form == "tie":
-        how = (("shape", product.shape), common[2], ("y", str(y.elem)), stored[1], moved)
+        how = (("shape", product.shape), common[2], byte, stored[1], moved)
         blocks.append(Block("tie", how))
     return KernelCall(
         stem,
@@ -249,7 +257,7 @@ def _call(
         (*common, *traits, order, *stored, tail, moved, groups),
         epilogue,
         step.call.formula,
-        scratch,
+        kernel.scratch,
         "dsp",
         _note(product, found),
         tuple(blocks),
@@ -258,15 +266,15 @@ def _call(
 
 
 def _packed(
-    product: Product, op: object, parts: int
+    product: Product, op: object, parts: int, *, digits: bool
 ) -> tuple[Product, Fixed | None, NDArray[np.uint32] | None]:
     """The weights packed, in the first way that the values allow; None if none does.
 
-    Ways below a byte with results of eight bits, then with sums; then bytes, alike. The sum of a
+    Ways below a byte with results in bytes, then with sums; then bytes, alike. The sum of a
     patch serves the channels of one of `parts` groups.
     """
     ways = [way for way in packings(product.shape) if product.bias.size // parts >= way.least]
-    for few in (True, False):
+    for few in (True, False) if digits else (False,):
         chosen = [way for way in ways if bool(way.bits) is few]
         for way in chosen if isinstance(op, Requantize) else ():
             assert isinstance(op, Requantize)
@@ -303,8 +311,8 @@ def _stored(
     """The epilogue, and the traits `store` and `clamp`."""
     if found is None or not isinstance(op, Requantize):
         return epilogue, (("store", "sums"), ("clamp", ""))
-    storage = op.result.storage
-    clamp = "" if (op.lo, op.hi) == (storage.min, storage.max) else "clamp"
+    byte = I8 if op.result.storage.signed else U8
+    clamp = "" if (op.lo, op.hi) == (byte.min, byte.max) else "clamp"
     return found.epilogue, (("store", "fixed"), ("clamp", clamp))
 
 

@@ -37,8 +37,8 @@ _LONGEST = 2**10
 
 def matmul(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     """The step for bytes whose results are bytes of the whole range."""
-    op, requantizer = step.nodes[0].op, step.nodes[-1].op
-    if not isinstance(op, IntMatMul) or not isinstance(requantizer, Requantize):
+    op, requantizer = step.nodes[0].op, step.requantizer
+    if not isinstance(op, IntMatMul) or requantizer is None:
         return None
     (a, b), y = graph.arguments(step.nodes[0]), graph.value(step.writes[0])
     if any(v.elem.storage not in (I8, U8) for v in (a, b, y)):
@@ -55,15 +55,14 @@ def matmul(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     direct = a.elem.storage == I8 and depth % _VECTOR == 0
     shifted = [z - (0 if v.elem.storage == I8 else _MIDDLE)
                for z, v in ((op.zero_a, a), (op.zero_b, b))]  # fmt: skip
-    names = ("a", "b", "y", "batches", "rows", "depth", "columns")
     arguments: tuple[Argument, ...] = (
-        *(x for x in step.call.arguments if x.name in names),
+        *(x for x in step.call.arguments if not x.name.startswith("zero")),
         Number("zero_a", shifted[0]), Number("zero_b", shifted[1]), Number("steps", steps),
         Number("chunk", chunk), Number("multiplier", multiplier), Number("up", up),
         Number("zero", zero),
     )  # fmt: skip
     traits = (
-        ("down", down), ("thin", "thin" if steps == 1 else ""),
+        *step.call.traits, ("down", down), ("thin", "thin" if steps == 1 else ""),
         ("direct", "direct" if direct else ""),
     )  # fmt: skip
     scratch = chunk * (_VECTOR * steps + 4) + (0 if direct else 2 * _VECTOR * steps)

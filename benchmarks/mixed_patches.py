@@ -2,12 +2,13 @@
 
 For the nets of `benchmarks.patches` that are computed in patches: BitOPs (multiply-accumulates by
 the bits of weight and activation) of the stages and of the whole net at uniform 8 bits and mixed,
-and of both on samples that chose nothing: accuracy, how often the answer is the float model's, and
-signal to noise against it. Of nets with random weights both are against the model's own file. Nets
-of which patches save no memory are divided all the same, in 2 x 2.
-With `--phi` and `--lambda` over the knobs of the pass `mixed-patches`. With `--classes dynamic` the
-device decides which patches have fewer bits: their shares, and BitOPs, are then the mean of the
-samples that are scored, and the least and the largest share in one sample is printed too.
+and of both on samples that chose nothing, not even the defaults (`benchmarks.mixed_knobs`):
+accuracy, how often the answer is the float model's, and signal to noise against it. Of nets with
+random weights both are against the model's own file. Nets of which patches save no memory are
+divided all the same, in 2 x 2. With `--phi` and `--lambda` over the knobs of the pass.
+With `--classes dynamic` the device decides which patches have fewer bits: their shares, and BitOPs,
+are then the mean of the samples that are scored, and the least and the largest share in one sample
+is printed too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -62,8 +63,6 @@ _HEAD = (
     "net", "classes", "phi", "lambda", "bits", "omega", "narrow patches", "stages' BitOPs", "net's",
     "top-1", "mixed", "agreement", "mixed", "SNR in dB", "mixed", "arena", "mixed", "seconds",
 )  # fmt: skip
-_TRAINED_ON = {"ic_resnet8_qdq": "data_cifar10"}
-"""Sets of which training images choose, so that all samples are scored."""
 _CHOOSING = 256
 Reals = NDArray[np.floating[Any]]
 
@@ -77,17 +76,62 @@ class Figures:
 
 
 def folds(model: Path, samples: Samples) -> tuple[SampleSets, ...]:
-    """What chooses and what is scored: each half by the other, where there is no other set."""
-    name = _TRAINED_ON.get(model.stem)
-    if name is not None:
-        images = np.load(SHARED / f"{name}.npz")["x_train"][:_CHOOSING].astype(np.float32)
-        (key,) = samples.arrays
-        return (SampleSets(Samples({key: images}), samples, shared=False),)
+    """What chooses and what is scored: training images and all samples, where they are at hand.
+
+    Else the first samples and the others; of few, each half is scored with what the other chose.
+    """
+    other = _trained_on(model.stem, samples)
+    if other is not None:
+        return (SampleSets(other, _scored(model.stem, samples), shared=False),)
     half = min(samples.count // 2, _CHOOSING // 2)
     first, second = samples.part(0, half), samples.part(half)
     if samples.random or samples.count > _CHOOSING:
         return (SampleSets(first, second, shared=False),)
     return (SampleSets(second, first, shared=False), SampleSets(first, second, shared=False))
+
+
+def _trained_on(name: str, samples: Samples) -> Samples | None:
+    """Training images as the net takes them."""
+    read = _IMAGES.get(name)
+    if read is None:
+        return None
+    (key,) = samples.arrays
+    return Samples({key: read("train")[:_CHOOSING]})
+
+
+def _scored(name: str, samples: Samples) -> Samples:
+    """All test images of the digits there are, of which the net's own samples are the first."""
+    if name != "mnist_mbv3_se_qdq":
+        return samples
+    (key,) = samples.arrays
+    return Samples({key: _digits("test")}, np.load(SHARED / "data_mnist.npz")["y_test"])
+
+
+def _photos(part: str) -> Reals:
+    return np.load(SHARED / "data_cifar10.npz")[f"x_{part}"].astype(np.float32)
+
+
+def _plain_digits(part: str) -> Reals:
+    """``[N, 1, 28, 28]`` from 0 to 1."""
+    return np.load(SHARED / "data_mnist.npz")[f"x_{part}"][:, None].astype(np.float32) / 255
+
+
+def _digits(part: str) -> Reals:
+    return ((_plain_digits(part) - 0.1307) / 0.3081).astype(np.float32)
+
+
+def _noisy_digits(part: str) -> Reals:
+    plain = _plain_digits(part)[:_CHOOSING]
+    noise = np.random.default_rng(0).normal(0, 0.35, plain.shape)
+    return np.clip(plain + noise, 0, 1).astype(np.float32)
+
+
+_IMAGES: Mapping[str, Callable[[str], Reals]] = {
+    "ic_resnet8_qdq": _photos,
+    "mnist_mbv3_se_qdq": _digits,
+    "mnist_unet_seg_qdq": _noisy_digits,
+}
+"""Images of nets whose training images are at hand, prepared as these take them."""
 
 
 def wanted(model: Path, samples: Samples) -> Reals:
@@ -108,6 +152,12 @@ def divided(graph: Graph) -> Graph:
         extents = tuple(-(-n // 2) for n in spatial(graph.value(span.end)))
         _ = put(graph, span, (body_of(graph, span),), extents)
     return graph
+
+
+def uniform(graph: Graph, context: Context) -> Graph:
+    """A graph in patches of 8 bits."""
+    passes = choose(None, context.target).without(MixedPatches.name).without(PackMaps.name)
+    return divided(run(passes, graph.copy(), context))
 
 
 def figures(graph: Graph, model: Path, sets: SampleSets, target: McuTarget) -> Figures | None:
@@ -204,8 +254,7 @@ class Fold:
     def of(cls, model: Path, graph: Graph, sets: SampleSets, target: McuTarget) -> Fold | None:
         """None where nothing is computed in patches."""
         context = Context(target, OPTIONS, sets.calibration)
-        passes = choose(None, target).without(MixedPatches.name).without(PackMaps.name)
-        made = divided(run(passes, graph.copy(), context))
+        made = uniform(graph, context)
         found = figures(made, model, sets, target)
         if found is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -16,20 +17,24 @@ from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import RANDOM, read_samples
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Value
 from binpoint.ir.op import IntArray
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import U8, FixedType
 from binpoint.ops.conv import IntDepthwise
 from binpoint.ops.halo import slices
 from binpoint.ops.outliers import OutlierTest
+from binpoint.ops.packed import map_bytes
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context
 from binpoint.passes.convert import stored_inputs
 from binpoint.passes.manager import run
 from binpoint.passes.spec import parse
 from binpoint.pipelines import PASSES, choose
-from binpoint.plan.mixed import MixedPatches, Seen
+from binpoint.plan.arrange import arrange
+from binpoint.plan.mixed import MixedPatches, Seen, Sought
+from binpoint.plan.mixed_memory import Option, lowered
+from binpoint.plan.pack_maps import PackMaps
 from binpoint.plan.patches import undivided
 from binpoint.quantize.bit_search import Layer, path, search
 from binpoint.quantize.coarsen import Occurrences
@@ -37,7 +42,7 @@ from binpoint.quantize.narrow import linear_of, maps_of, narrowed
 from binpoint.quantize.patch_values import Outliers, with_outliers
 from binpoint.quantize.stage_samples import error
 from binpoint.sim.departures import departures
-from binpoint.target import microcontroller
+from binpoint.target import Memory, microcontroller
 
 HOST = microcontroller(load_target("host"))
 MIXED = CompileOptions(optimize="ram", patches="mixed")
@@ -205,6 +210,51 @@ def test_results_are_no_longer_those_of_the_file(
     assert not [d for d in departures(uniform, model) if "fewer bits" in d.reason]
 
 
+def test_maps_have_fewer_bits_until_the_net_fits(uniform: Graph, context: Context) -> None:
+    """The largest map where most is needed first, one step at a time; none if nothing helps."""
+    knobs = MixedPatches(0.999, 0.99, (8, 5, 4), samples=2)
+    assert context.samples is not None
+    seen = knobs.seen(uniform, context.samples)
+    found = {node.name: Sought.of(stage, knobs, context) for node, stage in seen}
+    options = {name: Option(stage.losses, stage.draft) for name, stage in found.items()}
+    now: Mapping[str, Mapping[str, int]] | None = {
+        name: stage.found(knobs.lambda_).bits for name, stage in found.items()
+    }
+    assert not any(now.values())
+    way: list[tuple[str, str, int]] = []
+    sizes: list[int] = []
+    while now is not None:
+        made = {name: options[name].made(bits) for name, bits in now.items()}
+        sizes.append(sum(map_bytes(v.shape, v.elem.storage.width) for v in maps_in(made.values())))
+        before, now = now, lowered(made, options, now)
+        steps = [(s, n, b) for s, bits in (now or {}).items() for n, b in bits.items()]
+        way += [(s, n, b) for s, n, b in steps if before[s].get(n) != b]
+    assert sizes == sorted(set(sizes), reverse=True)
+    maps = [(name, m) for name, stage in found.items() for m in stage.losses if "weights" not in m]
+    assert sorted(way) == sorted((s, m, b) for s, m in maps for b in (5, 4))
+    first, largest, _ = way[0]
+    whole = {v.name: v.type.size for v in maps_in([found[first].seen.op])}
+    assert whole[largest] == max(whole[m] for s, m in maps if s == first)
+
+
+def maps_in(ops: Iterable[Patched]) -> list[Value]:
+    return [v for op in ops for part, *_ in op.parts for v in part.values() if v.constant is None]
+
+
+@pytest.mark.parametrize("less", [0, 1, 10**6])
+def test_bits_are_lowered_only_where_that_makes_it_fit(
+    uniform: Graph, context: Context, less: int
+) -> None:
+    limit = max(1, arrange(uniform, MIXED, HOST).arena_bytes - less)
+    target = replace(HOST, memory={"sram": Memory(limit, ("arena",))})
+    small = Context(target, MIXED, context.samples)
+    made = MixedPatches(0.999, 0.99, (8, 3), (8,), samples=2).run(uniform.copy(), small)
+    fewer = min(b for op in stages(made) for b in bits(op)) < 8
+    fits = arrange(PackMaps().run(made, small), MIXED, target).arena_bytes <= limit
+    assert fewer is (fits and less > 0)
+    assert fits or less > 0
+
+
 def test_samples_are_needed_and_knobs_have_ranges(uniform: Graph) -> None:
     with pytest.raises(MissingSamples):
         MixedPatches().run(uniform.copy(), Context(HOST, MIXED, None))
@@ -221,9 +271,9 @@ def test_samples_are_needed_and_knobs_have_ranges(uniform: Graph) -> None:
 
 
 def test_the_knobs_have_the_paper_s_names() -> None:
-    pipeline = parse("mixed-patches{phi=0.8 lambda=0.2 bits=8,4,2}", PASSES)
-    assert pipeline.passes == (MixedPatches(phi=0.8, lambda_=0.2, bits=(8, 4, 2)),)
-    assert str(pipeline) == "mixed-patches{phi=0.8 lambda=0.2 bits=8,4,2}"
+    pipeline = parse("mixed-patches{phi=0.7 lambda=0.2 bits=8,4,2}", PASSES)
+    assert pipeline.passes == (MixedPatches(phi=0.7, lambda_=0.2, bits=(8, 4, 2)),)
+    assert str(pipeline) == "mixed-patches{phi=0.7 lambda=0.2 bits=8,4,2}"
 
 
 def test_what_only_depthwise_convolutions_read_has_a_scale_for_each_channel(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from binpoint.errors import BadPassOption, MissingSamples
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Node
 from binpoint.lower.simplify import ProveRequantizers
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.halo import regions, slices, spatial
@@ -20,9 +20,11 @@ from binpoint.ops.outliers import OutlierTest
 from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.convert import stored_inputs
+from binpoint.passes.samples import Samples
+from binpoint.plan.mixed_memory import Option, within_memory
 from binpoint.plan.patches import undivided
-from binpoint.quantize.bit_search import WHOLE, search
-from binpoint.quantize.narrow import maps_of
+from binpoint.quantize.bit_search import WHOLE, Layer, Losses, Point, search
+from binpoint.quantize.narrow import maps_of, narrowed
 from binpoint.quantize.patch_values import outlier_test, with_outliers
 from binpoint.quantize.stage_samples import Array, Masks, fitted
 from binpoint.quantize.stage_search import Omega, StageSearch, macs
@@ -40,7 +42,8 @@ class MixedPatches(Pass):
        for both kinds of patches, some of `weights`, so that (1 − λ)·Φ − λ·Ω is high; λ is `lambda`,
        Φ the part of the BitOPs that is saved, and Ω as `omega` says of what is lost: the ``error``
        at the stage's end, relative to what is there, or as in the paper a part of ``entropy``.
-    3. Scales are those of the least squared error. Weights are rounded so that the sums of products
+    3. Where the net does not fit the target with these, the largest maps have fewer, until it does.
+    4. Scales are those of the least squared error. Weights are rounded so that the sums of products
        are off least, and biases take the mean error away.
     """
 
@@ -49,8 +52,8 @@ class MixedPatches(Pass):
     after: ClassVar[Stage] = Stage.INTEGER
     effect: ClassVar[Effect] = Effect.CHANGES_VALUES
 
-    phi: float = 0.9
-    lambda_: float = 0.6
+    phi: float = 0.8
+    lambda_: float = 0.64
     bits: tuple[int, ...] = (8, 6, 5, 4, 3)
     weights: tuple[int, ...] = (8, 6, 5, 4, 3)
     omega: Omega = "error"
@@ -60,8 +63,8 @@ class MixedPatches(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         self._check()
-        stages = [(n, n.op) for n in graph.nodes() if isinstance(n.op, Patched)]
-        if context.options.patches == "uniform" or not stages:
+        divided = any(isinstance(node.op, Patched) for node in graph.nodes())
+        if context.options.patches == "uniform" or not divided:
             return graph
         if context.samples is None:
             raise MissingSamples(
@@ -69,19 +72,27 @@ class MixedPatches(Pass):
                 want="sample inputs",
                 hint="--samples FILE.npz, or --set patches=uniform",
             )
-        whole = undivided(graph)
-        samples = context.samples.spread(self.samples)
-        seen = [Seen(op) for _, op in stages]
-        for inputs in stored_inputs(whole, samples):
-            values = evaluate(whole, inputs)
-            for stage in seen:
-                stage.add(values)
-        for (node, _), stage in zip(stages, seen, strict=True):
-            op = stage.mixed(self, context)
+        seen = self.seen(graph, context.samples)
+        nodes = {node.name: node for node, _ in seen}
+        stages = {node.name: Sought.of(stage, self, context) for node, stage in seen}
+        wanted = {name: stage.found(self.lambda_).bits for name, stage in stages.items()}
+        options = {name: Option(stage.losses, stage.draft) for name, stage in stages.items()}
+        for name, bits in within_memory(graph, options, wanted, context).items():
+            node, op = nodes[name], stages[name].made(bits)
             graph.replace(replace(node, op=op))
             (bounds,) = op.bounds()
             graph.set_value(replace(graph.value(node.outputs[0]), bounds=bounds))
         return graph
+
+    def seen(self, graph: Graph, samples: Samples) -> tuple[tuple[Node, Seen], ...]:
+        """The stages of a graph on `samples` of the samples."""
+        stages = tuple((n, Seen(n.op)) for n in graph.nodes() if isinstance(n.op, Patched))
+        whole = undivided(graph)
+        for inputs in stored_inputs(whole, samples.spread(self.samples)):
+            values = evaluate(whole, inputs)
+            for _, seen in stages:
+                seen.add(values)
+        return stages
 
     @property
     def part(self) -> Fraction:
@@ -129,43 +140,7 @@ class Seen:
         for name, arrays in self.maps.items():
             arrays.append(values[name].astype(self.body.value(name).elem.storage.dtype))
 
-    def mixed(self, knobs: MixedPatches, context: Context) -> Patched:
-        """The stage with fewer bits, in two bodies where some patches have outliers."""
-        op, body = self.op, self.body
-        test, outlying = self._classes(knobs, context)
-        everywhere = np.ones_like(outlying)
-        choices = StageSearch(
-            body,
-            self.maps,
-            {} if outlying.all() else self.masks(~outlying),
-            self.masks(everywhere),
-            _below(knobs.bits),
-            _below(knobs.weights),
-            knobs.omega,
-        )
-        losses = choices.losses()
-        layers = choices.layers(self._part(outlying))
-        found = search(layers, losses, knobs.lambda_)
-        types, weights = choices.chosen(found.bits)
-        if not types and not weights:
-            return op
-        fine = outlying if types and outlying.any() else everywhere
-        none: dict[str, FixedType] = {}
-        kinds = {0: (none, self.masks(fine)), 1: (types, self.masks(~outlying))}
-        if not types:
-            test, body_of, used = None, (0,) * len(op.patches), [0]
-        elif test is None:
-            body_of = tuple(int(not o) for o in outlying[0])
-            used = sorted(set(body_of))
-        else:
-            body_of, used = (), [0, 1]
-        made = fitted(body, [kinds[index] for index in used], weights, self.maps)
-        bodies = [body, body]
-        for index, graph in zip(used, made.bodies, strict=True):
-            bodies[index] = ProveRequantizers().run(graph, context)
-        return replace(op, bodies=tuple(bodies[: used[-1] + 1]), body_of=body_of, test=test)
-
-    def _classes(
+    def classes(
         self, knobs: MixedPatches, context: Context
     ) -> tuple[OutlierTest | None, NDArray[np.bool_]]:
         """The device's test, if it has one, and which patches have outliers ``[samples, patches]``.
@@ -194,11 +169,86 @@ class Seen:
                     found[row][name][slices(region)[1:-1]] = True
         return {value.name: [found[row][value.name] for row in rows] for value in maps}
 
-    def _part(self, outlying: NDArray[np.bool_]) -> float:
-        """The part of the multiply-accumulates that is in patches without outliers."""
-        works = np.array([macs(first) for first, *_ in self.op.parts])
-        narrow = (works * ~outlying).sum() / len(outlying)
-        return float(narrow / max(1, works.sum()))
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A stage whose bits are sought.
+
+    Attributes:
+        seen: the stage on samples.
+        context: tells who decides which patches have outliers.
+        test: by which the device does, if it does.
+        outlying: which patches have outliers, ``[samples, patches]``.
+        choices: what maps and weights may be.
+        layers, losses: what each saves and costs.
+    """
+
+    seen: Seen
+    context: Context
+    test: OutlierTest | None
+    outlying: NDArray[np.bool_]
+    choices: StageSearch
+    layers: tuple[Layer, ...]
+    losses: Losses
+
+    @classmethod
+    def of(cls, seen: Seen, knobs: MixedPatches, context: Context) -> Sought:
+        """With patches told apart by φ, and losses measured."""
+        test, outlying = seen.classes(knobs, context)
+        choices = StageSearch(
+            seen.body,
+            seen.maps,
+            {} if outlying.all() else seen.masks(~outlying),
+            seen.masks(np.ones_like(outlying)),
+            _below(knobs.bits),
+            _below(knobs.weights),
+            knobs.omega,
+        )
+        losses = choices.losses()
+        works = np.array([macs(first) for first, *_ in seen.op.parts])
+        narrow = float((works * ~outlying).sum() / len(outlying) / max(1, works.sum()))
+        return cls(seen, context, test, outlying, choices, choices.layers(narrow), losses)
+
+    def found(self, lam: float) -> Point:
+        """The best assignment of bits for λ = `lam`."""
+        return search(self.layers, self.losses, lam)
+
+    def made(self, bits: Mapping[str, int]) -> Patched:
+        """The stage with these bits, in two bodies where some patches have outliers."""
+        types, weights = self.choices.chosen(bits)
+        if not types and not weights:
+            return self.seen.op
+        used = self._used(types)
+        fine = self.outlying if types and self.outlying.any() else np.ones_like(self.outlying)
+        none: dict[str, FixedType] = {}
+        kinds = (none, self.seen.masks(fine)), (types, self.choices.narrow)
+        made = fitted(self.seen.body, [kinds[i] for i in used], weights, self.seen.maps)
+        return self._with(dict(zip(used, made.bodies, strict=True)))
+
+    def draft(self, bits: Mapping[str, int]) -> Patched:
+        """The same with the weights as they are: as far as memory goes it is that."""
+        types, _ = self.choices.chosen(bits)
+        if not types:
+            return self.seen.op
+        kinds: tuple[dict[str, FixedType], ...] = {}, types
+        return self._with({i: narrowed(self.seen.body, kinds[i]) for i in self._used(types)})
+
+    def _used(self, types: Mapping[str, FixedType]) -> tuple[int, ...]:
+        """Which bodies there are: of 8 bits, of these types of maps."""
+        if not types:
+            return (0,)
+        if self.test is not None or self.outlying.any():
+            return (0,) if self.test is None and self.outlying.all() else (0, 1)
+        return (1,)
+
+    def _with(self, bodies: Mapping[int, Graph]) -> Patched:
+        """The stage with these in place of its own body."""
+        made = [self.seen.body] * (max(bodies) + 1)
+        for index, body in bodies.items():
+            made[index] = ProveRequantizers().run(body, self.context)
+        test = self.test if len(made) > 1 else None
+        same = tuple(len(made) - 1 - int(o and len(made) > 1) for o in self.outlying[0])
+        return replace(self.seen.op, bodies=tuple(made), body_of=() if test else same, test=test)
 
 
 def _below(bits: Sequence[int]) -> tuple[int, ...]:

@@ -24,7 +24,8 @@ class PatchStage(Pass):
     """Compute layers patch by patch, to need less memory.
 
     1. Where the plain plan does not fit the target: the stages and grids that do at the least extra
-       work. Where none does, the graph stays as it is, and the plan is refused by its size.
+       work. Where none does, the graph stays as it is, and the plan is refused by its size; with
+       ``patches = "mixed"`` it is as with the next, as maps of fewer bits may fit.
     2. With ``optimize = "ram"``: those of the lowest peak with at most `extra` more
        multiply-accumulates, as a fraction of the net's.
     """
@@ -52,6 +53,8 @@ class PatchStage(Pass):
         size = plain.arena_bytes if found is None else _arena(found, context)
         if limit is not None and size > limit:
             found = _fitting(estimates, limit, context) or found
+            if found is None and options.patches == "mixed":
+                found = _smallest(estimates, self.extra, context)
         return graph if found is None else found
 
 

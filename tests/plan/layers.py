@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 
 from binpoint.ir.graph import Value
-from binpoint.numeric.fixed import I8, I16, U8
+from binpoint.numeric.fixed import I8, I16, U8, IntType
 from binpoint.ops.blocks import Block, IntSum
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.conv import IntConv, IntDepthwise
@@ -69,6 +69,12 @@ def window(s: Sketch, spatial: tuple[int, ...], *, dilated: bool) -> Window:
     )  # fmt: skip
 
 
+def weights(s: Sketch, *shape: int) -> Value:
+    """Of eight bits, or of a narrower type that takes a byte."""
+    storage = s.pick(I8, I8, IntType(5, signed=True))
+    return s.constant(s.codes(shape, storage.min, storage.max), storage)
+
+
 def conv(s: Sketch) -> Value:
     spatial = tuple(s.number(1, 7) for _ in range(s.number(1, 2)))
     x = s.input(
@@ -76,14 +82,14 @@ def conv(s: Sketch) -> Value:
     )
     view = window(s, spatial, dilated=True)
     outs = s.number(1, 13)
-    w = s.constant(s.codes((outs, *view.kernel, x.shape[-1]), -128, 127))
+    w = weights(s, outs, *view.kernel, x.shape[-1])
     return stored(s, s.add(IntConv(view, 1, x.elem.zero_point, SUM), x, w, s.bias(outs)))
 
 
 def dense(s: Sketch) -> Value:
     depth, count = s.pick(s.number(1, 70), 16, 32, 48, 64, 80), s.number(1, 19)
     x = s.input((s.number(1, 5), depth), s.type(s.storage(I8, I8, U8)))
-    acc = s.add(IntDense(SUM), x, s.constant(s.codes((count, depth), -128, 127)), s.bias(count))
+    acc = s.add(IntDense(SUM), x, weights(s, count, depth), s.bias(count))
     return stored(s, acc)
 
 
@@ -92,7 +98,7 @@ def depthwise(s: Sketch) -> Value:
     x = s.input((s.number(1, 2), *spatial, s.number(1, 26)), s.type(s.storage(I8, U8)))
     view = window(s, spatial, dilated=False)
     count = x.shape[-1]
-    w = s.constant(s.codes((*view.kernel, count), -128, 127))
+    w = weights(s, *view.kernel, count)
     acc = s.add(IntDepthwise(view, count, x.elem.zero_point, SUM), x, w, s.bias(count))
     return stored(s, acc)
 

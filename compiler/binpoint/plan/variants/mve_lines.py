@@ -60,7 +60,7 @@ def depthwise_lines(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
     numbers = call.numbers
     weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem != I8:
+    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem.dtype != np.int8:
         return None
     plain = numbers["dilation_h"] == numbers["dilation_w"] == 1
     chosen = _axes(numbers)

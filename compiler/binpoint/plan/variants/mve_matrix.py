@@ -35,7 +35,7 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
     numbers = call.numbers
     weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem != I8:
+    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem.dtype != np.int8:
         return None
     if numbers.get("groups", 1) != 1 or numbers.get("dilation_w", 1) != 1:
         return None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from binpoint.errors import TemplateError, printable
 from binpoint.numeric.fixed import IntType
+from binpoint.ops.packed import fields_of
 
 _PER_LINE = 16
 _MARK = re.compile(r"(?<=\*)(?=/)|(?<=/)(?=\*)|(?<=\?)(?=\?)")
@@ -92,6 +93,7 @@ def environment(folder: str) -> jinja2.Environment:
     )
     filters: dict[str, Any] = found.filters
     filters.update(ctype=ctype, c_int=c_int, c_array=c_array, comment=comment, c_string=c_string)
+    filters.update(fields=fields_of)
     return found
 
 

@@ -173,6 +173,11 @@ class Digits:
         return f"{'s' if self.signed else 'u'}{self.bits}"
 
 
+def fields_of(name: str) -> tuple[int, ...]:
+    """Bits of the fields of codes by their `Digits.name`."""
+    return _FIELDS[int(name[1:])]
+
+
 def map_bytes(shape: Sequence[int], bits: int) -> int:
     """What a map ``[…, C]`` of codes of so many bits takes in memory where it is packed."""
     return Digits(bits, False, shape[-1]).bytes(shape) if bits in _FIELDS else math.prod(shape)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.graph import Graph, Node
@@ -22,7 +21,7 @@ from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.samples import Samples
 from binpoint.quantize.choose_type import activation_type
 from binpoint.quantize.observe import Range, observe
-from binpoint.quantize.simulate import Simulation
+from binpoint.quantize.outputs import Outputs
 
 _Array = NDArray[Any]
 _MAPS = (Conv,)
@@ -149,17 +148,8 @@ class _Trial:
         for value in graph.values():
             if value.constant is None and value.fixed is not None:
                 self._graph.set_value(replace(value, fixed=None))
-        self._samples, self._inputs = samples, list(samples.inputs())
-        self._outputs = frozenset(graph.outputs)
-        self._wanted = self._run(self._graph, rounded=False)
-
-    @staticmethod
-    def _power(arrays: Mapping[str, _Array]) -> float:
-        return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays.values())
-
-    def _run(self, graph: Graph, *, rounded: bool) -> Sequence[Mapping[str, _Array]]:
-        simulation = Simulation(graph, rounded=rounded)
-        return [simulation.outputs(inputs, self._outputs) for inputs in self._inputs]
+        self._samples = samples
+        self._outputs = Outputs(self._graph, samples)
 
     def ranges(self, names: Sequence[str]) -> Mapping[str, Range]:
         """What the samples show of values; zero is among it."""
@@ -170,9 +160,6 @@ class _Trial:
         """Relative squared errors of the outputs on even and on odd samples."""
         graph = self._graph.copy()
         graph.set_value(replace(graph.value(name), fixed=kind))
-        runs = self._run(graph, rounded=True)
-        pairs = zip(runs, self._wanted, strict=True)
-        apart = [self._power({n: a[n] - b[n] for n in b}) for a, b in pairs]
-        power = [self._power(wanted) for wanted in self._wanted]
+        apart, power = self._outputs.errors(graph), self._outputs.powers
         even, odd = (sum(apart[i::2]) / (sum(power[i::2]) or 1.0) for i in (0, 1))
         return even, odd

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +24,11 @@ from binpoint.ops.slices import Take
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.samples import Samples
+from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.choose_type import activation_type, weight_bits, weight_type
 from binpoint.quantize.observe import Range
+from binpoint.quantize.outputs import Outputs
+from binpoint.quantize.residual_widths import ResidualWidths
 from binpoint.quantize.simulate import Simulation
 
 _log = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ class ReparameterizeNorms(Pass):
        `assign-types` will round them. Of these moves the one with the least error is made, if that
        is less by a fiftieth at least than without: weights have one step per output channel, and
        lose what the operand gains where the ranges of channels are far apart.
+    4. The moves stay if, with the types that `assign-types` then gives, the outputs over the
+       samples have less error than without them: errors of products may add up there, or cancel.
 
     Does nothing where the option `equalize` is off or there are no samples. `samples` and `rows`
     are how many of them are used at most.
@@ -69,10 +75,23 @@ class ReparameterizeNorms(Pass):
         options, samples = context.options, context.samples
         if not (found and options.equalize and samples is not None and samples.count):
             return graph
-        seen = self._observed(graph, tuple(found), samples.spread(self.samples))
-        for name, readers in found.items():
-            _fold(graph, graph.node(name), readers, seen[name], options)
-        return graph
+        spread = samples.spread(self.samples)
+        seen, moved = self._observed(graph, tuple(found), spread), graph.copy()
+        count = sum(
+            _fold(moved, moved.node(name), readers, seen[name], options)
+            for name, readers in found.items()
+        )
+        outputs = Outputs(graph, spread)
+        power = sum(outputs.powers)
+        if not (count and power):
+            return graph
+        before, after = (sum(outputs.errors(_typed(g, context))) / power for g in (graph, moved))
+        made = moved if after < before else graph
+        figures = {"norms": len(found), "moved": count if made is moved else 0}
+        errors = {"error_before": before, "error_after": min(before, after)}
+        shown = {key: float(f"{error:.4g}") for key, error in errors.items()}
+        made.figures = {**made.figures, self.name: {**figures, **shown}}
+        return made
 
     def _observed(
         self, graph: Graph, norms: Sequence[str], samples: Samples
@@ -86,6 +105,15 @@ class ReparameterizeNorms(Pass):
                 rows: _Floats = array.reshape(-1, array.shape[-1]).astype(np.float64)
                 found[results[name]].append(rows)
         return {n: _Rows.of(np.concatenate(parts), self.rows) for n, parts in found.items()}
+
+
+def _typed(graph: Graph, context: Context) -> Graph:
+    """The graph with types, residual sums as wide as they may become; biases are not corrected."""
+    options = context.options
+    residuals = "narrow" if options.residuals == "narrow" else "wide"
+    plain = msgspec.structs.replace(options, residuals=residuals, bias_correction=False)
+    context = replace(context, options=plain)
+    return AssignTypes().run(ResidualWidths().run(graph.copy(), context), context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +208,8 @@ def _is_product(graph: Graph, node: Node, name: str) -> bool:
 
 def _fold(
     graph: Graph, norm: Node, readers: Sequence[str], seen: _Rows, options: CompileOptions
-) -> None:
-    """Rules 2 and 3."""
+) -> bool:
+    """Rules 2 and 3; whether there is such a move."""
     products = [p for name in readers if (p := linear_of(graph, graph.node(name)))]
     nothing = _Move(np.ones_like(seen.lo), np.zeros_like(seen.lo))
     error = _error(products, seen, nothing, options)
@@ -191,7 +219,7 @@ def _fold(
         if found < best:
             best, chosen = found, move
     if chosen is None:
-        return
+        return False
     _log.debug("reparameterized: `%s`, error %.3g to %.3g", norm.name, error, best)
     gamma, beta = (constant_array(v).astype(np.float64) for v in graph.arguments(norm)[1:])
     build = GraphBuilder(graph, norm.name, norm.origin)
@@ -208,6 +236,7 @@ def _fold(
         moved = product.matrix * chosen.factors
         added = _matrix(product) @ chosen.offsets * _scale(product)
         set_real(graph, product, product.x, moved, product.offsets + added)
+    return True
 
 
 def _candidates(seen: _Rows) -> Iterator[_Move]:

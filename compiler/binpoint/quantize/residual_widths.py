@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph, Node
@@ -24,7 +23,7 @@ from binpoint.quantize.assign_types import AssignTypes, plain_types, set_type
 from binpoint.quantize.choose_type import scale_of
 from binpoint.quantize.groups import Group, find_groups
 from binpoint.quantize.observe import observe
-from binpoint.quantize.simulate import Simulation
+from binpoint.quantize.outputs import Outputs
 from binpoint.quantize.weights import replace_operand
 
 _log = logging.getLogger(__name__)
@@ -33,8 +32,6 @@ _HEADROOM = 2
 
 WIDE = "wide"
 """The figure that tells how many streams have 16 bits."""
-
-_Outputs = Sequence[Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,36 +206,26 @@ class _Trial:
 
     def worthwhile(self, samples: Samples) -> tuple[tuple[_Stream, ...], dict[str, float]]:
         """The streams that get 16 bits, by rule 3, and the errors with none and all of them."""
-        wanted = _outputs(self.real, samples, rounded=False)
-        narrow, wide = (self._error(chosen, samples, wanted) for chosen in ((), self.streams))
+        outputs = Outputs(self.real, samples)
+        narrow, wide = (self._error(chosen, outputs) for chosen in ((), self.streams))
         whole = _moved(self.real, (v.name for v in self.real.values()))
         chosen: list[_Stream] = []
         for stream in self.streams:
             others = tuple(s for s in self.streams if s is not stream)
-            error = self._error(others, samples, wanted) if others else narrow
+            error = self._error(others, outputs) if others else narrow
             gain, cost = error - wide, _moved(self.real, stream.members) / whole
             _log.debug("%s: %.3g of %.3g, for %.3g of the bytes", stream, gain, narrow, cost)
             if gain > cost * narrow:
                 chosen.append(stream)
-        power = sum(float(np.square(y, dtype=np.float64).sum()) for x in wanted for y in x.values())
+        power = sum(outputs.powers)
         errors = {"error_narrow": narrow, "error_wide": wide} if power else {}
         return tuple(chosen), {name: float(f"{e / power:.4g}") for name, e in errors.items()}
 
-    def _error(self, chosen: Sequence[_Stream], samples: Samples, wanted: _Outputs) -> float:
+    def _error(self, chosen: Sequence[_Stream], outputs: Outputs) -> float:
         """The power of the outputs' error with these streams wide and all else narrow."""
         graph = self.typed.copy()
         self.widen(graph, chosen)
-        pairs = zip(_outputs(graph, samples, rounded=True), wanted, strict=True)
-        return sum(
-            float(np.square(found[name] - right[name], dtype=np.float64).sum())
-            for found, right in pairs
-            for name in right
-        )
-
-
-def _outputs(graph: Graph, samples: Samples, *, rounded: bool) -> _Outputs:
-    simulation = Simulation(graph, rounded=rounded)
-    return [simulation.outputs(inputs, frozenset(graph.outputs)) for inputs in samples.inputs()]
+        return sum(outputs.errors(graph))
 
 
 def _moved(graph: Graph, names: Iterable[str]) -> int:

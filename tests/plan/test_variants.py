@@ -122,13 +122,24 @@ def requantizer(s: Sketch, count: int, reach: Interval) -> Requantize:
     return op.proved() if s.number(0, 1) else op
 
 
+def stairs(s: Sketch, count: int, reach: Interval) -> IntThresholds:
+    """Steps on no line, as a bent function between quantizers has them."""
+    target = s.type(IntType(4, signed=True))
+    lo, hi = target.storage.min, target.storage.max
+    table = np.sort(s.codes((count, hi - lo), reach.lo, reach.hi), axis=1)
+    ends = ((reach.lo, reach.hi),) * count
+    signs = tuple(s.pick(1, 1, -1) for _ in range(count))
+    table[np.array(signs) < 0] = -table[np.array(signs) < 0][:, ::-1]
+    return IntThresholds(Constant(table), signs, ends, (), (), target, lo, hi)
+
+
 def layers(seed: int, count: int) -> Sketch:
     """Layers side by side: most with results of eight bits, some with their sums."""
     sketch = Sketch(Random(seed), "variants")
     for turn in range(count):
         made = dense(sketch) if turn % 3 == 0 else conv(sketch, turn)
         if sketch.number(0, 5):
-            op = requantizer(sketch, made.shape[-1], made.interval)
+            op = (requantizer if turn % 16 else stairs)(sketch, made.shape[-1], made.interval)
             made = sketch.add(op, made)
         sketch.output(made)
     sketch.prove()

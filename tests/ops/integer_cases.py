@@ -213,16 +213,17 @@ def mul(s: Sketch) -> Value:
 
 
 def runtime_pair(s: Sketch) -> Value:
-    """QLinearAdd, QLinearMul, or a chain of float operators between quantizers."""
+    """QLinearAdd, QLinearMul, or a chain of float operators; results also of six bits."""
     shapes, storage = _pair_shapes(s), s.storage(I8, U8)
     a, b = (s.input(shape, s.type(storage)) for shape in shapes)
     size = s.pick(0.01, 1.0, 30.0)
     axes, kinds, target = (
         Broadcast.of(*shapes),
         (a.elem, b.elem, a.interval, b.interval),
-        s.type(storage, size),
+        s.type(s.pick(storage, IntType(6, signed=storage.signed)), size),
     )
-    ends = _clamp(s, storage)
+    narrow = target.storage
+    ends = _clamp(s, storage) if narrow == storage else (narrow.min, narrow.max)
     match s.number(0, 2):
         case 0:
             return s.add(OnnxruntimeAdd(axes, *kinds, target, *ends), a, b)

@@ -7,7 +7,7 @@ exact in onnxruntime's CPU provider.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -416,7 +416,7 @@ class OnnxWriter:
     ) -> Tensor:
         """One of onnxruntime's own quantized operators on 8-bit operands.
 
-        It defines ONNXRUNTIME semantics.
+        It defines ONNXRUNTIME semantics. Of a narrower `result` it gives all codes of eight bits.
         """
         names: list[str] = []
         for operand in operands:
@@ -428,5 +428,6 @@ class OnnxWriter:
                 raise InvariantBroken(f"check graph: {tensor.range} leaves {kind}", at=op)
             code = helper.np_dtype_to_tensor_dtype(kind.dtype)
             names.append(self.emit("Cast", [tensor.name], tensor.shape, tensor.range, to=code).name)
-        inner = self.emit(op, names, shape, Interval.of_type(result), domain=domain, **attributes)
+        whole = Interval.of_type(replace(result, width=8 * result.dtype.itemsize))
+        inner = self.emit(op, names, shape, whole, domain=domain, **attributes)
         return self.emit("Cast", [inner.name], shape, inner.range, to=TensorProto.INT64)

@@ -66,7 +66,7 @@ class ReparameterizeNorms(Pass):
     after: ClassVar[Stage] = Stage.FLOAT
     effect: ClassVar[Effect] = Effect.KEEPS_VALUES
 
-    samples: int = 32
+    samples: int = 64
     rows: int = 4096
 
     def run(self, graph: Graph, context: Context) -> Graph:
@@ -108,10 +108,10 @@ class ReparameterizeNorms(Pass):
 
 
 def _typed(graph: Graph, context: Context) -> Graph:
-    """The graph with types, residual sums as wide as they may become; biases are not corrected."""
+    """The graph with types, residual sums as wide as they may become."""
     options = context.options
     residuals = "narrow" if options.residuals == "narrow" else "wide"
-    plain = msgspec.structs.replace(options, residuals=residuals, bias_correction=False)
+    plain = msgspec.structs.replace(options, residuals=residuals)
     context = replace(context, options=plain)
     return AssignTypes().run(ResidualWidths().run(graph.copy(), context), context)
 

@@ -18,10 +18,7 @@ from binpoint.numeric.fixed import U8
 from binpoint.ops.packed import Digits, IntPack, IntUnpack
 from binpoint.plan.fuse import Modelled, Step
 from binpoint.plan.memory import aligned
-from binpoint.plan.variants.dsp_elements import packing_block
-
-_FEW = 4
-"""Channels of a digit from which on they are packed by words."""
+from binpoint.plan.variants.dsp_elements import by_words, packing_block
 
 
 def joined(steps: tuple[Step, ...], graph: Graph) -> tuple[Step, ...]:
@@ -72,14 +69,13 @@ def writes_digits(call: KernelCall, digits: Digits) -> bool:
     traits = dict(call.traits)
     if call.variant != "dsp" or traits.get("groups"):
         return False
-    some = digits.words or digits.least >= _FEW
     match call.stem:
         case "depthwise":
             return True
         case "dense":
-            return some and traits["shape"] == "wide"
+            return by_words(digits) and traits["shape"] == "wide"
         case "conv":
-            return some
+            return by_words(digits)
         case _:
             return False
 

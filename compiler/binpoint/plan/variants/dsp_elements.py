@@ -33,6 +33,8 @@ from binpoint.plan.variants.rounding import saturation
 _BYTE = 8
 _HALF = 16
 _FEW = 8
+_CODES = 4
+"""That a word has, of as many neighbouring channels."""
 _PRODUCT_PRESCALE = 14
 _UNROLLED_TAPS = 9
 _MOST_ADDED = 256
@@ -176,7 +178,7 @@ def copy(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     """Digits of four bytes at a time."""
     op = step.nodes[0].op
-    if not isinstance(op, IntPack | IntUnpack) or op.digits.least < 4:
+    if not isinstance(op, IntPack | IntUnpack) or not by_words(op.digits):
         return None
     values = (*graph.arguments(step.nodes[0]), graph.value(step.writes[0]))
     if any(v.elem.storage.width > _BYTE for v in values):
@@ -186,6 +188,11 @@ def packed(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     blocks = (packing_block(op.digits),) if isinstance(op, IntPack) else ()
     stem = op.stem if op.digits.words else f"{op.stem}_digits"
     return replace(made, call=replace(made.call, stem=stem, blocks=blocks))
+
+
+def by_words(digits: Digits) -> bool:
+    """Whether every digit has enough channels that four codes make a word."""
+    return digits.least >= _CODES
 
 
 def packing_block(digits: Digits) -> Block:

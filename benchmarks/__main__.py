@@ -18,7 +18,7 @@ from binpoint.passes.base import Context
 from binpoint.passes.manager import run
 from binpoint.pipelines import choose
 from binpoint.plan.arrange import arrange
-from binpoint.report.summary import Report
+from binpoint.report.schema import Report
 from binpoint.target import McuTarget, microcontroller
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ from benchmarks.patches import nets
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.frontend.samples import RANDOM
 from binpoint.report.patches import PatchStage
-from binpoint.report.summary import Report
+from binpoint.report.schema import Report
 
 WAYS = (
     ("plain", CompileOptions()),

@@ -9,7 +9,7 @@ import click
 
 from benchmarks import layers
 from binpoint import CompileOptions, compile_model, load_target
-from binpoint.report.summary import Layer
+from binpoint.report.schema import Layer
 
 WIDTHS = (8, 6, 5, 4, 3, 2)
 

@@ -13,7 +13,7 @@ import click
 from benchmarks.__main__ import SHARED, text
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.quantize.observe import Method
-from binpoint.report.summary import Accuracy
+from binpoint.report.schema import Accuracy
 
 MODELS = (
     "ic_resnet8_float",

@@ -13,7 +13,7 @@ import click
 
 from benchmarks.__main__ import SHARED
 from binpoint import CompileOptions, compile_model, load_target
-from binpoint.report.summary import Report
+from binpoint.report.schema import Report
 
 NETS = (
     ("cnv_half_w2a2", 8), ("kws_dscnn_w4a4", 8), ("tfc_2w2a", 8), ("ic_resnet8_float", 4),

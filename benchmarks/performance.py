@@ -22,7 +22,7 @@ from benchmarks.performance_page import CORES, MODELS, Figures, Model
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.errors import BinpointError
 from binpoint.frontend.load import load
-from binpoint.report.summary import Report
+from binpoint.report.schema import Report
 
 PAGE = ROOT / "docs" / "reference" / "performance.md"
 _SAMPLES = 8

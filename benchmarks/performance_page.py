@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks import layers
 from benchmarks.visual_wake_words import NAME as VISUAL_WAKE_WORDS
-from binpoint.report.summary import Layer, Report
+from binpoint.report.schema import Layer, Report
 
 CORES = (
     "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "cortex-m3", "cortex-m0plus", "rv32imc",

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import layers, methods, visual_wake_words
 from benchmarks.performance_page import CORES, MODELS, Figures, page, table
 from binpoint import CompileOptions, compile_model, load_target
-from binpoint.report.summary import Layer, Report
+from binpoint.report.schema import Layer, Report
 from binpoint.sim.witness import Answer, Witness
 from tests import models
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from binpoint.passes.manager import Pipeline, run
     from binpoint.passes.samples import Samples
     from binpoint.pipelines import PIPELINES
-    from binpoint.report.summary import Report
+    from binpoint.report.schema import Report
     from binpoint.target import McuTarget, Target, list_targets, load_target
 
 __all__ = (
@@ -61,7 +61,7 @@ _HOME = MappingProxyType(
         "McuTarget": "target",
         "Pass": "passes.base",
         "Pipeline": "passes.manager",
-        "Report": "report.summary",
+        "Report": "report.schema",
         "Result": "driver",
         "Samples": "passes.samples",
         "Stage": "passes.base",

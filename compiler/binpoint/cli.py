@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from binpoint.driver import Result
     from binpoint.errors import BinpointError
     from binpoint.options import CompileOptions
-    from binpoint.report.summary import Report
+    from binpoint.report.schema import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,9 @@ from binpoint.report.accelerator import summarize_design
 from binpoint.report.maps import packed_maps_of
 from binpoint.report.measure import macs, noise, score
 from binpoint.report.patches import curve_of, patches_of
+from binpoint.report.schema import Report, SampleUse
 from binpoint.report.summary import (
     Findings,
-    Report,
-    SampleUse,
     again,
     macs_of,
     memory_use,

@@ -33,7 +33,7 @@ from binpoint.quantize.rounded_net import Place, RoundedNet, rounded_weights, we
 from binpoint.quantize.simulate import Simulation, rounded
 from binpoint.quantize.weights import open_weights
 from binpoint.report import render
-from binpoint.report.summary import Report
+from binpoint.report.schema import Report
 from tests import models
 from tests.quantize.nets import cnn, context, mlp, normal
 

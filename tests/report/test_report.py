@@ -17,7 +17,7 @@ from binpoint.frontend.load import load
 from binpoint.options import CompileOptions
 from binpoint.report import render
 from binpoint.report.measure import macs
-from binpoint.report.summary import Report
+from binpoint.report.schema import Report
 from binpoint.target import load_target
 from tests import models
 

@@ -24,7 +24,7 @@ from binpoint.passes.convert import real, stored
 from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
 from binpoint.report import render
-from binpoint.report.summary import Report
+from binpoint.report.schema import Report
 from binpoint.sim.departures import Departure, departures
 from binpoint.target import load_target
 from tests import models

@@ -12,17 +12,15 @@ from binpoint.plan.design import Layer as Loop
 from binpoint.plan.design import Style
 from binpoint.plan.estimate import LayerEstimate
 from binpoint.plan.folding import Choice
-from binpoint.report.summary import (
+from binpoint.report.schema import (
     Fifo,
-    Findings,
     Fpga,
     Layer,
     Report,
     ResourceUse,
     Unit,
-    known,
-    layer_row,
 )
+from binpoint.report.summary import Findings, known, layer_row
 from binpoint.sim.witness import Verdict
 from binpoint.target import FpgaTarget
 

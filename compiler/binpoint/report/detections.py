@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from binpoint.plan.program import Program
+from binpoint.report.part import Part
 from binpoint.sim.measure import Measurement
 
 
-class Detecting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Detecting(Part, frozen=True):
     """Boxes of an output.
 
     Attributes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import msgspec
-
 from binpoint.ir.graph import Graph, Node
 from binpoint.ops.banded import Banded
 from binpoint.ops.packed import IntPack
@@ -14,14 +12,11 @@ from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.packing import unpacked
 from binpoint.plan.program import Program
+from binpoint.report.part import Part
 from binpoint.target import McuTarget
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all parts of this report."""
-
-
-class PackedMap(_Table, frozen=True):
+class PackedMap(Part, frozen=True):
     """A map of narrow codes.
 
     Attributes:
@@ -38,7 +33,7 @@ class PackedMap(_Table, frozen=True):
     bytes: int
 
 
-class PackedMaps(_Table, frozen=True):
+class PackedMaps(Part, frozen=True):
     """What is packed, and what it saves.
 
     Attributes:

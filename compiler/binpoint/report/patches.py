@@ -6,8 +6,6 @@ import math
 from collections import Counter
 from fractions import Fraction
 
-import msgspec
-
 from binpoint.ir.graph import Graph
 from binpoint.ir.op import IntegerOp
 from binpoint.ops.conv import IntConv
@@ -19,6 +17,7 @@ from binpoint.plan.halos import Estimates
 from binpoint.plan.packing import unpacked
 from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
+from binpoint.report.part import Part
 from binpoint.target import McuTarget
 
 _BITS = 8
@@ -27,11 +26,7 @@ _BITOPS = _BITS * _BITS
 _CURVE = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.16, 0.2, 0.3, 0.5)
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all parts of this report."""
-
-
-class PatchClass(_Table, frozen=True):
+class PatchClass(Part, frozen=True):
     """Patches of one precision.
 
     Attributes:
@@ -49,7 +44,7 @@ class PatchClass(_Table, frozen=True):
     weights: tuple[int, ...]
 
 
-class PatchTest(_Table, frozen=True):
+class PatchTest(Part, frozen=True):
     """How the device decides: with more than a part of outliers a patch is of the first class.
 
     Attributes:
@@ -64,7 +59,7 @@ class PatchTest(_Table, frozen=True):
     samples: int
 
 
-class PatchStage(_Table, frozen=True):
+class PatchStage(Part, frozen=True):
     """Layers that are computed patch by patch.
 
     Attributes:
@@ -90,7 +85,7 @@ class PatchStage(_Table, frozen=True):
     test: PatchTest | None
 
 
-class Patches(_Table, frozen=True):
+class Patches(Part, frozen=True):
     """What the stages save, and what they cost.
 
     Attributes:
@@ -114,7 +109,7 @@ class Patches(_Table, frozen=True):
     net_bitops_worst: int
 
 
-class CurvePoint(_Table, frozen=True):
+class CurvePoint(Part, frozen=True):
     """The least memory that at most so much extra work gives, estimated."""
 
     arena_bytes: int

@@ -17,7 +17,7 @@ from binpoint.ir.text import describe_figures
 from binpoint.report.detections import Detecting
 from binpoint.report.maps import PackedMaps
 from binpoint.report.patches import CurvePoint, Patches
-from binpoint.report.summary import Fpga, Layer, Report
+from binpoint.report.schema import Fpga, Layer, Report
 
 
 def json(report: Report) -> str:

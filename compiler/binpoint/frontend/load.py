@@ -27,6 +27,8 @@ from binpoint.frontend.quant_lstm import is_quant_lstm, read_quant_lstm
 from binpoint.frontend.quantizers import storage_of
 from binpoint.frontend.read import (
     check_size,
+    control_flow,
+    names_read,
     opsets_of,
     ordered_nodes,
     read_model,
@@ -62,6 +64,15 @@ _MISFITS = (
     ValueError,
 )
 _WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+_MOVES = frozenset(
+    {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"}
+    | {"Squeeze", "Transpose", "Unsqueeze"}
+)
+_PLACES = frozenset(
+    {("Gather", 1), ("OneHot", 0)}
+    | {(name, i) for name in ("Equal", "Greater", "Less") for i in range(2)}
+)
+"""Operators, and which of their operands they read as a whole number."""
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -116,8 +127,10 @@ class Importer:
         self.graph.rational = is_rational(self.proto, exact=exact)
         self.values: dict[str, Value] = {}
         self.codes: set[str] = set()
+        self.whole: set[str] = set()
+        self.nodes: list[onnx.NodeProto] = []
         self.ops: Mapping[str, type[Reader]] = {name: op for op in OPS for name in op.onnx}
-        self.readers = Counter(name for node in self.proto.node for name in node.input)
+        self.readers = Counter(name for node in self.proto.node for name in names_read(node))
         self.readers.update(o.name for o in self.proto.output)
         self.stored = Stored(self.graph, self.readers, self.ops)
 
@@ -126,14 +139,14 @@ class Importer:
         build = GraphBuilder(self.graph)
         stored = {t.name: t for t in self.proto.initializer}
         free = [info for info in self.proto.input if info.name not in stored]
-        nodes = ordered_nodes(self.proto, [*stored, *(info.name for info in free)])
+        self.nodes = ordered_nodes(self.proto, [*stored, *(info.name for info in free)])
         for info in free:
             self._input(build, info)
         for name in sorted(stored):
             self.values[name] = self._constant(
                 build, array_of(stored[name], name, masks=True), name
             )
-        for index, node in enumerate(nodes):
+        for index, node in enumerate(self.nodes):
             self._node(build, node, index)
         if not self.proto.output:
             raise InvalidModel("the graph has no outputs")
@@ -145,22 +158,39 @@ class Importer:
 
     def _input(self, build: GraphBuilder, info: onnx.ValueInfoProto) -> None:
         kind = info.type.tensor_type.elem_type
-        if kind not in (*REAL, *_CODES):
+        if kind not in (*REAL, *_CODES) and not self._is_place(info):
             raise UnsupportedOperator(
                 f"the input `{info.name}` is of type {type_name(kind)}",
-                want="float, int8 or uint8",
+                want="float, int8 or uint8, or integers that only Gather, OneHot and Cast read",
             )
         value = build.input(
             info.name, TensorType(static_shape(info), FloatType()), source=info.name
         )
         self.values[info.name] = value
+        if kind in _WHOLE:
+            self.whole.add(value.name)
         if kind in _CODES:
             self.codes.add(info.name)
             storage = storage_of(
-                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)), _nowhere(info.name)
+                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)), _input_node(info.name)
             )
             self.stored.types[value.name] = storage
             self.graph.coded = {**self.graph.coded, value.name: storage}
+
+    def _is_place(self, info: onnx.ValueInfoProto) -> bool:
+        """Whether an input holds integers that only tell places in tables, or become real."""
+        if info.type.tensor_type.elem_type not in _WHOLE:
+            return False
+        names = {info.name}
+        for node in self.nodes:
+            read = [i for i, name in enumerate(node.input) if name in names]
+            real = node.op_type == "Cast" and _nowhere(node).int("to", 1) in REAL
+            if not read or real or (node.op_type, *read) in _PLACES:
+                continue
+            if node.op_type not in _MOVES:
+                return False
+            names.update(node.output)
+        return True
 
     def _constant(self, build: GraphBuilder, array: NDArray[Any], name: str) -> Value:
         value = build.constant(array, hint=name)
@@ -186,6 +216,9 @@ class Importer:
     # ---- nodes
 
     def _node(self, build: GraphBuilder, proto: onnx.NodeProto, index: int) -> None:
+        if proto.op_type == "If" and proto.domain in ("", "ai.onnx"):
+            self._branch(build, proto, index)
+            return
         inputs = tuple(self._current(name) for name in proto.input)
         flags = tuple(name in self.codes for name in proto.input)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -216,6 +249,25 @@ class Importer:
             check_size(value.shape, name)
             self.values[name] = value
             if coded:
+                self.codes.add(name)
+
+    def _branch(self, build: GraphBuilder, proto: onnx.NodeProto, index: int) -> None:
+        """The branch that a constant condition takes, in place of the node."""
+        condition = self._current(proto.input[0])
+        if condition is None or condition.constant is None:
+            raise control_flow(proto)
+        taken = "then_branch" if condition.constant.array.all() else "else_branch"
+        (graph,) = (a.g for a in proto.attribute if a.name == taken)
+        for tensor in graph.initializer:
+            array = array_of(tensor, tensor.name, masks=True)
+            self.values[tensor.name] = self._constant(build, array, tensor.name)
+        self.readers.update(name for node in graph.node for name in names_read(node))
+        self.readers.update(o.name for o in graph.output)
+        for node in ordered_nodes(graph, tuple(self.values)):
+            self._node(build, node, index)
+        for name, result in zip(proto.output, graph.output, strict=True):
+            self.values[name] = self.values[result.name]
+            if result.name in self.codes:
                 self.codes.add(name)
 
     def _current(self, name: str) -> Value | None:
@@ -292,10 +344,10 @@ class Importer:
         return (x,), coded
 
     def _is_whole(self, x: Value) -> bool:
-        """Whether a value holds whole numbers by what computes it, such as ArgMax."""
+        """Whether a value holds whole numbers: an input of them, or by what computes it."""
         producer = self.graph.producer(x.name)
         if producer is None or not isinstance(producer.op, FloatOp):
-            return False
+            return x.name in self.whole
         if producer.op.keeps_type:
             return self._is_whole(self.graph.value(producer.inputs[0]))
         kind = producer.op.result_type(*(None for _ in producer.inputs))
@@ -328,5 +380,10 @@ def _name(node: onnx.NodeProto, index: int) -> str:
     return (*filter(None, (node.name, *node.output)), f"node {index}")[0]
 
 
-def _nowhere(name: str) -> OnnxNode:
-    return OnnxNode(onnx.NodeProto(op_type="input", name=name, output=[name]), (), 1, 0, (name,))
+def _input_node(name: str) -> OnnxNode:
+    return _nowhere(onnx.NodeProto(op_type="input", name=name, output=[name]))
+
+
+def _nowhere(node: onnx.NodeProto) -> OnnxNode:
+    """A view of a node whose operands are not known yet."""
+    return OnnxNode(node, (), 1, 0, tuple(node.output))

@@ -61,11 +61,13 @@ def _session(source: bytes | str, entries: Sequence[str] | None, save: str) -> A
         ) from error
 
 
-_INTEGERS = MappingProxyType({"tensor(int32)": np.int32, "tensor(int64)": np.int64})
+_INTEGERS: Mapping[str, type[np.generic]] = MappingProxyType(
+    {"tensor(bool)": np.bool_, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+)
 """Types of inputs that samples hold as real numbers."""
 
 
-def _as_wanted(array: NDArray[Any], kind: type[np.signedinteger[Any]] | None) -> NDArray[Any]:
+def _as_wanted(array: NDArray[Any], kind: type[np.generic] | None) -> NDArray[Any]:
     return array if kind is None else array.astype(kind)
 
 

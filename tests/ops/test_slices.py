@@ -23,7 +23,14 @@ def i64(*values: int) -> np.ndarray:
 
 def case(op: str, *operands: tuple[int, ...] | np.ndarray | None, **more: object) -> Case:
     outputs, opset = int(str(more.pop("outputs", 1))), int(str(more.pop("opset", 21)))
-    return Case(op, Rows if op == "Gather" else Take, operands, outputs=outputs, opset=opset, attributes=more)
+    return Case(
+        op,
+        Rows if op == "Gather" else Take,
+        operands,
+        outputs=outputs,
+        opset=opset,
+        attributes=more,
+    )
 
 
 IRREGULAR = case("Gather", (3, 9, 5), i64(4, 0, 0, 8), axis=1)

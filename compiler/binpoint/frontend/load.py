@@ -161,7 +161,7 @@ class Importer:
         if kind not in (*REAL, *_CODES) and not self._is_place(info):
             raise UnsupportedOperator(
                 f"the input `{info.name}` is of type {type_name(kind)}",
-                want="float, int8 or uint8, or integers that only Gather, OneHot and Cast read",
+                want="float, int8, uint8 or bool, or integers that only Gather, OneHot and Cast read",
             )
         value = build.input(
             info.name, TensorType(static_shape(info), FloatType()), source=info.name
@@ -178,9 +178,10 @@ class Importer:
             self.graph.coded = {**self.graph.coded, value.name: storage}
 
     def _is_place(self, info: onnx.ValueInfoProto) -> bool:
-        """Whether an input holds integers that only tell places in tables, or become real."""
-        if info.type.tensor_type.elem_type not in _WHOLE:
-            return False
+        """Whether an input holds truth values, or integers that tell places or become real."""
+        kind = info.type.tensor_type.elem_type
+        if kind not in _WHOLE:
+            return kind == onnx.TensorProto.BOOL
         names = {info.name}
         for node in self.nodes:
             read = [i for i, name in enumerate(node.input) if name in names]

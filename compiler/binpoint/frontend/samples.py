@@ -250,7 +250,7 @@ def _checked(array: Array, graph: Graph, name: str, at: str, *, single: bool) ->
 
 
 def _reals(array: Array, at: str) -> NDArray[np.float32]:
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "biuf":
         raise InvalidSamples(
             "the input takes real numbers", at=at, have=str(array.dtype), want="float32"
         )

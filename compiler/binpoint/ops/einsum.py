@@ -19,6 +19,7 @@ from binpoint.ops.dense import matrix_product
 from binpoint.ops.elementwise import Kind, arithmetic
 from binpoint.ops.reduce import Reduce
 from binpoint.ops.shape import reshape_value, transpose_value
+from binpoint.ops.slices import take_value
 
 _REST = "αβγδεζηθ"
 """Letters for the axes of an ellipsis, the last one last."""
@@ -31,10 +32,11 @@ class Einsum(Reader):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """Each letter once in an operand."""
+        """A letter twice in an operand is its diagonal."""
         operands = [node.operand(i) for i in range(len(node.inputs))]
         terms, wanted = _parsed(node, operands)
-        parts = [_Named(v, t) for v, t in zip(operands, terms, strict=True)]
+        named = (_Named(v, t) for v, t in zip(operands, terms, strict=True))
+        parts = [n.diagonal(build) for n in named]
         joined = parts[0].summed(build, wanted + "".join(terms[1:]))
         for index, part in enumerate(parts[1:], start=1):
             needed = wanted + "".join(terms[index + 1 :])
@@ -48,6 +50,20 @@ class _Named:
 
     value: Value
     letters: str
+
+    def diagonal(self, build: GraphBuilder) -> _Named:
+        """Each letter once."""
+        twice = next((n for n in self.letters if self.letters.count(n) > 1), None)
+        if twice is None:
+            return self
+        both = [i for i, letter in enumerate(self.letters) if letter == twice][:2]
+        others = [i for i in range(len(self.letters)) if i not in both]
+        kept, size = [self.value.shape[i] for i in others], self.size(twice)
+        square = transpose_value(build, self.value, [*others, *both])
+        row = reshape_value(build, square, [*kept, size * size])
+        maps = [*(range(n) for n in kept), range(0, size * size, size + 1)]
+        letters = "".join(self.letters[i] for i in others) + twice
+        return _Named(take_value(build, row, maps), letters).diagonal(build)
 
     def summed(self, build: GraphBuilder, needed: str) -> _Named:
         """Without the letters that are not needed."""
@@ -115,8 +131,8 @@ def _parsed(node: OnnxNode, operands: Sequence[Value]) -> tuple[list[str], str]:
     else:
         every = "".join(spelled)
         wanted = "".join(sorted(n for n in set(every) if n in _REST or every.count(n) == 1))
-    if any(len(set(term)) < len(term) for term in (*spelled, wanted)):
-        node.refuse(f"equation `{given}`: a letter twice in one operand", hint="take the diagonal")
+    if len(set(wanted)) < len(wanted) or not set(wanted) <= set("".join(spelled)):
+        node.refuse(f"equation `{given}`: a letter of the result twice, or in no operand")
     _check_sizes(node, given, operands, spelled)
     return spelled, wanted
 

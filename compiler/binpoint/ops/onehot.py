@@ -37,7 +37,10 @@ _SIGN = FixedType.per_tensor(I8, Dyadic.one())
 
 @dataclass(frozen=True, slots=True)
 class OneHot(FloatOp):
-    """y[…, i] = 1 where x is i, else 0, for whole numbers x ``[…, 1]`` and i below `count`."""
+    """y[…, i] = 1 where x is i, else 0, for whole numbers x ``[…, 1]`` and i below `count`.
+
+    Stored integers have no place for what is below zero.
+    """
 
     onnx: ClassVar[tuple[str, ...]] = ("OneHot",)
 
@@ -75,8 +78,10 @@ class OneHot(FloatOp):
         return _SIGN
 
     def reference(self, *inputs: FloatArray) -> tuple[FloatArray, ...]:
-        """A comparison with all numbers below the count."""
-        return ((np.rint(inputs[0]) == np.arange(self.count)).astype(inputs[0].dtype),)
+        """A comparison with all numbers below the count; what is below zero counts from the end."""
+        places = np.rint(inputs[0])
+        places = np.where(places < 0, places + self.count, places)
+        return ((places == np.arange(self.count)).astype(inputs[0].dtype),)
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:
         """Distances from all numbers, cut to one, and a table of them."""

@@ -17,12 +17,8 @@ from binpoint.errors import BinpointError, InvalidConstant, InvalidModel, Unsupp
 from binpoint.frontend.between import read_function
 from binpoint.frontend.masks import holds_infinity, read_masked_sum
 from binpoint.frontend.nodes import check_node, check_sizes
-from binpoint.frontend.qonnx import (
-    clip_codes,
-    is_quantizer,
-    is_rational,
-    read_quantizer,
-)
+from binpoint.frontend.qcdq import clip_codes
+from binpoint.frontend.qonnx import is_quantizer, is_rational, read_quantizer
 from binpoint.frontend.quant_lstm import is_quant_lstm, read_quant_lstm
 from binpoint.frontend.quantizers import storage_of
 from binpoint.frontend.read import (

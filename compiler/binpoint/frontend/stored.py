@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from binpoint.frontend.qonnx import quantize_linear
+from binpoint.frontend.qcdq import quantize_linear
 from binpoint.frontend.quantizers import QUANTIZED, Layout, check_channels, make_type, storage_of
 from binpoint.frontend.tensors import REAL
 from binpoint.ir.build import GraphBuilder

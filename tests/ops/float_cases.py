@@ -37,7 +37,8 @@ from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.rational import Rational
-from binpoint.ops.recurrent import Recurrent, memory_type, state_type
+from binpoint.ops.recurrent import Recurrent
+from binpoint.ops.recurrent_numbers import memory_type, state_type
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose

@@ -51,6 +51,11 @@ class Cell(StrEnum):
     GRU = "gru"
     LSTM = "lstm"
 
+    @property
+    def gates(self) -> int:
+        """Rows of each matrix for one element of the state."""
+        return {Cell.RNN: 1, Cell.GRU: 3, Cell.LSTM: 4}[self]
+
 
 @dataclass(frozen=True, slots=True)
 class IntRecurrent(IntegerOp):

@@ -16,8 +16,8 @@ from onnx import helper
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatOp, Semantics
 from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic

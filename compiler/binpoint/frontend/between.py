@@ -10,8 +10,8 @@ import numpy as np
 
 from binpoint.frontend.exact import along, apply, exact
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.enclosed import Factor

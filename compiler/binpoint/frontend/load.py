@@ -31,9 +31,9 @@ from binpoint.frontend.read import (
 from binpoint.frontend.stored import Stored
 from binpoint.frontend.tensors import REAL, array_of, is_sound, type_name
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Origin, Value
 from binpoint.ir.names import identifier
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatOp, Reader
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FloatType, TensorType

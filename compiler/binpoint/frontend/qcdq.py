@@ -9,8 +9,8 @@ import numpy as np
 
 from binpoint.frontend.exact import apply
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.numeric.fixed import FixedType, IntType
 from binpoint.numeric.monotone import Clip, Step
 from binpoint.ops.rational import Quantizer, Rational, rounding

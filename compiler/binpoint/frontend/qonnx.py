@@ -22,8 +22,8 @@ from binpoint.errors import InvalidConstant
 from binpoint.frontend.exact import along, apply, spread
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType, IntType

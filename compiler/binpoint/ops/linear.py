@@ -11,8 +11,8 @@ import numpy as np
 
 from binpoint.errors import AccumulatorOverflow, NoIntegerForm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import IntArray, Semantics, Site
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I16, I32, FixedType

@@ -12,8 +12,8 @@ import numpy as np
 
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ops.cell import Cell
 from binpoint.ops.recurrent_numbers import FUNCTIONS
 from binpoint.ops.shape import reshape_value

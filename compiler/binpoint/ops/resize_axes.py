@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from binpoint import ort
-from binpoint.ir.exchange import OnnxNode
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray
 from binpoint.ops.interpolate import Shares
 

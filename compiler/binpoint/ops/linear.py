@@ -85,6 +85,21 @@ def read_weights(site: Site, *, bias: int) -> Weights:
     return Weights(codes, bias_codes(site, given, scales, count), kind)
 
 
+def imported_kernel(node: OnnxNode) -> tuple[Value, Value, tuple[int, ...]]:
+    """Data, constant weights, and the sizes of the kernel of a convolution; others are refused."""
+    x, w = node.operand(0), node.operand(1)
+    if w.constant is None:
+        node.refuse(
+            "the weights must be constant", hint="fold the weights into the model before export"
+        )
+    if len(x.shape) not in (3, 4) or len(w.shape) != len(x.shape):
+        node.refuse(f"input of shape {list(x.shape)}", want="one or two spatial axes")
+    kernel = node.ints("kernel_shape", w.shape[2:])
+    if kernel != w.shape[2:]:
+        node.refuse(f"kernel_shape {list(kernel)} does not fit weights {list(w.shape)}")
+    return x, w, kernel
+
+
 def imported_bias(node: OnnxNode, count: int) -> Value:
     """Operand 2 of a convolution: one constant for each of `count` output channels, or refused."""
     bias = node.operand(2)

@@ -19,7 +19,7 @@ from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
 from binpoint.ir.op import IntArray
-from binpoint.numeric.fixed import I32, U16
+from binpoint.numeric.fixed import I32, U8, U16
 from binpoint.ops.distances import CODES
 from binpoint.ops.logshares import NONE, IntLogShares
 from binpoint.ops.pairwise import IntMinMax
@@ -108,14 +108,15 @@ def _call(
     if several:
         heads = [(row.sum(), len(r)) for row, r in zip(rows, runs, strict=True)]
         listed = [np.concatenate([[h], r]) for h, r in zip(heads, listed, strict=True)]
-    spans = Constant(np.concatenate(listed).reshape(-1).astype(np.uint16))
     numbers = call.numbers
+    elem = U8 if numbers["n"] <= U8.max else U16
+    spans = Constant(np.concatenate(listed).reshape(-1).astype(elem.dtype))
     kept = [a for a in call.arguments if a.name not in ("x", "table", "outer", "n", "inner")]
     arguments = (
         Buffer("x", source.name, source.elem.storage),
         *kept,
         Table("table", Constant(table[:CODES].astype(np.int32)), I32),
-        Table("spans", spans, U16),
+        Table("spans", spans, elem),
         Number("outer", numbers["outer"] // len(rows)),
         Number("period", len(rows)),
         Number("columns", numbers["n"]),

@@ -157,7 +157,7 @@ class Importer:
         if kind not in (*REAL, *_CODES) and not self._is_place(info):
             raise UnsupportedOperator(
                 f"the input `{info.name}` is of type {type_name(kind)}",
-                want="float, int8, uint8 or bool, or integers that only Gather, OneHot and Cast read",
+                want="float, int8, uint8, bool, or integers that Gather, OneHot or Cast read",
             )
         value = build.input(
             info.name, TensorType(static_shape(info), FloatType()), source=info.name

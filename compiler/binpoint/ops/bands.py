@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import Reader
 from binpoint.ops.dense import Dense
 from binpoint.ops.elementwise import Binary, Kind, Scalar

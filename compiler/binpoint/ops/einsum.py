@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import Reader
 from binpoint.ops.dense import matrix_product
 from binpoint.ops.elementwise import Kind, arithmetic

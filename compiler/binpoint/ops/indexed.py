@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import Reader
 from binpoint.ops.concat import Concat
 from binpoint.ops.shape import reshape_value

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import Reader
 from binpoint.ops.elementwise import Kind, Scalar, arithmetic
 

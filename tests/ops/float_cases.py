@@ -328,8 +328,8 @@ def _one_hot(s: Sketch, _: Semantics) -> Made:
 def _select(s: Sketch, semantics: Semantics) -> Made:
     shape = s.shape()
     numbers = [s.pick(None, -0.75, 0.0), s.pick(None, 1.5)]
-    branches = [_data(s, semantics, *shape) for number in numbers if number is None]
-    condition = s.input(shape, s.type(s.storage(I8, U8)))
+    count = 1 + numbers.count(None)
+    condition, *branches = (s.input(shape, s.type(s.storage(I8, U8))) for _ in range(count))
     op, inputs = Select(*numbers), [condition, *branches]
     return op, inputs, fitted(s, semantics, op, inputs)
 

@@ -46,7 +46,8 @@ from binpoint.ops.refused import hint_for
 _ORDERED = frozenset({"ArgMax", "ArgMin"})
 """Operators that tell the same of stored integers as of what they stand for."""
 _FUSED = (Kind.ADD, Kind.MUL)
-_ALIASES = frozenset({"Identity", "Dropout", "Cast"})
+_SHAPES = frozenset({"Shape", "Size"})
+_ALIASES = frozenset({"Identity", "Dropout", "Cast", "CastLike"})
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial"}
     | {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")}
@@ -250,11 +251,13 @@ class Importer:
 
     def _branch(self, build: GraphBuilder, proto: onnx.NodeProto, index: int) -> None:
         """The branch that a constant condition takes, in place of the node."""
-        condition = self._current(proto.input[0])
+        condition = self._current(proto.input[0]) if proto.input else None
         if condition is None or condition.constant is None:
             raise control_flow(proto)
         taken = "then_branch" if condition.constant.array.all() else "else_branch"
-        (graph,) = (a.g for a in proto.attribute if a.name == taken)
+        graph = next((a.g for a in proto.attribute if a.name == taken), onnx.GraphProto())
+        if len(graph.output) != len(proto.output):
+            raise InvalidModel("a branch has other results than its node", at=proto.name)
         for tensor in graph.initializer:
             array = array_of(tensor, tensor.name, masks=True)
             self.values[tensor.name] = self._constant(build, array, tensor.name)
@@ -276,7 +279,7 @@ class Importer:
         read = self.stored.read(build, node)
         if read is not None:
             return read
-        if kind == "Shape" or (kind != "Constant" and kind in _ALIASES):
+        if kind in _SHAPES or (kind != "Constant" and kind in _ALIASES):
             return self._known(build, node)
         if (
             all(v is None or (v.constant is not None and v.fixed is None) for v in node.inputs)
@@ -320,13 +323,15 @@ class Importer:
         return None if function is None else ((function,), False)
 
     def _known(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
-        """Shape of a static value; Identity, Dropout and Cast as their operand."""
+        """Shape and size of a static value; Identity, Dropout and Cast as their operand."""
         x = node.operand(0)
+        if node.op == "Size":
+            return (build.constant(np.array(x.type.size, np.int64)),), False
         if node.op == "Shape":
             end = node.int("end", len(x.shape))
             array = np.array(x.shape[node.int("start", 0) : end], np.int64)
             return (build.constant(array),), False
-        if x.constant is not None and x.fixed is None:
+        if x.constant is not None and x.fixed is None and node.op != "CastLike":
             return self._fold(build, node), False
         if node.op == "Dropout" and node.has(2) and node.array(2).any():
             node.refuse("in training mode", hint="export the model in evaluation mode")

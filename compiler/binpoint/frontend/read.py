@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import inliner
+from onnx import helper, inliner, shape_inference
 
 from binpoint.errors import (
     DynamicShape,
@@ -22,7 +22,7 @@ from binpoint.frontend.tensors import load_external, tensors_of
 _OLDEST_OPSET = 7
 _LARGEST = 2**28
 """Elements of a tensor at most: far more than a device holds, and passes still fit a computer."""
-_WRITTEN_OUT = ("CastLike", "CenterCropPad", "RotaryEmbedding", "Swish")
+_WRITTEN_OUT = ("CenterCropPad", "RotaryEmbedding", "Swish")
 """Operators that are read as the function of others by which ONNX defines them."""
 _CONTROL_FLOW = frozenset({"Loop", "Scan", "SequenceMap"})
 
@@ -63,7 +63,12 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
             model = inliner.inline_local_functions(model)
         if any(_stands_for_others(node) for node in model.graph.node):
             calls = [("", name) for name in _WRITTEN_OUT]
-            model = inliner.inline_selected_functions(model, calls, inline_schema_functions=True)
+            typed = shape_inference.infer_shapes(model)
+            typed.graph.value_info.extend(
+                helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+                for t in model.graph.initializer
+            )
+            model = inliner.inline_selected_functions(typed, calls, inline_schema_functions=True)
     except Exception as error:  # onnx raises its own types, made at run time
         raise InvalidModel(
             "a function of the model cannot be put in place of its calls", have=first_line(error)

@@ -106,4 +106,5 @@ def _tuples(node: OnnxNode, x: Value) -> Places:
     inner = x.shape[batches + depth :]
     start = (batch * math.prod(sizes) + blocks).astype(np.int64)
     inside = np.arange(math.prod(inner)).reshape(inner)
-    return start.reshape(*start.shape, *(1,) * len(inner)) * inside.size + inside
+    places = start.reshape(*start.shape, *(1,) * len(inner)) * inside.size + inside
+    return places.astype(np.int64)

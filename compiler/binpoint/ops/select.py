@@ -46,10 +46,8 @@ class Select(FloatOp):
         """numpy.where."""
         condition, *branches = inputs
         rest = iter(branches)
-        yes, no = (
-            next(rest) if number is None else np.asarray(number, condition.dtype)
-            for number in (self.yes, self.no)
-        )
+        yes = next(rest) if self.yes is None else np.full_like(condition, self.yes)
+        no = next(rest) if self.no is None else np.full_like(condition, self.no)
         return (np.where(condition > HOLDS, yes, no),)
 
     def lower(self, site: Site, build: GraphBuilder) -> tuple[Value, ...]:

@@ -506,7 +506,7 @@ def test_integers_that_are_computed_with_are_refused(tmp_path: Path) -> None:
 
 def test_what_a_constant_condition_takes_is_read(tmp_path: Path) -> None:
     def branch(op: str) -> onnx.GraphProto:
-        held = [numpy_helper.from_array(np.float32([2.0]), "two")]
+        held = [numpy_helper.from_array(np.array([2.0], np.float32), "two")]
         return helper.make_graph([node(op, "h two", "z")], op, [], [info("z", [1, 3])], held)
 
     nodes = [

@@ -71,7 +71,7 @@ def _counted(node: OnnxNode, indices: NDArray[np.int64], size: int) -> Places:
     """Indices of an axis, counted from its start."""
     if indices.size and (indices.min() < -size or indices.max() >= size):
         node.refuse(f"indices outside the axis of {size}")
-    return np.where(indices < 0, indices + size, indices)
+    return np.asarray(np.where(indices < 0, indices + size, indices), np.int64)
 
 
 def _along(node: OnnxNode, x: Value) -> Places:
@@ -86,7 +86,7 @@ def _along(node: OnnxNode, x: Value) -> Places:
     mesh[axis] = _counted(node, indices, x.shape[axis])
     if any(n > m for i, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True)) if i != axis):
         node.refuse(f"indices {list(indices.shape)} do not fit {list(x.shape)}")
-    return np.ravel_multi_index(tuple(mesh), x.shape).astype(np.int64)
+    return np.asarray(np.ravel_multi_index(tuple(mesh), x.shape), np.int64)
 
 
 def _tuples(node: OnnxNode, x: Value) -> Places:
@@ -107,4 +107,4 @@ def _tuples(node: OnnxNode, x: Value) -> Places:
     start = (batch * math.prod(sizes) + blocks).astype(np.int64)
     inside = np.arange(math.prod(inner)).reshape(inner)
     places = start.reshape(*start.shape, *(1,) * len(inner)) * inside.size + inside
-    return places.astype(np.int64)
+    return np.asarray(places, np.int64)

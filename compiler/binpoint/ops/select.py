@@ -66,7 +66,8 @@ class Select(FloatOp):
                 branch = converted(next(rest), target, site, build)
                 gate = _extreme(build, branch, gate, target, site.name, largest=False)
             parts.append(gate)
-        return (_extreme(build, *parts, target, site.name, largest=True),)
+        yes, no = parts
+        return (_extreme(build, yes, no, target, site.name, largest=True),)
 
 
 def _extreme(

@@ -8,11 +8,12 @@ norms of groups multiplier and offset stay in registers for all places of a chan
 Softmax of powers of two: a code is the difference of two numbers of leading zeros, or one less.
 
 Softmax, of terms t up to 2^b with the sum S: y = floor((256·t + ⌊S/2⌋) / S) is 256·t/S to the
-nearest integer, a half up, for odd S as well, as 512·t + S is odd then and no multiple of 2·S. With
-R = ⌊(2^32 − 1) / ⌈S/256⌉⌉ ≤ 2^40/S the rounded high word q of t·R never exceeds y. It lacks
-t·(2^40/S − R) / 2^32: as ⌈S/256⌉ < S/256 + 1 and S ≥ 2^b at most 256·t/S·2^(8−b) + 2^-8, less than
-1/16 + 1/256 for b ≥ 20. So y is q or q + 1, and q + 1 where the rest 256·t + ⌊S/2⌋ − q·S is S or
-more; the rest is below S·(1 + 1/14), which is to fit 32 bits.
+nearest integer, a half up, for odd S as well, as 512·t + S is odd then and no multiple of 2·S. So
+terms, of a table of exponentials or what shifts and polynomials give, may be raised by a power of
+two. With R = ⌊(2^32 − 1) / ⌈S/256⌉⌉ ≤ 2^40/S the rounded high word q of t·R never exceeds y. It
+lacks t·(2^40/S − R) / 2^32: as ⌈S/256⌉ < S/256 + 1 and S ≥ t at most 256·t/S·2^8/S + 2^-8, less
+than 1/16 + 1/256 for S ≥ 2^20. So y is q or q + 1, and q + 1 where the rest 256·t + ⌊S/2⌋ − q·S is
+S or more; the rest is below S·(1 + 1/14), which is to fit 32 bits.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from binpoint.numeric.float32 import Ints
 from binpoint.ops.distances import CODES
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.logshares import LOG2, IntLogShares
-from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.spans import ROWS, traits_of
@@ -38,6 +38,7 @@ from binpoint.plan.variants.rounding import saturation
 
 _BYTES = (I8, U8)
 _LEAST_TERM = 2**20
+_TOP_BITS = 24
 _LARGEST_SUM = 2**32 * 14 // 15
 _FEW = 8
 
@@ -96,22 +97,27 @@ def softmax(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     if options.optimize == "size" or not is_quick(step, graph):
         return None
     note = "the high word of a product with 2^40 / sum, or one more, as the rest proves"
-    return replace(step, call=_with_terms(step.call, ROWS, terms_of(step, graph), note))
+    return replace(step, call=_with_terms(step.call, ROWS, raised_terms(step, graph), note))
 
 
 def is_quick(step: Step, graph: Graph) -> bool:
     """Whether shares can be made from a reciprocal: rows of bytes in steps of 2^-8."""
-    op = step.nodes[0].op
-    if not isinstance(op, IntSoftmax) or not _of_bytes(step.call, "x", "y"):
+    call = step.call
+    plain = call.stem == "softmax" and dict(call.traits)["form"] == "table"
+    if not plain or not _of_bytes(call, "x", "y"):
         return False
-    table = terms_of(step, graph)
-    storage, top, n = op.result.storage, int(table[0]), op.block.n
-    plain = dict(step.call.traits)["form"] == "table"
-    whole = op.result.zero_point == storage.min and top == int(table.max())
+    numbers, terms = call.numbers, raised_terms(step, graph)
+    top, n = int(terms.max()), row_of(call)
     return (
-        plain and whole and op.block.inner == 1 and _FEW <= n < 2 * CODES
-        and top >= _LEAST_TERM and top * n < _LARGEST_SUM
+        numbers["zero"] == graph.value(step.writes[0]).elem.storage.min
+        and numbers.get("inner", 1) == 1 and _FEW <= n < 2 * CODES
+        and terms[0] == top and top >= _LEAST_TERM and top * n < _LARGEST_SUM
     )  # fmt: skip
+
+
+def row_of(call: KernelCall) -> int:
+    """Elements of a row, masked ones among them."""
+    return call.numbers.get("columns") or call.numbers["n"]
 
 
 def log_shares(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
@@ -127,8 +133,21 @@ def log_shares(step: Step, graph: Graph, options: CompileOptions) -> Step | None
 
 
 def terms_of(step: Step, graph: Graph) -> Ints:
-    """The terms of a softmax's bytes by distance, without those that a mask has."""
-    return constant_array(graph.arguments(step.nodes[0])[1])[:CODES].astype(np.int64)
+    """The terms of a softmax's bytes by distance."""
+    (table,) = (a for a in step.call.arguments if a.name == "table")
+    if isinstance(table, Buffer):
+        return constant_array(graph.value(table.value)).astype(np.int64)
+    assert isinstance(table, Table)
+    return table.array.array.astype(np.int64)
+
+
+def raised_terms(step: Step, graph: Graph) -> Ints:
+    """The same by a power of two, as far as sums have room; shares in proportion stay the same."""
+    terms = terms_of(step, graph)
+    top = int(terms.max())
+    room = _LARGEST_SUM // row_of(step.call)
+    powers = range(max(0, _TOP_BITS - top.bit_length()), -1, -1)
+    return terms << next((r for r in powers if top << r < room), 0)
 
 
 def _with_terms(call: KernelCall, kept: tuple[str, ...], terms: Ints, note: str) -> KernelCall:

@@ -14,7 +14,7 @@ import numpy as np
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
-from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
+from binpoint.ir.kernel import Buffer, KernelCall, Number, Table
 from binpoint.numeric.fixed import I32
 from binpoint.ops.distances import CODES
 from binpoint.ops.gate import IntGated
@@ -63,14 +63,13 @@ def _lookup(call: KernelCall, op: IntGated, x: Value, y: Value) -> KernelCall:
 
 def _shares(call: KernelCall, op: IntShares) -> KernelCall:
     """Shares, with the terms of all distances in a table."""
-    own = {number.name for number in op.terms.numbers()}
+    own = [number.name for number in op.terms.numbers()]
     terms = op.terms.terms(np.arange(CODES)).astype(np.int32)
     table = Table("table", Constant(terms), I32)
-    arguments: list[Argument] = [a for a in call.arguments if a.name not in own]
-    arguments.insert(2, table)
+    found = ((table if a.name == own[0] else a) for a in call.arguments if a.name not in own[1:])
     traits = {**dict(call.traits), "terms": "table"}
     stem = call.stem
     if isinstance(op.division, Rounded):
         stem = "softmax"
         traits = {"form": "table" if op.division.narrow else "wide"}
-    return replace(call, stem=stem, arguments=tuple(arguments), traits=tuple(traits.items()))
+    return replace(call, stem=stem, arguments=tuple(found), traits=tuple(traits.items()))

@@ -33,13 +33,18 @@ from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.spans import behind, traits_of
 from binpoint.plan.variants.dsp_rows import (
+    LOG_ARGUMENTS,
     forms,
+    is_logarithmic,
     is_quick,
+    keys_of,
     normalizes,
     parameters,
     raised_terms,
     row_of,
+    terms_of,
     with_constants,
+    with_keys,
 )
 
 _GROUP = 8
@@ -102,6 +107,23 @@ def softmax(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
         scratch=scratch, note="shares of all distances, made once a row by a reciprocal, proved",
     )  # fmt: skip
     return replace(step, call=found)
+
+
+def log_shares(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Codes of powers of two, or of its root, of rows of bytes."""
+    if options.optimize == "size" or not is_logarithmic(step, graph):
+        return None
+    terms = terms_of(step, graph)
+    table, keys = (
+        Table(name, Constant(array.astype(np.int32)), I32)
+        for name, array in (("table", terms), ("keys", keys_of(terms)))
+    )
+    kept = tuple(a for a in step.call.arguments if a.name in LOG_ARGUMENTS)
+    found = replace(
+        step.call, arguments=(*kept, table), traits=traits_of(step.call), variant="mve",
+        shared=True, note="logarithms of four elements at a time, as `dsp_rows` has them",
+    )  # fmt: skip
+    return replace(step, call=with_keys(found, step.call, keys))
 
 
 def _forms(terms: IntArray) -> IntArray:

@@ -199,20 +199,20 @@ def _by_matrices(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> Val
     codes = np.broadcast_to(b.constant.array, (*lead, depth, columns))
     numbers = np.arange(len(b.fixed.scales)).reshape(-1, *(1,) * (-1 - axis))
     which = np.broadcast_to(numbers, codes.shape).reshape(count, depth, columns)
-    zeros = np.broadcast_to(b.fixed.zero_points, len(b.fixed.scales)).tolist()
+    zeros = np.broadcast_to(b.fixed.zero_points, len(b.fixed.scales))
     rows = reshape_value(build, a, (count, *a.shape[-2:]))
     parts: list[Value] = []
     for index, matrix in enumerate(codes.reshape(count, depth, columns)):
-        scales = which[index, 0, : columns if axis == -1 else 1]
+        own = [int(i) for i in which[index, 0, : columns if axis == -1 else 1]]
         kind = FixedType(
             b.fixed.storage,
-            tuple(b.fixed.scales[i] for i in scales),
-            tuple(zeros[i] for i in scales),
+            tuple(b.fixed.scales[i] for i in own),
+            tuple(int(zeros[i]) for i in own),
             0 if axis == -1 else None,
         )
         weights = build.constant(np.ascontiguousarray(matrix.T), fixed=kind, hint=b.name)
-        own = take_value(build, rows, [range(index, index + 1), *map(range, rows.shape[1:])])
-        parts.append(build.one(Dense(), own, weights))
+        taken = take_value(build, rows, [range(index, index + 1), *map(range, rows.shape[1:])])
+        parts.append(build.one(Dense(), taken, weights))
     joined = parts[0] if count == 1 else build.one(Concat(0), *parts)
     return reshape_value(build, joined, (*lead, a.shape[-2], columns))
 

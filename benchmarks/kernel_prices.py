@@ -39,6 +39,7 @@ from binpoint.plan.arrange import arrange
 from binpoint.plan.bill import bill
 from binpoint.plan.fuse import fuse
 from binpoint.plan.kernels import offers
+from binpoint.plan.spans import with_spans
 from binpoint.sim.counts import events_of, modelled_cycles, opcodes_of
 from binpoint.sim.interface import Interface
 from binpoint.target import McuTarget, microcontroller
@@ -179,7 +180,9 @@ def rows_of(graph: Graph, target: McuTarget, wanted: str) -> list[Row]:
 
 def kernels_of(graph: Graph, target: McuTarget) -> set[str]:
     """All kernels that can take a layer."""
-    made = (s for step in fuse(graph) for s in offers(step, graph, target, _OPTIONS))
+    made = (
+        s for step in with_spans(fuse(graph), graph) for s in offers(step, graph, target, _OPTIONS)
+    )
     return {bill(step, graph).kernel for step in made}
 
 

@@ -29,7 +29,7 @@ from binpoint.plan import budget
 from binpoint.plan.accelerate import accelerate
 from binpoint.plan.arrange import arrange
 from binpoint.plan.folding import Choice
-from binpoint.plan.packing import unpacked
+from binpoint.plan.packed_graph import unpacked
 from binpoint.plan.program import Program
 from binpoint.quantize.residual_widths import WIDE, ResidualWidths
 from binpoint.report import render as rendering

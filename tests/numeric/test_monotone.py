@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from binpoint.errors import InvalidConstant, NoIntegerForm
 from binpoint.numeric import monotone
-from binpoint.numeric.monotone import Clip, Count, Factor, Reals, Round, Rule, Shift, Slope, Step
+from binpoint.numeric.enclosed import Factor
+from binpoint.numeric.monotone import Clip, Count, Reals, Round, Rule, Shift, Slope, Step
 
 LO, HI, REACH = -7, 7, (-60, 45)
 

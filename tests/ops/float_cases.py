@@ -16,8 +16,8 @@ from onnx import helper
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatOp, Semantics
 from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
@@ -37,7 +37,8 @@ from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
 from binpoint.ops.rational import Rational
-from binpoint.ops.recurrent import Recurrent, memory_type, state_type
+from binpoint.ops.recurrent import Recurrent
+from binpoint.ops.recurrent_numbers import memory_type, state_type
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
 from binpoint.ops.shape import Reshape, Transpose

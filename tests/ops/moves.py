@@ -16,8 +16,8 @@ from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.types import PropagateTypes
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatOp, IntegerOp
 from binpoint.ir.verify import verify
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers

@@ -13,8 +13,8 @@ from onnx import helper
 from binpoint import ort
 from binpoint.errors import NoIntegerForm, UnsupportedOperator
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import Semantics
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic

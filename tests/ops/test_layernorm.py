@@ -16,8 +16,9 @@ from binpoint import ort
 from binpoint.errors import NoIntegerForm, RangeOverflow, UnsupportedOperator
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_node import OnnxNode
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import Semantics
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic

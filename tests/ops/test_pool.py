@@ -12,8 +12,8 @@ from binpoint import ort
 from binpoint.errors import NoIntegerForm, UnsupportedOperator
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatOp, Semantics
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, U8, FixedType, FloatType, TensorType

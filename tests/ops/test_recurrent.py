@@ -17,7 +17,7 @@ from binpoint.driver import compile_model
 from binpoint.errors import UnsupportedOperator
 from binpoint.frontend.load import load
 from binpoint.ops.cell import UNIT, gate
-from binpoint.ops.recurrent import entries
+from binpoint.ops.recurrent_numbers import entries
 from binpoint.options import CompileOptions
 from binpoint.quantize.simulate import Simulation
 from binpoint.sim.witness import Answer

@@ -11,8 +11,8 @@ from binpoint import ort
 from binpoint.errors import AccumulatorOverflow, UnsupportedOperator
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatOp, Semantics
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import I8, U8, FloatType, TensorType

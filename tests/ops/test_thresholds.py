@@ -11,8 +11,9 @@ from binpoint.errors import AccumulatorOverflow, NoIntegerForm
 from binpoint.ir.op import Semantics
 from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.enclosed import Factor
 from binpoint.numeric.fixed import FixedType, IntType
-from binpoint.numeric.monotone import Clip, Count, Factor, Rule, Shift, Slope, Step
+from binpoint.numeric.monotone import Clip, Count, Rule, Shift, Slope, Step
 from binpoint.ops.rational import Quantizer, Rational, meaning, rounding
 from binpoint.ops.thresholds import IntThresholds
 from tests.ops.kernels import Bench

@@ -8,9 +8,9 @@ from random import Random
 from typing import ClassVar
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, KernelCall, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType, IntType, TensorType

@@ -37,7 +37,8 @@ from binpoint.passes.base import Context
 from binpoint.plan.arrange import arrange
 from binpoint.plan.pack_maps import PackMaps
 from binpoint.plan.pack_stages import PackedStages
-from binpoint.plan.packing import Packing, unpacked
+from binpoint.plan.packed_graph import unpacked, with_packed
+from binpoint.plan.packing import Packing
 from binpoint.plan.stages import body_of, joined, put, spans
 from binpoint.sim.witness import Answer
 from binpoint.target import Memory, load_target, microcontroller
@@ -83,7 +84,7 @@ def packed(random: Random, layers: int = 4) -> tuple[Graph, Graph]:
     rows = packing.rows(names, random.choice(packing.peaks(names)))
     if random.random() < 0.5:
         rows = {name: random.randint(1, most) for name, most in packing.rows(names, 10**9).items()}
-    return plain, packing.graph_of(names, rows)
+    return plain, with_packed(packing, names, rows)
 
 
 @settings(max_examples=50, suppress_health_check=_SLOW)
@@ -177,7 +178,7 @@ def test_witnesses_agree_on_packed_maps(
     assert len(names) == 9
     # Half of the layers as a whole, for kernels that take packed maps themselves.
     rows = {s: 2 + 5 * (i % 2) for i, s in enumerate(packing.rows(names, 10**9))}
-    graph = packing.graph_of(names, rows)
+    graph = with_packed(packing, names, rows)
     taken = {
         (step.call.stem, trait)
         for _, step in arrange(graph, _OPTIONS, laws.unpriced("cortex-m4")).calls()
@@ -234,7 +235,7 @@ def test_the_estimate_is_what_the_plan_takes() -> None:
     names = packing.best()
     assert len(names) == 2
     rows = packing.rows(names, packing.peaks(names)[0])
-    plan = arrange(packing.graph_of(names, rows), _OPTIONS, target)
+    plan = arrange(with_packed(packing, names, rows), _OPTIONS, target)
     assert plan.arena_bytes <= max(packing.live(names, rows)) < packing.program.arena_bytes / 1.5
 
 
@@ -310,7 +311,7 @@ def test_a_reader_of_whole_maps_gets_the_map_unpacked() -> None:
     s.graph.outputs = (total.name,)
     s.prove()
     packing = Packing(s.graph, arrange(s.graph, _OPTIONS))
-    graph = packing.graph_of(frozenset(packing.digits), dict.fromkeys(("op",), 2))
+    graph = with_packed(packing, frozenset(packing.digits), dict.fromkeys(("op",), 2))
     assert [type(n.op).__name__ for n in graph.nodes()] == ["Banded", "IntUnpack", "IntSum"]
     sample = laws.samples(s.graph, np.random.default_rng(0))[0]
     expected = evaluate(s.graph, sample)[total.name]

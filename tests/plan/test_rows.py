@@ -14,6 +14,7 @@ from binpoint.ir.op import Semantics
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I16, U8, FixedType
 from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.methods import Method
 from binpoint.ops.softmax import Softmax, share_type
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
@@ -43,6 +44,20 @@ def softmax(s: Sketch, shape: tuple[int, ...] | None = None) -> Value:
     return s.lower(Softmax(len(shape) - 1), [x], target, Semantics.DYADIC)
 
 
+def masked(s: Sketch, kind: int, method: Method = Method.TABLE) -> Value:
+    """Causal, of a band, or of any elements; the same in all rows, or in all matrices."""
+    shape = (s.number(1, 3), s.number(1, 9), s.pick(s.number(8, 70), 64))
+    storage = s.storage(I8, U8)
+    x = s.input(shape, FixedType.per_tensor(storage, scale(s), s.zero(storage)))
+    row, column = np.indices(shape[1:])
+    some = s.rng.random((s.pick(1, shape[0]), s.pick(1, shape[1]), shape[2])) < 0.7
+    some[..., s.number(0, shape[2] - 1)] = True
+    keep = (column <= row, abs(row + 3 - column) < 4, some)[kind]
+    target = share_type(s.storage(I8, U8)) if method is Method.TABLE else None
+    values = [x, real(keep.astype(np.float32))]
+    return s.lower(Softmax(2, method), values, target, Semantics.DYADIC)
+
+
 def layernorm(s: Sketch) -> Value:
     """Results that saturate, and some whose range is a rectifier's."""
     shape = rows(s)
@@ -68,6 +83,9 @@ def sketch(seed: int) -> Sketch:
     for _ in range(5):
         s.output(softmax(s))
         s.output(layernorm(s))
+    for kind in range(3):
+        s.output(masked(s, kind))
+    s.output(masked(s, 0, Method.LOG2))
     s.output(softmax(s, (2, 257)))
     s.output(softmax(s, (2, 600)))
     return s
@@ -102,6 +120,10 @@ def test_the_kernels_are_taken(core: str, variant: str) -> None:
     assert all(c.variant for c in norms)
     assert {dict(c.traits)["form"] for c in norms} == {"mean", "centre"}
     assert any(c.stem == "softmax" and not c.variant for c in calls)
+    spans = [dict(c.traits).get("spans") for c in calls if c.variant]
+    assert spans.count("span") == 3
+    assert spans.count("spans") == 1
+    assert not any(c.stem == "minmax" for c in calls)
 
 
 @pytest.mark.parametrize("core", CORES)

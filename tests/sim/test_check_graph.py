@@ -13,8 +13,8 @@ from binpoint.driver import compile_model, verify_folder
 from binpoint.errors import InvariantBroken, Mismatch, VerificationError
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.numeric.fixed import I8, I16, IntType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.requantize import Clamp

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from binpoint import ort
 from binpoint.errors import InvariantBroken
-from binpoint.ir.exchange import OnnxWriter, Tensor
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.numeric.fixed import I8, U8
 from binpoint.numeric.interval import Interval
 

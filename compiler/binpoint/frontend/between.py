@@ -10,10 +10,11 @@ import numpy as np
 
 from binpoint.frontend.exact import along, apply, exact
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.numeric import monotone
 from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.enclosed import Factor
 from binpoint.numeric.fixed import FixedType
 from binpoint.numeric.monotone import Clip, Shift, Step
 from binpoint.ops.affine import normalized
@@ -139,7 +140,7 @@ def _normalization(node: OnnxNode, build: GraphBuilder) -> Value | None:
         node.refuse(f"parameters do not fit {x.shape[1]} channels")
     gamma, beta, mean, variance = (p.tolist() for p in parameters)
     epsilon = Fraction(node.float("epsilon", 1e-5))
-    factors = [monotone.Factor.of(g, v + epsilon) for g, v in zip(gamma, variance, strict=True)]
+    factors = [Factor.of(g, v + epsilon) for g, v in zip(gamma, variance, strict=True)]
     steps = (
         Shift(tuple(-m for m in mean)),
         monotone.Scale(tuple(factors)),

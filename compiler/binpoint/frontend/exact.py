@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ops.rational import Rational
 from binpoint.ops.shape import transpose_value
 

@@ -17,12 +17,8 @@ from binpoint.errors import BinpointError, InvalidConstant, InvalidModel, Unsupp
 from binpoint.frontend.between import read_function
 from binpoint.frontend.masks import holds_infinity, read_masked_sum
 from binpoint.frontend.nodes import check_node, check_sizes
-from binpoint.frontend.qonnx import (
-    clip_codes,
-    is_quantizer,
-    is_rational,
-    read_quantizer,
-)
+from binpoint.frontend.qcdq import clip_codes
+from binpoint.frontend.qonnx import is_quantizer, is_rational, read_quantizer
 from binpoint.frontend.quant_lstm import is_quant_lstm, read_quant_lstm
 from binpoint.frontend.quantizers import storage_of
 from binpoint.frontend.read import (
@@ -35,9 +31,9 @@ from binpoint.frontend.read import (
 from binpoint.frontend.stored import Stored
 from binpoint.frontend.tensors import REAL, array_of, is_sound, type_name
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Origin, Value
 from binpoint.ir.names import identifier
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatOp, Reader
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FloatType, TensorType

@@ -13,8 +13,8 @@ from binpoint.errors import InvalidConstant
 from binpoint.frontend.edit import drop_unread
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Node, Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ops.attention import Attention
 from binpoint.ops.elementwise import Binary, Kind
 from binpoint.ops.mask import LOWEST, Mask, mask_value

@@ -9,8 +9,8 @@ from onnx import defs, helper, numpy_helper, shape_inference
 
 from binpoint.errors import InvalidModel
 from binpoint.frontend.read import check_size, first_line
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 
 _FEW = 64
 """Elements of a constant at most that may be a shape."""

@@ -14,8 +14,8 @@ import onnx
 
 from binpoint.frontend.qonnx import DOMAINS, Statement, rounded, stated
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.numeric import monotone
 from binpoint.numeric.monotone import Shift
 from binpoint.ops.concat import Concat

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.errors import InvalidConstant
-from binpoint.ir.exchange import OnnxNode
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import FixedType, IntType
 

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from binpoint.frontend.qonnx import quantize_linear
+from binpoint.frontend.qcdq import quantize_linear
 from binpoint.frontend.quantizers import QUANTIZED, Layout, check_channels, make_type, storage_of
 from binpoint.frontend.tensors import REAL
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import Reader
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, IntType

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.errors import InvariantBroken
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatOp, IntegerOp
 from binpoint.numeric.interval import Interval
 

@@ -22,7 +22,8 @@ from binpoint.numeric.interval import Interval
 
 if TYPE_CHECKING:
     from binpoint.ir.build import GraphBuilder
-    from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
+    from binpoint.ir.onnx_node import OnnxNode
+    from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]

@@ -17,8 +17,8 @@ import numpy as np
 
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, Reader
 from binpoint.ops.dense import Dense, MatMul
 from binpoint.ops.elementwise import Binary, Kind, Scalar

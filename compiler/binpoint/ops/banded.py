@@ -15,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 
 from binpoint.ir.evaluate import evaluate, written
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.kernel import Buffer, KernelCall, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import TensorType
 from binpoint.numeric.interval import Interval

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from binpoint.errors import AccumulatorOverflow
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, TensorType

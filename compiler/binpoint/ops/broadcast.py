@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from binpoint.errors import NoIntegerForm
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Argument, Buffer, Number
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray
 from binpoint.ops.copy import row_major
 

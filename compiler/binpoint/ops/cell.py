@@ -27,9 +27,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric.fixed import I32, FixedType, TensorType
 from binpoint.numeric.interval import Interval
@@ -50,6 +50,11 @@ class Cell(StrEnum):
     RNN = "rnn"
     GRU = "gru"
     LSTM = "lstm"
+
+    @property
+    def gates(self) -> int:
+        """Rows of each matrix for one element of the state."""
+        return {Cell.RNN: 1, Cell.GRU: 3, Cell.LSTM: 4}[self]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import numpy as np
 
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_node import OnnxNode
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType

@@ -17,14 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_node import OnnxNode
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
 from binpoint.ops.dense import IntDense
-from binpoint.ops.linear import Weights, channel_reach, finish, imported_bias, read_weights
+from binpoint.ops.linear import (
+    Weights,
+    channel_reach,
+    finish,
+    imported_bias,
+    imported_kernel,
+    read_weights,
+)
 from binpoint.ops.requantize import Ranges
 from binpoint.ops.shape import to_channel_first, to_channel_last
 from binpoint.ops.window import Window
@@ -83,21 +91,12 @@ class Conv(FloatOp):
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
         """Import with its operands channel-last; the result is brought back to channel-first."""
-        x, w = node.operand(0), node.operand(1)
-        if w.constant is None:
-            node.refuse(
-                "the weights must be constant", hint="fold the weights into the model before export"
-            )
-        if len(x.shape) not in (3, 4) or len(w.shape) != len(x.shape):
-            node.refuse(f"input of shape {list(x.shape)}", want="one or two spatial axes")
+        x, w, kernel = imported_kernel(node)
         groups = node.int("group", 1)
         if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
             node.refuse(
                 f"{x.shape[1]} channels in {groups} groups do not fit weights {list(w.shape)}"
             )
-        kernel = node.ints("kernel_shape", w.shape[2:])
-        if kernel != w.shape[2:]:
-            node.refuse(f"kernel_shape {list(kernel)} does not fit weights {list(w.shape)}")
         window = Window.from_onnx(node, kernel, x.shape[2:])
         operands = [to_channel_last(build, x), to_channel_last(build, w)]
         if node.has(2):

@@ -13,8 +13,8 @@ import numpy as np
 
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, IntArray
 from binpoint.numeric.fixed import I16
 from binpoint.numeric.interval import Interval

@@ -23,8 +23,8 @@ from binpoint import ort
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic

@@ -25,8 +25,8 @@ from typing import ClassVar
 import numpy as np
 
 from binpoint.errors import NoIntegerForm
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.kernel import Number
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
 

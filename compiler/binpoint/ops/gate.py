@@ -27,9 +27,9 @@ import numpy as np
 
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Semantics, Site
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.numeric.interval import Interval

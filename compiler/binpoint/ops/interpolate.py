@@ -18,9 +18,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from binpoint.ir.constant import Constant
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, IntArray, IntegerOp
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import I32, FixedType, IntType, TensorType

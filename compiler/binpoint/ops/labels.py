@@ -11,8 +11,8 @@ import numpy as np
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Site
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, FixedType, FloatType, TensorType

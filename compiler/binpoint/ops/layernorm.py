@@ -15,8 +15,8 @@ import numpy as np
 from binpoint.errors import NoIntegerForm, RangeOverflow
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, Permuted, Role, Semantics, Site
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType

@@ -11,8 +11,8 @@ import numpy as np
 
 from binpoint.errors import AccumulatorOverflow, NoIntegerForm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import IntArray, Semantics, Site
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I16, I32, FixedType
@@ -83,6 +83,21 @@ def read_weights(site: Site, *, bias: int) -> Weights:
     given = site.inputs[bias] if bias < len(site.inputs) else None
     scales = [x.elem.scale * s for s in kind.scales]
     return Weights(codes, bias_codes(site, given, scales, count), kind)
+
+
+def imported_kernel(node: OnnxNode) -> tuple[Value, Value, tuple[int, ...]]:
+    """Data, constant weights, and the sizes of the kernel of a convolution; others are refused."""
+    x, w = node.operand(0), node.operand(1)
+    if w.constant is None:
+        node.refuse(
+            "the weights must be constant", hint="fold the weights into the model before export"
+        )
+    if len(x.shape) not in (3, 4) or len(w.shape) != len(x.shape):
+        node.refuse(f"input of shape {list(x.shape)}", want="one or two spatial axes")
+    kernel = node.ints("kernel_shape", w.shape[2:])
+    if kernel != w.shape[2:]:
+        node.refuse(f"kernel_shape {list(kernel)} does not fit weights {list(w.shape)}")
+    return x, w, kernel
 
 
 def imported_bias(node: OnnxNode, count: int) -> Value:

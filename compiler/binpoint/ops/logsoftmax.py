@@ -11,8 +11,8 @@ import math
 from typing import ClassVar
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import Reader
 from binpoint.ops.elementwise import Binary, Kind
 from binpoint.ops.reduce import Reduce, ReduceExtreme

@@ -13,9 +13,9 @@ import numpy as np
 
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, IntArray, IntegerOp, Semantics
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, IntType, TensorType

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Role, Site
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops.elementwise import Binary, Kind

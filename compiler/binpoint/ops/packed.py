@@ -17,9 +17,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import U8, FixedType, TensorType

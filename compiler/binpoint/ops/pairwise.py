@@ -16,9 +16,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Argument, KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric.fixed import FixedType, TensorType
 from binpoint.numeric.interval import Interval

@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from binpoint.ir.constant import Constant
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric import float32
 from binpoint.numeric.fixed import I32, FixedType, IntType, TensorType

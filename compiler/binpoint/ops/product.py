@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Number
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, Site
 from binpoint.numeric.fixed import FixedType
 from binpoint.ops.rescale import dyadic

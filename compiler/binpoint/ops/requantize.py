@@ -19,9 +19,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, Epilogue, KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray, IntegerOp
 from binpoint.numeric import float32
 from binpoint.numeric.exact import ExactScale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from binpoint.ir.exchange import OnnxWriter, Tensor
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
 

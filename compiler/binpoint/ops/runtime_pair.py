@@ -16,9 +16,9 @@ from typing import ClassVar
 import numpy as np
 
 from binpoint.ir.constant import Constant
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Argument, KernelCall, Number, Table
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray
 from binpoint.numeric import float32
 from binpoint.numeric.binary import AddExact, MulExact, Operand, prove_add, prove_mul

@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.ops.copy import IntReshape, moves_nothing, transposed

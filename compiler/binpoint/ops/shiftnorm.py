@@ -23,9 +23,9 @@ from typing import ClassVar
 import numpy as np
 
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import KernelCall, Number, Work
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray
 from binpoint.numeric.interval import Interval
 from binpoint.ops.methods import Method

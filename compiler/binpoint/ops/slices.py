@@ -16,9 +16,10 @@ import numpy as np
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
-from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
+from binpoint.ir.onnx_node import OnnxNode
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Site
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval

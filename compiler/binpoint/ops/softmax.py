@@ -31,9 +31,10 @@ import numpy as np
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
 from binpoint.ir.graph import Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.onnx_node import OnnxNode
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Permuted, Role, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from binpoint.errors import AccumulatorOverflow, NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.constant import Constant
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import IntArray
 from binpoint.numeric import lines, monotone
 from binpoint.numeric.fixed import I32, FixedType

@@ -12,8 +12,8 @@ import numpy as np
 
 from binpoint import ort
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.exchange import OnnxNode
 from binpoint.ir.graph import Value
+from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Semantics, Site
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops.lookup import clamp_real, convert, tabulate

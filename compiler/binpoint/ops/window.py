@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binpoint.ir.exchange import OnnxNode, OnnxWriter, Tensor
+from binpoint.ir.onnx_node import OnnxNode
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from binpoint.plan.program import (
     constant_of,
 )
 from binpoint.plan.schedule import Schedule, schedule
+from binpoint.plan.spans import with_spans
 from binpoint.plan.stage import stage_of
 from binpoint.plan.strides import ways
 from binpoint.plan.tiles import Chooser, with_tiles
@@ -54,9 +55,8 @@ def arrange(
     `arena_bound` is a lower bound of the arena over every order and placement. `inside` are inputs
     and outputs that lie in the arena, by default as the options tell.
     """
-    programs = (
-        _arranged(steps, graph, options, target, inside) for steps in ways(fuse(graph), graph)
-    )
+    fused = with_spans(fuse(graph), graph)
+    programs = (_arranged(steps, graph, options, target, inside) for steps in ways(fused, graph))
     return min(programs, key=lambda program: program.arena_bytes)
 
 

@@ -2,6 +2,8 @@
 
 Resources are those of the datapaths of ``plan/fabric.py``, put together as the units are. They are
 meant for choosing a folding and for telling whether a design fits; they are no vendor's figures.
+What sums of products take is in `plan/estimate_sums.py`, what stores their results in
+`plan/estimate_store.py`, and units that need whole rows in `plan/estimate_rows.py`.
 """
 
 from __future__ import annotations
@@ -10,26 +12,22 @@ import math
 from dataclasses import dataclass
 from typing import assert_never
 
-import numpy as np
-
-from binpoint.ir.op import IntArray
 from binpoint.numeric.digits import terms
 from binpoint.plan import fabric, units
 from binpoint.plan.design import Design
 from binpoint.plan.estimate_rows import Whole, whole
+from binpoint.plan.estimate_store import is_shift, stages, stores
 from binpoint.plan.estimate_sums import adders_depth, held, sums
 from binpoint.plan.fabric import HANDSHAKE, Resources
-from binpoint.plan.store import Store
 from binpoint.plan.units import Unit
 
-_SMALL_TABLE = 256
 _BOTH = 2
-_KINDS = (
+Known = (
     units.Dense | units.Depthwise | units.Reduce | units.Arg | units.Window
     | units.Map | units.Pair | units.Concat | units.Copy | units.Frame | units.Fork | units.Lanes
     | Whole
 )  # fmt: skip
-Known = _KINDS
+"""Units of which it is known what they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +101,19 @@ def latency(unit: Unit) -> int:
     """Pipeline stages from reading a word to writing a result, as in the calibrated datapaths."""
     match unit:
         case units.Dense() | units.Product() | units.Depthwise():
-            return 3 + fabric.bits(unit.simd) * (unit.simd > 1) + _store_stages(unit.store)
+            return 3 + fabric.bits(unit.simd) * (unit.simd > 1) + stages(unit.store)
         case units.Blend():
-            return 3 + _store_stages(unit.store)
+            return 3 + stages(unit.store)
         case units.Sums():
-            return 2 + adders_depth(unit) + _store_stages(unit.store)
+            return 2 + adders_depth(unit) + stages(unit.store)
         case units.Reduce():
-            return 2 + _store_stages(unit.store)
+            return 2 + stages(unit.store)
         case units.Map():
-            return 1 + _store_stages(unit.store)
+            return 1 + stages(unit.store)
         case units.Pair():
-            return 3 + _store_stages(unit.store)
+            return 3 + stages(unit.store)
         case _:
             return 2
-
-
-def _store_stages(store: Store) -> int:
-    match store.form:
-        case "pass":
-            return 0
-        case "mulshift":
-            return 3 if store.ups is None and store.downs is None else 4
-        case _:
-            return 1
 
 
 def resources(unit: Unit) -> Resources:
@@ -167,85 +155,6 @@ def _map(unit: units.Map) -> Resources:
     stored = stores(unit.store, unit.x.width, unit.folds, unit.pe)
     held = Resources(ff=unit.pe * unit.x.width)
     return HANDSHAKE + stored + held + fabric.counter(unit.folds)
-
-
-# ---- results
-
-
-def stores(store: Store, x: int, folds: int, lanes: int, *, added: bool = False) -> Resources:
-    """What turns sums of `x` bits into results, with constants for `folds` words of lanes.
-
-    `added` tells that a slice has added the offset already.
-    """
-    y = store.result.width
-    match store.form:
-        case "pass":
-            return Resources(ff=y * lanes)
-        case "clamp":
-            return (fabric.compare(x) * 2 + Resources(lut=y, ff=y)) * lanes
-        case "thresholds":
-            assert store.thresholds is not None
-            rows, levels = store.thresholds.array.shape
-            constants = fabric.rom(folds if rows > 1 else 1, lanes * levels * x)
-            signs = Resources(lut=x if store.sign is not None else 0)
-            return (fabric.thresholds(levels, x, y) + signs) * lanes + constants
-        case "lookup":
-            assert store.table is not None
-            rows, codes = store.table.array.shape
-            words = codes * (folds if rows > 1 else 1)
-            return fabric.rom(words, y, _SMALL_TABLE) * lanes
-        case _:
-            return _rescaled(store, x, folds, lanes, added=added)
-
-
-def _rescaled(store: Store, x: int, folds: int, lanes: int, *, added: bool) -> Resources:
-    assert store.multiplier is not None
-    assert store.offset is not None
-    assert store.shift is not None
-    assert store.total is not None
-    m = _width(store.multiplier.array.min(), store.multiplier.array.max())
-    k = _width(store.offset.array.min(), store.offset.array.max())
-    shifts = sorted({int(s) for s in store.shift.array.reshape(-1)})
-    whole, y = store.total.width, store.result.width
-    same = store.multiplier.array.shape[0] == 1
-    if same and _is_shift(int(store.multiplier.array[0])):
-        each = Resources() if added else Resources(lut=whole, ff=whole)
-        each += fabric.clamp(max(whole - shifts[0], y), y)
-    elif store.arithmetic == "rows" and folds == 1:
-        each = fabric.mulshift(x, 1, k, whole, shifts[0], y, "rows")
-    else:
-        each = fabric.mulshift(x, m, k, whole, shifts[0], y, store.arithmetic)
-    if len(shifts) > 1:
-        each += Resources(lut=whole * math.ceil(math.log(len(shifts), 4)))
-    lists = [c.array for c in (store.ups, store.downs) if c is not None]
-    for listed in lists:
-        each += Resources(lut=listed.shape[1] * x / 3 + y, ff=y)
-    words = 1 if same else folds
-    constants = fabric.rom(words, lanes * (m + k))
-    if store.arithmetic == "rows" and folds == 1:
-        constants += _known(store.multiplier.array, x, lanes)
-    if len(shifts) > 1:
-        constants += fabric.rom(words, lanes * fabric.bits(max(shifts) + 1))
-    for listed in lists:
-        constants += fabric.rom(words, lanes * listed.shape[1] * (x + 1))
-    return each * lanes + constants
-
-
-def _known(multipliers: IntArray, x: int, lanes: int) -> Resources:
-    """Products with numbers that all have a place of their own: additions of their digits."""
-    added = np.maximum(terms(multipliers) - 1, 0)
-    total = int(added.sum()) * (lanes if len(added) == 1 else 1)
-    return Resources(lut=(x + 1) * total)
-
-
-def _is_shift(number: int) -> bool:
-    """Whether a product with the number is none: a power of two, or zero."""
-    return number >= 0 and number & (number - 1) == 0
-
-
-def _width(lo: int, hi: int) -> int:
-    """Bits of a signed type that holds both."""
-    return max(int(lo + 1 if lo < 0 else lo).bit_length(), int(hi).bit_length()) + 1
 
 
 # ---- sums of products
@@ -291,9 +200,9 @@ def _depthwise(unit: units.Depthwise) -> Resources:
     return fabric.total(parts)
 
 
-def _delays(stages: int, index: int) -> Resources:
+def _delays(late: int, index: int) -> Resources:
     """What goes with words through the pipeline: flags, and indices in shift registers."""
-    return Resources(lut=2 * index + 2, ff=2 * stages + 2 * index)
+    return Resources(lut=2 * index + 2, ff=2 * late + 2 * index)
 
 
 # ---- windows and folds
@@ -391,7 +300,7 @@ def _pair(unit: units.Pair) -> Resources:
 
 def _scaled(width: int, number: int, arithmetic: str) -> Resources:
     """A product with a number that is known."""
-    if _is_shift(number):
+    if is_shift(number):
         return Resources()
     if arithmetic == "rows":
         added = int(terms(number)) - 1

@@ -121,10 +121,11 @@ def _in_place(
     taken = op.in_place()
     others = {groups.root(v) for i, v in enumerate(inputs) if i not in taken}
     found = (inputs[i] for i in taken)
-    return tuple(v.name for v in found if _same_bytes(v, result) and groups.root(v) not in others)
+    return tuple(v.name for v in found if same_bytes(v, result) and groups.root(v) not in others)
 
 
-def _same_bytes(a: Value, b: Value) -> bool:
+def same_bytes(a: Value, b: Value) -> bool:
+    """Whether a result may lie in an operand's memory, as it takes the same."""
     return (
         a.constant is None
         and a.elem.storage.dtype.itemsize == b.elem.storage.dtype.itemsize

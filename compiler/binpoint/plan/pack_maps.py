@@ -10,6 +10,7 @@ from binpoint.ops.patched import Patched
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.plan.arrange import arrange
 from binpoint.plan.pack_stages import PackedStages
+from binpoint.plan.packed_graph import with_packed
 from binpoint.plan.packing import Packing, has_digits
 from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
@@ -88,7 +89,7 @@ class PackMaps(Pass):
         if not names:
             return None
         for peak in packing.peaks(names):
-            made = packing.graph_of(names, packing.rows(names, peak))
+            made = with_packed(packing, names, packing.rows(names, peak))
             packed = arrange(made, options, target)
             if always or self._pays(program, packed, plain, context):
                 return made, packed

@@ -19,6 +19,7 @@ from binpoint.ops.halo import work_of
 from binpoint.ops.patched import Patch, Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
+from binpoint.plan.packed_graph import with_packed
 from binpoint.plan.packing import Packing, has_digits
 from binpoint.plan.program import Piece, Program, Stage
 from binpoint.plan.stage import piece_of
@@ -150,7 +151,7 @@ class Bodies:
         op = self.op
         for index, packing in self.packings.items():
             names = frozenset(packing.digits)
-            body = self._body(index).graph_of(names, packing.rows(names, 0))
+            body = with_packed(self._body(index), names, packing.rows(names, 0))
             op = _with_body(op, index, body)
         return op
 
@@ -164,7 +165,7 @@ class Bodies:
         names = packing.best()
         limit = max(limit, max(packing.live(names, {}), default=0))
         names = packing.fewest(names, limit)
-        return self._body(index).graph_of(names, packing.rows(names, limit))
+        return with_packed(self._body(index), names, packing.rows(names, limit))
 
     def _divided(self, index: int, limit: int) -> tuple[tuple[int, ...], int]:
         """The parts of a body's patches that keep within a limit at the least work, or need least.

@@ -1,22 +1,20 @@
-"""What packed maps would take: the arena with some of the maps packed, estimated; and the graph.
+"""Which maps to pack: what the arena would be with some of them packed, estimated.
 
 A layer that reads or writes a packed map works on bands of rows, unpacked into scratch memory
 (`ops/banded.py`). Packing a map saves memory wherever it is live, and costs scratch memory and
-instructions where it is written and read.
+instructions where it is written and read. The graph is made by `plan/packed_graph.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
-from binpoint.ir.graph import Graph, Node, Origin, Value
-from binpoint.numeric.fixed import TensorType
-from binpoint.ops.banded import Banded
+from binpoint.ir.graph import Graph
 from binpoint.ops.copy import IntCopy
 from binpoint.ops.halo import divisible, spatial, windowed
-from binpoint.ops.packed import PACKED, Digits, IntPack, IntUnpack
+from binpoint.ops.packed import Digits
 from binpoint.ops.patched import Patched, View, nodes_within
 from binpoint.plan.direct import held, reads_digits, writes_digits
 from binpoint.plan.fuse import Step
@@ -61,7 +59,7 @@ class Packing:
                 digits = Digits.of(value)
                 if digits is None or name in shared or name in self._crops:
                     continue
-                if not self.divides(step) and not _staged(step):
+                if not self.divides(step) and not staged(step):
                     continue
                 if digits.bytes(value.shape) < bytes_of(value):
                     found[name] = digits
@@ -159,7 +157,7 @@ class Packing:
 
         A stage of patches has what it unpacks in its own, and a crop is of packed pixels.
         """
-        if _staged(step) or step.writes[0] in self._crops:
+        if staged(step) or step.writes[0] in self._crops:
             return 0
         total = 0
         for name in self._touched(step, packed):
@@ -227,118 +225,8 @@ class Packing:
             found[step.name] = next(within, 1)
         return found
 
-    # ---- the graph
 
-    def graph_of(self, packed: Names, rows: Mapping[str, int]) -> Graph:
-        """The graph with these maps packed; bands are of `rows` by step."""
-        made = self.graph.copy()
-        names: dict[str, str] = {}
-        for name in sorted(packed):
-            names[name] = made.fresh(f"{name}_packed")
-            _ = made.add_value(self._bytes(made.value(name), names[name]))
-        for step in self._steps:
-            touched = packed & {*step.reads, *step.writes}
-            if step.name in rows:
-                self._band(made, step, names, rows[step.name])
-            elif touched and _staged(step):
-                self._stage(made, step, names)
-            elif touched:
-                for name in sorted(touched):
-                    self._unpack_for(made, step.nodes, name, names[name])
-        for name, source in names.items():
-            # Moves that no step has, as products do them by strides.
-            self._unpack_for(made, made.consumers(name), name, source)
-            made.drop_value(name)
-        return made
-
-    def _bytes(self, value: Value, name: str) -> Value:
-        shape = self.digits[value.name].packed(value.shape)
-        kind = TensorType(shape, PACKED)
-        found = replace(value, name=name, type=kind, fixed=None, bounds=None, source="")
-        (bounds,) = IntPack(self.digits[value.name]).bounds(value)
-        return replace(found, bounds=bounds)
-
-    def _band(self, graph: Graph, step: Step, names: dict[str, str], rows: int) -> None:
-        """Put a `Banded` node in place of a step's nodes; `graph` is edited."""
-        body = Graph(graph.name)
-        reads = tuple(names.get(n, n) for n in step.reads)
-        (result,) = step.writes
-        for name in reads:
-            value = graph.value(name)
-            _ = body.add_value(replace(value, bounds=value.interval))
-        for name in step.reads:
-            if name in names:
-                self._unpack(body, names[name], self.graph.value(name))
-        for node in step.nodes:
-            for value in self.graph.arguments(node):
-                if value.constant is not None and not body.has_value(value.name):
-                    _ = body.add_value(value)
-            _ = body.add(node, self.graph.results(node))
-        output = names.get(result, result)
-        if result in names:
-            pack = Node(
-                body.fresh(f"{result}_pack"), IntPack(self.digits[result]), (result,), (output,)
-            )
-            _ = body.add(pack, [graph.value(output)])
-        body.inputs, body.outputs = reads, (output,)
-        _discard(graph, step)
-        banded = Node(graph.fresh(f"{step.name}_bands"), Banded(body, rows), reads, (output,))
-        graph.set_producer(replace(banded, origin=step.origin))
-
-    def _stage(self, graph: Graph, step: Step, names: dict[str, str]) -> None:
-        """Let a stage of patches read and write packed maps; `graph` is edited."""
-        (node,) = step.nodes
-        op, (source,), (result,) = node.op, step.reads, step.writes
-        assert isinstance(op, Patched)
-        bodies = tuple(body.copy() for body in op.bodies)
-        for body in bodies:
-            if source in names:
-                (codes,) = body.inputs
-                whole = body.value(codes)
-                bytes_ = graph.value(names[source])
-                _ = body.add_value(replace(bytes_, bounds=bytes_.interval))
-                unpack = IntUnpack(self.digits[source], whole.elem)
-                fresh = body.fresh(f"{codes}_unpack")
-                body.set_producer(Node(fresh, unpack, (bytes_.name,), (codes,)))
-                body.inputs = (bytes_.name,)
-            if result in names:
-                (codes,) = body.outputs
-                pack = IntPack(self.digits[result])
-                fresh = body.fresh(f"{codes}_pack")
-                output = graph.value(names[result])
-                _ = body.add(Node(fresh, pack, (codes,), (output.name,)), [output])
-                body.outputs = (output.name,)
-        view = (
-            View.dense(bodies[0].value(bodies[0].inputs[0]).shape) if source in names else op.view
-        )
-        inputs, outputs = (names.get(source, source),), (names.get(result, result),)
-        graph.remove(node.name)
-        made = replace(op, bodies=bodies, view=view)
-        graph.set_producer(replace(node, op=made, inputs=inputs, outputs=outputs))
-
-    def _unpack(self, graph: Graph, source: str, value: Value) -> None:
-        """Add the node that brings a map back, and the map."""
-        op = IntUnpack(self.digits[value.name], value.elem)
-        node = Node(graph.fresh(f"{value.name}_unpack"), op, (source,), (value.name,))
-        _ = graph.add(node, [replace(value, bounds=value.interval)])
-
-    def _unpack_for(self, graph: Graph, nodes: Sequence[Node], name: str, source: str) -> None:
-        """Let those of the nodes that read a map read it whole, unpacked for them alone."""
-        readers = [node for node in nodes if name in node.inputs]
-        if not readers:
-            return
-        value = graph.value(name)
-        own = replace(value, name=graph.fresh(f"{name}_codes"), bounds=value.interval, source="")
-        op = IntUnpack(self.digits[name], value.elem)
-        origin = sum((reader.origin for reader in readers), Origin())
-        node = Node(graph.fresh(f"{name}_unpack"), op, (source,), (own.name,), origin)
-        _ = graph.add(node, [own])
-        for reader in readers:
-            inputs = tuple(own.name if n == name else n for n in reader.inputs)
-            graph.replace(replace(reader, inputs=inputs))
-
-
-def _staged(step: Step) -> bool:
+def staged(step: Step) -> bool:
     """Whether it is a stage of patches that reads its operand as it is.
 
     One that counts outliers in it reads bytes.
@@ -347,84 +235,3 @@ def _staged(step: Step) -> bool:
     if not isinstance(op, Patched) or op.test or step.reads != op.bodies[0].inputs:
         return False
     return op.view == View.dense(op.source.shape)
-
-
-def _discard(graph: Graph, step: Step) -> None:
-    """Remove a step's nodes, and the values that are inside of it or read by it alone."""
-    names: set[str] = set()
-    for node in step.nodes:
-        names |= {*node.inputs, *node.outputs}
-        graph.remove(node.name)
-    for name in sorted(names - {*step.reads, *step.writes}):
-        if not graph.consumers(name) and graph.producer(name) is None:
-            graph.drop_value(name)
-
-
-def _unstaged(graph: Graph, node: Node, op: Patched) -> dict[str, str]:
-    """Let a stage of patches read and write bytes again; the codes by the name of their bytes."""
-    codes: dict[str, str] = {}
-    bodies = tuple(_restored(body) for body in op.bodies)
-    for body in bodies:
-        for inner in body.nodes():
-            if isinstance(inner.op, IntPack | IntUnpack):
-                body.remove(inner.name)
-                (first,), (second,) = inner.inputs, inner.outputs
-                if isinstance(inner.op, IntPack):
-                    body.outputs, packed, plain = (first,), second, first
-                else:
-                    body.inputs, packed, plain = (second,), first, second
-                body.drop_value(packed)
-                codes[packed] = plain
-    for body in bodies[:1]:
-        for name in codes.values():
-            if not graph.has_value(name):
-                _ = graph.add_value(body.value(name))
-    inputs, outputs = (tuple(codes.get(n, n) for n in ns) for ns in (node.inputs, node.outputs))
-    view = View.dense(bodies[0].value(bodies[0].inputs[0]).shape)
-    made = replace(op, bodies=bodies, view=view if inputs != node.inputs else op.view)
-    graph.remove(node.name)
-    graph.set_producer(replace(node, op=made, inputs=inputs, outputs=outputs))
-    (bounds,) = made.bounds()
-    graph.set_value(replace(graph.value(outputs[0]), bounds=bounds))
-    return codes
-
-
-def _restored(body: Graph) -> Graph:
-    """A body of a stage with its bands as layers again."""
-    made = body.copy()
-    for name in _unbanded(made, body.nodes()):
-        made.drop_value(name)
-    return made
-
-
-def _unbanded(graph: Graph, nodes: Sequence[Node]) -> dict[str, str]:
-    """Put the layers of bands back; the codes by the name of their bytes."""
-    bodies = [(n.name, n.op.body) for n in nodes if isinstance(n.op, Banded)]
-    codes: dict[str, str] = {}
-    for name, body in bodies:
-        graph.remove(name)
-        for value in body.values():
-            if not graph.has_value(value.name):
-                _ = graph.add_value(value)
-    for _, body in bodies:
-        for node in body.nodes():
-            if isinstance(node.op, IntPack):
-                codes[node.outputs[0]] = node.inputs[0]
-            elif not isinstance(node.op, IntUnpack):
-                graph.set_producer(node)
-    return codes
-
-
-def unpacked(graph: Graph) -> Graph:
-    """The graph with a byte for every code again: what `Packing.graph_of` was made of."""
-    made = graph.copy()
-    codes = _unbanded(made, graph.nodes())
-    for node in graph.nodes():
-        if isinstance(node.op, Patched):
-            codes |= _unstaged(made, node, node.op)
-    for node in made.nodes():
-        if isinstance(node.op, IntUnpack):
-            made.bypass(node, codes[node.inputs[0]])
-    for name in codes:
-        made.drop_value(name)
-    return made

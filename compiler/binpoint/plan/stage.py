@@ -2,7 +2,7 @@
 
 Patches that are alike - of one body, size and place relative to the borders - are one piece, of
 which there are few: first, inner and last along each axis. A piece is planned as a net of its own,
-with the kernels of the target; `emit/stage_c.py` shares code between the pieces.
+with the kernels of the target; which calls the pieces share is decided in `plan/stage_calls.py`.
 """
 
 from __future__ import annotations

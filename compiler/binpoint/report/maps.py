@@ -10,7 +10,7 @@ from binpoint.ops.packed import IntPack
 from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
-from binpoint.plan.packing import unpacked
+from binpoint.plan.packed_graph import unpacked
 from binpoint.plan.program import Program
 from binpoint.report.part import Part
 from binpoint.target import McuTarget

@@ -14,7 +14,7 @@ from binpoint.ops.patched import Patched
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
 from binpoint.plan.halos import Estimates
-from binpoint.plan.packing import unpacked
+from binpoint.plan.packed_graph import unpacked
 from binpoint.plan.patches import undivided
 from binpoint.plan.program import Program
 from binpoint.report.part import Part

@@ -176,9 +176,10 @@ def _memory(row: Usage) -> MemoryUse:
 
 def _layer(program: Program, step: Step, snr_db: Mapping[str, float], cost: Cost | None) -> Layer:
     graph, nodes, op = program.graph, step.nodes, step.nodes[0].op
+    written = step.writes[0]
     if isinstance(op, Banded):
-        graph, nodes = op.body, op.layer
-    result = graph.value(nodes[-1].outputs[0])
+        graph, nodes, written = op.body, op.layer, op.layer[-1].outputs[0]
+    result = graph.value(written)
     stored = _constant_bytes(program, step)
     row = layer_row(graph, step.name, nodes, result, stored, snr_db)
     if step.modelled is not None:

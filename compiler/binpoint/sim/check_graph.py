@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from binpoint import ort
 from binpoint.errors import VerificationError
 from binpoint.ir.evaluate import written
-from binpoint.ir.exchange import OnnxWriter, Tensor
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 
 VALUES = "binpoint.values"
 """Key of the model's metadata that tells, as JSON, which tensor is which value of the graph."""

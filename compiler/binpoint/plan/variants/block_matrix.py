@@ -14,11 +14,12 @@ import numpy as np
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
+from binpoint.ir.kernel import Argument, KernelCall, Number, Table
 from binpoint.numeric.fixed import I32
 from binpoint.numeric.float32 import Ints
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
+from binpoint.plan.variants.weighted import Weighted
 
 WINDOW = (
     "batches", "in_h", "in_w", "in_c", "out_h", "out_w", "kernel_h", "kernel_w",
@@ -57,16 +58,13 @@ def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
     call = step.call
     if call.stem not in ("conv", "dense"):
         return None
-    x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = call.numbers
-    weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    if weights is None or offsets is None:
+    found, numbers = Weighted.of(step, graph), call.numbers
+    if found is None or numbers.get("groups", 1) != 1 or numbers.get("dilation_w", 1) != 1:
         return None
-    if numbers.get("groups", 1) != 1 or numbers.get("dilation_w", 1) != 1:
-        return None
-    codes = weights.array.astype(np.int64).reshape(weights.array.shape[0], -1)
+    x, w = found.x, found.w
+    codes = found.codes.reshape(len(found.codes), -1)
     zero = numbers.get("zero_x", 0)
-    folded = offsets.array.astype(np.int64) - zero * codes.sum(axis=1)
+    folded = found.bias - zero * codes.sum(axis=1)
     largest = max(abs(x.elem.min), abs(x.elem.max))
     if (np.abs(codes).sum(axis=1) * largest + np.abs(folded)).max() > _LIMIT:
         return None
@@ -81,7 +79,7 @@ def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
     shape, direct = _shape(call.stem, numbers, zero)
     sizes = shape | {"channels": len(codes), "depth": depth}
     arguments: tuple[Argument, ...] = (
-        x, *tables, y, *(Number(n, v) for n, v in sizes.items()),
+        x, *tables, found.y, *(Number(n, v) for n, v in sizes.items()),
     )  # fmt: skip
     traits = (
         ("rows", str(block.rows)),
@@ -89,7 +87,7 @@ def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
         ("block", f"{x.elem}_{w.elem}_{block.rows}x{block.positions}"),
         ("direct", "direct" if direct else ""),
     )
-    found = KernelCall(
+    made = KernelCall(
         call.stem,
         arguments,
         traits,
@@ -100,7 +98,7 @@ def _blocked(step: Step, graph: Graph, block: Block) -> Step | None:
         note=f"sums of {block.rows} channels and {block.positions} positions in registers, zero "
         "points in the biases",
     )
-    return replace(step, call=found)
+    return replace(step, call=made)
 
 
 def _shape(stem: str, numbers: dict[str, int], zero: int) -> tuple[dict[str, int], bool]:

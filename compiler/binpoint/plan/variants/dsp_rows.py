@@ -22,19 +22,20 @@ import numpy as np
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.evaluate import constant_array
-from binpoint.ir.graph import Graph, Value
-from binpoint.ir.kernel import Argument, KernelCall, Table
+from binpoint.ir.graph import Graph
+from binpoint.ir.kernel import Argument, Buffer, KernelCall, Table
 from binpoint.numeric.fixed import I8, I16, I32, U8
 from binpoint.numeric.float32 import Ints
+from binpoint.ops.distances import CODES
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.logshares import LOG2, IntLogShares
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
+from binpoint.plan.spans import ROWS, traits_of
 from binpoint.plan.variants.rounding import saturation
 
 _BYTES = (I8, U8)
-_DISTANCES = 256
 _LEAST_TERM = 2**20
 _LARGEST_SUM = 2**32 * 14 // 15
 _FEW = 8
@@ -92,47 +93,52 @@ def softmax(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """Rows of bytes, with the terms in the order of elements in place of distances."""
     if options.optimize == "size" or not is_quick(step, graph):
         return None
-    table = graph.arguments(step.nodes[0])[1]
     note = "the high word of a product with 2^40 / sum, or one more, as the rest proves"
-    return replace(step, call=_with_terms(step.call, ("x", "y", "outer", "n"), table, note))
+    return replace(step, call=_with_terms(step.call, ROWS, terms_of(step, graph), note))
 
 
 def is_quick(step: Step, graph: Graph) -> bool:
     """Whether shares can be made from a reciprocal: rows of bytes in steps of 2^-8."""
     op = step.nodes[0].op
-    if not isinstance(op, IntSoftmax) or not _rows(step, graph):
+    if not isinstance(op, IntSoftmax) or not _of_bytes(step.call, "x", "y"):
         return False
-    table = graph.arguments(step.nodes[0])[1]
-    storage, top, n = op.result.storage, int(constant_array(table)[0]), op.block.n
-    plain = dict(step.call.traits)["form"] == "table" and table.shape == (_DISTANCES,)
-    whole = op.result.zero_point == storage.min and top == int(constant_array(table).max())
+    table = terms_of(step, graph)
+    storage, top, n = op.result.storage, int(table[0]), op.block.n
+    plain = dict(step.call.traits)["form"] == "table"
+    whole = op.result.zero_point == storage.min and top == int(table.max())
     return (
-        plain and whole and op.block.inner == 1 and _FEW <= n < 2 * _DISTANCES
+        plain and whole and op.block.inner == 1 and _FEW <= n < 2 * CODES
         and top >= _LEAST_TERM and top * n < _LARGEST_SUM
     )  # fmt: skip
 
 
 def log_shares(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """Codes of powers of two of rows of bytes, none of them masked."""
+    """Codes of powers of two of rows of bytes."""
     op = step.nodes[0].op
     if not isinstance(op, IntLogShares) or options.optimize == "size" or op.base != LOG2:
         return None
-    x, table = graph.arguments(step.nodes[0])
-    plain = table.shape == (_DISTANCES,) and op.block.inner == 1
-    if not plain or x.elem.storage not in _BYTES or op.block.n < _FEW:
+    if not _of_bytes(step.call, "x") or op.block.inner != 1 or op.block.n < _FEW:
         return None
-    kept = ("x", "y", "outer", "n", "mark0")
+    kept = (*ROWS, "mark0")
     note = "halvings by leading zeros, of a term that stays below twice the mark"
-    return replace(step, call=_with_terms(step.call, kept, table, note))
+    return replace(step, call=_with_terms(step.call, kept, terms_of(step, graph), note))
 
 
-def _with_terms(call: KernelCall, kept: tuple[str, ...], table: Value, note: str) -> KernelCall:
+def terms_of(step: Step, graph: Graph) -> Ints:
+    """The terms of a softmax's bytes by distance, without those that a mask has."""
+    return constant_array(graph.arguments(step.nodes[0])[1])[:CODES].astype(np.int64)
+
+
+def _with_terms(call: KernelCall, kept: tuple[str, ...], terms: Ints, note: str) -> KernelCall:
     """A call with some of its arguments, and terms in the order of elements."""
-    terms = Table("table", Constant(constant_array(table)[::-1].astype(np.int32)), I32)
-    arguments = (*(a for a in call.arguments if a.name in kept), terms)
-    return replace(call, arguments=arguments, traits=(), variant="dsp", note=note, shared=True)
+    table = Table("table", Constant(terms[::-1].astype(np.int32)), I32)
+    arguments = (*(a for a in call.arguments if a.name in kept), table)
+    return replace(
+        call, arguments=arguments, traits=traits_of(call), variant="dsp", note=note, shared=True
+    )
 
 
-def _rows(step: Step, graph: Graph) -> bool:
-    values = graph.arguments(step.nodes[0])[0], graph.value(step.writes[0])
-    return all(v.elem.storage in _BYTES for v in values)
+def _of_bytes(call: KernelCall, *names: str) -> bool:
+    """Whether operands and results of a kernel are bytes, by their names."""
+    ends = (a for a in call.arguments if isinstance(a, Buffer) and a.name in names)
+    return all(a.elem in _BYTES for a in ends)

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
-from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.ir.kernel import Argument, KernelCall, Number, Table
+from binpoint.numeric.fixed import I8, I32
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.mve_lanes import REQUANTIZED, lanes
+from binpoint.plan.variants.weighted import Weighted, moved
 
 _CHANNELS = 8
-_MIDDLE = 128
 
 
 def depthwise(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
@@ -31,18 +31,16 @@ def depthwise(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     op = step.nodes[-1].op
     if call.stem != "depthwise" or call.epilogue is None or not isinstance(op, Requantize):
         return None
-    x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = call.numbers
-    weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem.dtype != np.int8:
+    operands, numbers = Weighted.of_bytes(step, graph), call.numbers
+    if operands is None:
         return None
     plain = numbers["dilation_h"] == numbers["dilation_w"] == 1
     if numbers["out_c"] != numbers["groups"] or not plain:
         return None
     channels = numbers["out_c"]
-    codes = weights.array.astype(np.int64).reshape(-1, channels)
-    zero = numbers["zero_x"] - (0 if x.elem == I8 else _MIDDLE)
-    folded = offsets.array.astype(np.int64) - zero * codes.sum(axis=0)
+    codes = operands.codes.reshape(-1, channels)
+    zero = numbers["zero_x"] - moved(operands.x.elem)
+    folded = operands.bias - zero * codes.sum(axis=0)
     blocks = np.arange(-(-channels // _CHANNELS) * _CHANNELS).reshape(-1, _CHANNELS // 2, 2)
     order = np.moveaxis(blocks, 2, 1).reshape(-1).tolist()
     found = lanes(op, folded, graph.value(step.nodes[0].outputs[0]).interval, order)
@@ -53,7 +51,8 @@ def depthwise(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     names += ("stride_h", "stride_w", "pad_h", "pad_w")
     shape = {n: numbers[n] for n in names} | {"fill": zero, "channels": channels, "width": width}
     arguments: tuple[Argument, ...] = (
-        x, Table("w", Constant(_pack(codes)), I8), Table("k", found.packed, I32), y,
+        operands.x, Table("w", Constant(_pack(codes)), I8), Table("k", found.packed, I32),
+        operands.y,
         *(Number(n, v) for n, v in shape.items()), *found.numbers,
     )  # fmt: skip
     variant = KernelCall(

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
-from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.ir.kernel import Argument, KernelCall, Number, Table
+from binpoint.numeric.fixed import I8, I32
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.mve_lanes import LANES, REQUANTIZED, lanes
+from binpoint.plan.variants.weighted import Weighted, moved
 
 _TAPS = 16
 _VECTOR = 8
 _SCRATCH = 3584
-_MIDDLE = 128
 _SLOTS = (1, 2, 4)
 _MOST_POSITIONS = 100
 _LINE = 40
@@ -57,19 +57,17 @@ def depthwise_lines(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     call, op = step.call, step.nodes[-1].op
     if call.stem != "depthwise" or call.epilogue is None or not isinstance(op, Requantize):
         return None
-    x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = call.numbers
-    weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem.dtype != np.int8:
+    operands, numbers = Weighted.of_bytes(step, graph), call.numbers
+    if operands is None:
         return None
     plain = numbers["dilation_h"] == numbers["dilation_w"] == 1
     chosen = _axes(numbers)
     if numbers["out_c"] != numbers["groups"] or not plain or chosen is None:
         return None
     fast, slow, slots = chosen
-    codes = weights.array.astype(np.int64).reshape(*_kernel(numbers), -1)
-    zero = numbers["zero_x"] - (0 if x.elem == I8 else _MIDDLE)
-    folded = offsets.array.astype(np.int64) - zero * codes.sum(axis=(0, 1))
+    codes = operands.codes.reshape(*_kernel(numbers), -1)
+    zero = numbers["zero_x"] - moved(operands.x.elem)
+    folded = operands.bias - zero * codes.sum(axis=(0, 1))
     acc = graph.value(step.nodes[0].outputs[0]).interval
     found = lanes(op, folded, acc, range(-(-len(folded) // LANES) * LANES))
     if found is None:
@@ -81,7 +79,7 @@ def depthwise_lines(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     shape = _shape(numbers, fast, slow) | {"fill": zero} | pieces
     tables = Table("w", Constant(packed), I8), Table("k", Constant(found.columns(len(folded))), I32)
     arguments: tuple[Argument, ...] = (
-        x, *tables, y, *(Number(n, v) for n, v in shape.items()), *found.numbers,
+        operands.x, *tables, operands.y, *(Number(n, v) for n, v in shape.items()), *found.numbers,
     )  # fmt: skip
     advance = slots * fast.stride
     tie = "tie" if found.form.endswith("tie") else ""

@@ -24,9 +24,9 @@ from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.mve_lanes import LANES, reaches, rows_of
+from binpoint.plan.variants.weighted import moved
 
 _VECTOR = 16
-_MIDDLE = 128
 _HALF = 16
 _MOST_DOWN = 8
 _SCRATCH = 4096
@@ -53,8 +53,7 @@ def matmul(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     least = LANES * (_VECTOR * steps + 4)
     chunk = LANES * min(-(-columns // LANES), max(_SCRATCH // least, 1))
     direct = a.elem.storage == I8 and depth % _VECTOR == 0
-    shifted = [z - (0 if v.elem.storage == I8 else _MIDDLE)
-               for z, v in ((op.zero_a, a), (op.zero_b, b))]  # fmt: skip
+    shifted = [z - moved(v.elem.storage) for z, v in ((op.zero_a, a), (op.zero_b, b))]
     arguments: tuple[Argument, ...] = (
         *(x for x in step.call.arguments if not x.name.startswith("zero")),
         Number("zero_a", shifted[0]), Number("zero_b", shifted[1]), Number("steps", steps),

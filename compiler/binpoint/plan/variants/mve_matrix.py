@@ -14,16 +14,17 @@ import numpy as np
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, KernelCall, Number, Table
-from binpoint.numeric.fixed import I8, I32, U8
+from binpoint.ir.kernel import Argument, KernelCall, Number, Table
+from binpoint.numeric.fixed import I8, I32
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.requantize import Requantize
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
+from binpoint.plan.variants.block_matrix import WINDOW
 from binpoint.plan.variants.mve_lanes import LANES, REQUANTIZED, Lanes, lanes, wrapped
+from binpoint.plan.variants.weighted import Weighted, moved
 
 _VECTOR = 16
-_MIDDLE = 128
 _EXACT = "8-bit products summed in 32 bits, zero points in the biases"
 
 
@@ -32,22 +33,19 @@ def matrix(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     call = step.call
     if call.stem not in ("conv", "dense"):
         return None
-    x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = call.numbers
-    weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    if weights is None or offsets is None or x.elem not in (I8, U8) or w.elem.dtype != np.int8:
+    operands, numbers = Weighted.of_bytes(step, graph), call.numbers
+    if operands is None or numbers.get("groups", 1) != 1 or numbers.get("dilation_w", 1) != 1:
         return None
-    if numbers.get("groups", 1) != 1 or numbers.get("dilation_w", 1) != 1:
-        return None
-    codes = weights.array.astype(np.int64).reshape(weights.array.shape[0], -1)
-    zero = numbers.get("zero_x", 0) - (0 if x.elem == I8 else _MIDDLE)
+    x, codes = operands.x, operands.codes.reshape(len(operands.codes), -1)
+    zero = numbers.get("zero_x", 0) - moved(x.elem)
     rows = _pack(codes)
-    stored = _stored(step, graph, offsets.array.astype(np.int64) - zero * codes.sum(axis=1))
+    stored = _stored(step, graph, operands.bias - zero * codes.sum(axis=1))
     shape = _shape(call.stem, numbers, zero) | {"channels": len(codes), "steps": rows.shape[1]}
     direct = call.stem == "dense" and x.elem == I8 and numbers["depth"] % _VECTOR == 0
     patches = 0 if direct else 2 * _VECTOR * rows.shape[1]
     arguments: tuple[Argument, ...] = (
-        x, Table("w", Constant(rows.astype(np.int8)), I8), Table("k", stored.packed, I32), y,
+        x, Table("w", Constant(rows.astype(np.int8)), I8), Table("k", stored.packed, I32),
+        operands.y,
         *(Number(n, v) for n, v in shape.items()), *stored.numbers,
     )  # fmt: skip
     raw = stored.form == "raw"
@@ -72,9 +70,7 @@ def _shape(stem: str, numbers: dict[str, int], zero: int) -> dict[str, int]:
     """The sizes that the template wants."""
     if stem == "dense":
         return {"count": numbers["rows"], "depth": numbers["depth"]}
-    names = ("batches", "in_h", "in_w", "in_c", "out_h", "out_w", "kernel_h", "kernel_w")
-    names += ("stride_h", "stride_w", "dilation_h", "pad_h", "pad_w")
-    return {n: numbers[n] for n in names} | {"fill": zero}
+    return {n: numbers[n] for n in WINDOW} | {"fill": zero}
 
 
 def _pack(codes: Ints) -> Ints:

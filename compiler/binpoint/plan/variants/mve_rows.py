@@ -22,20 +22,28 @@ from dataclasses import replace
 import numpy as np
 
 from binpoint.ir.constant import Constant
-from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
 from binpoint.ir.kernel import Argument, Number, Table
-from binpoint.numeric.fixed import U8
+from binpoint.ir.op import IntArray
+from binpoint.numeric.fixed import I32
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
-from binpoint.plan.variants.dsp_rows import about, is_quick, normalizes, parameters, with_constants
+from binpoint.plan.spans import behind, traits_of
+from binpoint.plan.variants.dsp_rows import (
+    about,
+    is_quick,
+    normalizes,
+    parameters,
+    terms_of,
+    with_constants,
+)
 
 _GROUP = 8
 _HALF = 16
 _MOST_DOWN = 8
-_BITS = 33
+_WORD = 32
 _SCRATCH = 1536
 _BYTES = 3
 _UPPER = 17
@@ -72,19 +80,33 @@ def softmax(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     op = step.nodes[0].op
     if not is_quick(step, graph) or not isinstance(op, IntSoftmax) or op.block.n < _LONG:
         return None
-    table = constant_array(graph.arguments(step.nodes[0])[1]).astype(np.int64)
+    table = terms_of(step, graph)
     bits = int(table.max()).bit_length()
     if table.max() != 1 << (bits - 1) or bits > 8 * _BYTES:
         return None
-    none = [np.flatnonzero(1024 * table < 1 << k) for k in range(_BITS)]
-    last = np.array([n[0] if n.size else len(table) - 1 for n in none], np.uint8)
-    kept = [a for a in step.call.arguments if a.name in ("x", "y", "outer", "n", "table")]
+    rows, scratch = behind(step.call, _SCRATCH)
     arguments: tuple[Argument, ...] = (
-        *kept, Table("last", Constant(last), U8),
-        Number("drop", bits - _UPPER, "uint32_t"), Number("first", bits - _PLACES, "uint32_t"),
+        *rows, *(a for a in step.call.arguments if a.name == "table"),
+        Table("forms", Constant(_forms(table, bits).astype(np.int32)), I32),
+        Number("drop", bits - _UPPER, "uint32_t"),
     )  # fmt: skip
     found = replace(
-        step.call, arguments=arguments, traits=(), variant="mve", shared=True, scratch=_SCRATCH,
-        note="shares of all distances, made once a row by a reciprocal, proved",
+        step.call, arguments=arguments, traits=traits_of(step.call), variant="mve", shared=True,
+        scratch=scratch, note="shares of all distances, made once a row by a reciprocal, proved",
     )  # fmt: skip
     return replace(step, call=found)
+
+
+def _forms(table: IntArray, bits: int) -> IntArray:
+    """How shares are made, by the leading zeros of the sum in 32 bits, which has `bits` at least.
+
+    In fours: a half and two, then one, with p bits after the point; -p; and the groups of distances
+    that may have a share.
+    """
+    forms: list[tuple[int, int, int, int]] = []
+    for k in range(_WORD, bits - 1, -1):
+        places = k - bits + _PLACES
+        (none,) = np.nonzero(1024 * table < 1 << k)
+        last = int(none[0]) if none.size else len(table) - 1
+        forms.append(((1 << (places - 1)) + 2, (1 << _HALF) >> places, -places, last // _GROUP + 1))
+    return np.array(forms, np.int64).reshape(-1)

@@ -17,7 +17,7 @@ import numpy as np
 from binpoint.errors import BadOption
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph
-from binpoint.ir.kernel import Argument, Buffer, Epilogue, KernelCall, Number, Table
+from binpoint.ir.kernel import Argument, Epilogue, KernelCall, Number, Table
 from binpoint.numeric.digits import parts, terms
 from binpoint.numeric.fixed import I32, U8, U16
 from binpoint.numeric.float32 import Ints
@@ -25,6 +25,7 @@ from binpoint.ops.conv import IntConv, IntDepthwise
 from binpoint.ops.dense import IntDense
 from binpoint.plan.fuse import Step
 from binpoint.plan.variants.block_matrix import WINDOW
+from binpoint.plan.variants.weighted import Weighted
 
 _FREE = frozenset({
     "arg", "banded", "channel_lookup", "clamp", "concat", "copy", "extreme", "gather", "lookup",
@@ -113,13 +114,11 @@ def additions(step: Step, graph: Graph) -> Step | None:
     call, op = step.call, step.nodes[0].op
     if not isinstance(op, IntDense | IntConv):
         return None
-    x, w, bias, y = (a for a in call.arguments if isinstance(a, Buffer))
-    numbers = call.numbers
-    weights, offsets = graph.value(w.value).constant, graph.value(bias.value).constant
-    if weights is None or offsets is None or numbers.get("dilation_w", 1) != 1:
+    found, numbers = Weighted.of(step, graph), call.numbers
+    if found is None or numbers.get("dilation_w", 1) != 1:
         return None
-    codes = _rows(op, weights.array.astype(np.int64), numbers)
-    folded = offsets.array.astype(np.int64) - numbers.get("zero_x", 0) * codes.sum(axis=1)
+    x, codes = found.x, _rows(op, found.codes, numbers)
+    folded = found.bias - numbers.get("zero_x", 0) * codes.sum(axis=1)
     plus, minus = parts(codes)
     largest = max(abs(x.elem.min), abs(x.elem.max))
     if ((plus + minus).sum(axis=1) * largest + np.abs(folded)).max() > _LIMIT:
@@ -130,10 +129,10 @@ def additions(step: Step, graph: Graph) -> Step | None:
     shape, places = _shape(op, numbers, length)
     sizes = shape | {"channels": channels, "depth": depth}
     arguments: tuple[Argument, ...] = (
-        x, *tables, y, *(Number(n, v) for n, v in sizes.items()),
+        x, *tables, found.y, *(Number(n, v) for n, v in sizes.items()),
     )  # fmt: skip
     positions = min(POSITIONS, places)
-    found = KernelCall(
+    made = KernelCall(
         "dense" if isinstance(op, IntDense) else "conv",
         arguments,
         (("positions", str(positions)), ("row", f"{x.elem}_{tables[0].elem}_{positions}")),
@@ -144,7 +143,7 @@ def additions(step: Step, graph: Graph) -> Step | None:
         note=f"{int(np.count_nonzero(codes))} weights as {int(terms(codes).sum())} signed powers "
         "of two, each added in its turn, zero points in the biases",
     )
-    return replace(step, call=found)
+    return replace(step, call=made)
 
 
 def _shape(

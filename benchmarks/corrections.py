@@ -1,8 +1,7 @@
 """What corrections of rounded values gain in transformers: ``python -m benchmarks.corrections``.
 
 The error of the outputs over samples that found no range, with and without: values rounded to
-their types, weights of eight bits. The first samples of a model's own file find the ranges, those
-behind them are scored. With ``--write`` the table becomes that of the page on methods.
+their types, weights of eight bits. With ``--write`` the table becomes that of the page on methods.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
 from binpoint.passes.base import Context
 from binpoint.passes.manager import run
+from binpoint.passes.samples import Samples
 from binpoint.pipelines import mcu
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.outputs import Outputs
@@ -46,8 +46,7 @@ def errors(model: Path, count: int, bits: int) -> Iterator[tuple[Mode, Mapping[s
     graph = load(model)
     samples = read_samples(model.with_suffix(".npz"), graph)
     assert samples is not None
-    first = min(CALIBRATE, samples.count // 2)
-    found, scored = samples.part(0, first), samples.part(first, min(first + count, samples.count))
+    found, scored = divided(samples, count)
     options = CompileOptions(activation_bits=bits, residuals="wide")
     context = Context(load_target(TARGET), options, found)
     passes = mcu().until(AssignTypes.name)
@@ -60,6 +59,17 @@ def errors(model: Path, count: int, bits: int) -> Iterator[tuple[Mode, Mapping[s
         typed = AssignTypes().run(real.copy(), dataclasses.replace(context, options=chosen))
         each = np.array(outputs.errors(typed)) / np.mean(outputs.powers)
         yield mode, typed.figures.get(AssignTypes.name, {}), each
+
+
+def divided(samples: Samples, count: int) -> tuple[Samples, Samples]:
+    """The first samples, and at most `count` behind them; of few samples every other one each."""
+    order = np.arange(samples.count)
+    if samples.count < 2 * CALIBRATE:
+        order = np.concatenate((order[::2], order[1::2]))
+    first = min(CALIBRATE, (samples.count + 1) // 2)
+    parts = order[:first], order[first : first + count]
+    found, scored = ({n: a[part] for n, a in samples.arrays.items()} for part in parts)
+    return Samples(found), Samples(scored)
 
 
 def change(after: Reals, before: Reals) -> str:

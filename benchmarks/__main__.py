@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks import tables
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.emit.mcu_c import render
 from binpoint.errors import BinpointError
@@ -93,8 +94,7 @@ def text(value: object) -> str:
 def main(models: tuple[Path, ...], calibrate_with: int, verify: str) -> None:
     """Print a table of MODELS, by default of all in the folder of real models."""
     chosen = models or tuple(sorted(SHARED.glob("*.onnx")))
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("| --- " * len(COLUMNS) + "|")
+    tables.begin(COLUMNS)
     compiled, at_bound = 0, 0
     refused: list[str] = []
     for model in chosen:
@@ -105,7 +105,7 @@ def main(models: tuple[Path, ...], calibrate_with: int, verify: str) -> None:
             continue
         compiled += 1
         at_bound += reports[0].arena_bytes == reports[0].arena_lower_bound_bytes
-        print("| " + " | ".join(row(reports, duration)) + " |", flush=True)
+        tables.add(row(reports, duration))
     print(f"\n{compiled} of {len(chosen)} compiled, {at_bound} with the arena at its lower bound")
     print("".join(f"- {line}\n" for line in refused))
 

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import tables
 from binpoint import CompileOptions, load_target
 from binpoint.emit.mcu_c import render
 from binpoint.ir.build import GraphBuilder
@@ -124,8 +125,7 @@ def main(name: str, product: int) -> None:
     slow = msgspec.structs.replace(
         target, price=msgspec.structs.replace(target.price, cycles=prices)
     )
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("| --- " * len(COLUMNS) + "|")
+    tables.begin(COLUMNS)
     for shape in (DENSE, CONV):
         for bits, most in CASES:
             codes = weights(shape, bits, most)
@@ -136,7 +136,7 @@ def main(name: str, product: int) -> None:
                 found, late = (measured(layer(codes), t, options) for t in (target, slow))
                 cells = [*words, int(terms(codes).sum()), multipliers, found.instructions]
                 cells += [found.flash_bytes, found.modelled_cycles, late.modelled_cycles, *apart]
-                print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+                tables.add(cells)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Literal
 
 import click
 
-from benchmarks import fpga_cases
+from benchmarks import fpga_cases, tables
 from benchmarks.fpga_cases import Case
 from benchmarks.yosys import Counts, synthesise
 
@@ -41,8 +41,7 @@ def error(found: int, model: float) -> float | None:
 
 def head(which: Which) -> str:
     """The first two lines of a table."""
-    names = PRIMITIVES if which == "primitives" else LAYERS
-    return "| " + " | ".join(names) + " |\n" + "| --- " * len(names) + "|"
+    return tables.head(PRIMITIVES if which == "primitives" else LAYERS)
 
 
 def row(which: Which, case: Case, found: Counts) -> str:
@@ -54,7 +53,7 @@ def row(which: Which, case: Case, found: Counts) -> str:
         *_pair(found.dsp, model.dsp), *_pair(found.bram18, model.bram18),
     ]  # fmt: skip
     cycles = [] if which == "primitives" else [str(n) for n in case.cycles or ("-", "-")]
-    return "| " + " | ".join([case.name, *cycles, *cells]) + " |"
+    return tables.line([case.name, *cycles, *cells])
 
 
 def _pair(found: int, model: float) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks import tables
 from benchmarks.__main__ import SHARED, text
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.driver import Result
@@ -146,12 +147,11 @@ def row(model: Path, calibrate_with: int, ap: int) -> list[str]:
 def main(models: tuple[Path, ...], calibrate_with: int, ap: int) -> None:
     """Print a table of MODELS, by default of all in the folder of real models."""
     chosen = models or tuple(sorted(SHARED.glob("*.onnx")))
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("| --- " * len(COLUMNS) + "|")
+    tables.begin(COLUMNS)
     refused: list[str] = []
     for model in chosen:
         try:
-            print("| " + " | ".join(row(model, calibrate_with, ap)) + " |", flush=True)
+            tables.add(row(model, calibrate_with, ap))
         except BinpointError as error:
             refused.append(f"{model.stem}: {error.code} {error.message}, {error.at}, {error.have}")
     print(f"\n{len(chosen) - len(refused)} of {len(chosen)} compiled")

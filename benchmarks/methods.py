@@ -16,6 +16,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import tables
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
@@ -270,8 +271,8 @@ def norm_table() -> list[list[str]]:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the first one being the head."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]]) + "\n"
+    lines = [tables.head(rows[0]), *map(tables.line, rows[1:])]
+    return "\n".join(lines) + "\n"
 
 
 def write(page: Path, name: str, text: str) -> None:

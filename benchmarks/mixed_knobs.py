@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks import tables
 from benchmarks.mixed_patches import OPTIONS, Reals, folds, uniform
 from benchmarks.patches import REAL, nets
 from binpoint import load_target
@@ -122,12 +123,12 @@ def main(core: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = [c for m in nets(Path(folder)) if m.stem in REAL for c in cases(m, context)]
     grouped = by_net(found)
-    print(" | ".join(("phi", "lambda", "BitOPs", "SNR in dB", *(g[0].name for g in grouped))))
+    tables.begin(("phi", "lambda", "BitOPs", "SNR in dB", *(g[0].name for g in grouped)))
     for phi in _PHIS:
         lam = next((x for x in _LAMBDAS if factor(found, phi, x) >= FACTOR), _LAMBDAS[-1])
         ratios = [float(np.mean([case.ratio(phi, lam) for case in group])) for group in grouped]
         cells = (f"{phi:g}", f"{lam:g}", f"{factor(found, phi, lam):.3f}", f"{np.mean(ratios):.2f}")
-        print(" | ".join((*cells, *(f"{r:.1f}" for r in ratios))), flush=True)
+        tables.add((*cells, *(f"{r:.1f}" for r in ratios)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks import tables
 from benchmarks.patches import nets
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.frontend.samples import RANDOM
@@ -62,14 +63,13 @@ def row(model: Path, core: str, way: str, options: CompileOptions) -> tuple[str,
 @click.option("--net", "chosen", multiple=True, help="By default all.")
 def main(core: str, chosen: tuple[str, ...]) -> None:
     """Print the table, a row as it is known."""
-    for line in (_HEAD, ("---",) * len(_HEAD)):
-        print("| " + " | ".join(line) + " |", flush=True)
+    tables.begin(_HEAD)
     with tempfile.TemporaryDirectory() as folder:
         for model in nets(Path(folder)):
             if chosen and model.stem not in chosen:
                 continue
             for way, options in WAYS:
-                print("| " + " | ".join(row(model, core, way, options)) + " |", flush=True)
+                tables.add(row(model, core, way, options))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from benchmarks import tables
 from benchmarks.__main__ import SHARED
 from benchmarks.patches import nets
 from binpoint import CompileOptions, load_target
@@ -321,7 +322,7 @@ def report(
         print(model.stem, "is not computed in patches", flush=True)
         return
     for knob, classes in itertools.product(knobs, kinds):
-        print(" | ".join(row(found, knob, classes)), flush=True)
+        tables.add(row(found, knob, classes))
 
 
 @click.command()
@@ -355,7 +356,7 @@ def main(  # noqa: PLR0913 (one for each option of the command)
         for phi in phis or (plain.phi,)
         for la in lambdas or (plain.lambda_,)
     ]
-    print(" | ".join(_HEAD))
+    tables.begin(_HEAD)
     with tempfile.TemporaryDirectory() as folder:
         for model in nets(Path(folder)):
             if chosen and model.stem not in chosen:

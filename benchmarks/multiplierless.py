@@ -16,6 +16,7 @@ from typing import Literal
 
 import click
 
+from benchmarks import tables
 from benchmarks.__main__ import SHARED, text
 from benchmarks.yosys import SCRIPT, Counts, counted
 from binpoint import CompileOptions, compile_model, load_target
@@ -204,11 +205,10 @@ def row(result: Result, few: Weights, layer: int | None) -> list[str]:
 @click.option("--layer", type=int, default=None, help="Whose sums yosys is given; none by default.")
 def main(model: Path, bits: int, calibrate_with: int, scales: Scales, layer: int | None) -> None:
     """Print the table of MODEL."""
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("| --- " * len(COLUMNS) + "|")
+    tables.begin(COLUMNS)
     for few in ROWS:
         result = compiled(model, bits, few, calibrate_with, scales)
-        print("| " + " | ".join(row(result, few, layer)) + " |", flush=True)
+        tables.add(row(result, few, layer))
 
 
 if __name__ == "__main__":

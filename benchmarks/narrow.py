@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import layers
+from benchmarks import layers, tables
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.report.schema import Layer
 
@@ -34,13 +34,13 @@ def table(found: dict[int, dict[str, Layer]]) -> str:
     """Instructions, their ratio to those of eight bits, and bytes, a row for each layer."""
     widths = tuple(found)
     heads = [f"instructions, {b} bits" for b in widths] + [f"bytes, {b} bits" for b in widths]
-    lines = [["layer", *heads], ["---"] * (len(heads) + 1)]
+    lines = [tables.head(["layer", *heads])]
     for title, first in found[widths[0]].items():
         rows = [found[b][title] for b in widths]
         counts = [row.instructions or 0 for row in rows]
         cells = [f"{n:,} ({n / (first.instructions or 1):.3f})" for n in counts]
-        lines.append([title, *cells, *(f"{row.bytes:,}" for row in rows)])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        lines.append(tables.line([title, *cells, *(f"{row.bytes:,}" for row in rows)]))
+    return "\n".join(lines) + "\n"
 
 
 @click.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks import tables
 from benchmarks.__main__ import SHARED, text
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.quantize.observe import Method
@@ -48,10 +49,9 @@ def row(model: Path, calibrate_with: int) -> list[str]:
 def main(models: tuple[Path, ...], calibrate_with: int) -> None:
     """Print a table of MODELS, by default of four from the folder of real models."""
     heads = ("model", "metric", "samples", "float", *(method.value for method in Method))
-    print("| " + " | ".join(heads) + " |")
-    print("| --- " * len(heads) + "|")
+    tables.begin(heads)
     for model in models or tuple(SHARED / f"{name}.onnx" for name in MODELS):
-        print("| " + " | ".join(row(model, calibrate_with)) + " |", flush=True)
+        tables.add(row(model, calibrate_with))
 
 
 if __name__ == "__main__":

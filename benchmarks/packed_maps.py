@@ -11,6 +11,7 @@ from typing import Literal
 
 import click
 
+from benchmarks import tables
 from benchmarks.__main__ import SHARED
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.report.schema import Report
@@ -51,12 +52,10 @@ def row(path: Path, core: str, bits: int) -> tuple[str, ...]:
 @click.option("--net", "nets", multiple=True, help="By default all.")
 def main(core: str, nets: tuple[str, ...]) -> None:
     """Print the table, a row as it is known."""
-    for line in (_HEAD, ("---",) * len(_HEAD)):
-        print("| " + " | ".join(line) + " |", flush=True)
+    tables.begin(_HEAD)
     for name, bits in NETS:
         if not nets or name in nets:
-            cells = row(SHARED / f"{name}.onnx", core, bits)
-            print("| " + " | ".join(cells) + " |", flush=True)
+            tables.add(row(SHARED / f"{name}.onnx", core, bits))
 
 
 if __name__ == "__main__":

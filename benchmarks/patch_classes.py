@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 from msgspec import structs
 
+from benchmarks import tables
 from benchmarks.mixed_patches import OPTIONS, Classes, divided, folds
 from benchmarks.patches import nets
 from binpoint import CompileOptions, load_target
@@ -103,7 +104,7 @@ def report(model: Path, target: McuTarget, count: int) -> None:
             found.instructions_min, found.instructions_max, stages,
             tests_alone(graph, target, options),
         )  # fmt: skip
-        print(" | ".join(map(str, cells)), flush=True)
+        tables.add(cells)
 
 
 @click.command()
@@ -113,7 +114,7 @@ def report(model: Path, target: McuTarget, count: int) -> None:
 def main(core: str, chosen: Sequence[str], samples: int) -> None:
     """Print a table of all nets."""
     target = microcontroller(load_target(core))
-    print(" | ".join(_HEAD))
+    tables.begin(_HEAD)
     with tempfile.TemporaryDirectory() as folder:
         for model in nets(Path(folder)):
             if not chosen or model.stem in chosen:

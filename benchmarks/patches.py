@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import mobilenet_v2, visual_wake_words
+from benchmarks import mobilenet_v2, tables, visual_wake_words
 from benchmarks.__main__ import SHARED
 from binpoint import CompileOptions, compile_model, load_target
 from binpoint.frontend.load import load
@@ -88,11 +88,11 @@ def instructions(model: Path, core: str) -> None:
 def main(core: str, extra: float, counted: tuple[str, ...]) -> None:
     """Print a table of all nets."""
     target = microcontroller(load_target(core))
-    print(" | ".join(_HEAD))
+    tables.begin(_HEAD)
     with tempfile.TemporaryDirectory() as folder:
         for model in nets(Path(folder)):
             if not counted:
-                print(" | ".join(row(model, target, extra)), flush=True)
+                tables.add(row(model, target, extra))
             elif model.stem in counted:
                 instructions(model, core)
 

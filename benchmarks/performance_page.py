@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import layers
+from benchmarks import layers, tables
 from benchmarks.visual_wake_words import NAME as VISUAL_WAKE_WORDS
 from binpoint.report.schema import Layer, Report
 
@@ -140,7 +140,7 @@ def table(rows: Iterable[Sequence[str]], words: int = 1) -> str:
     """A table whose first row is its head and whose first columns hold words."""
     head, *body = rows
     rule = ["---"] * words + ["---:"] * (len(head) - words)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *body))
+    return "\n".join(map(tables.line, (head, rule, *body)))
 
 
 def _compilers(reports: Iterable[Report]) -> str:

@@ -148,12 +148,6 @@ class NoIntegerForm(LoweringError):
     code = "BP3001"
 
 
-class ScaleMismatch(LoweringError):
-    """Two scales that must be equal are not."""
-
-    code = "BP3002"
-
-
 class AccumulatorOverflow(LoweringError):
     """A proven range does not fit the widest integer available."""
 

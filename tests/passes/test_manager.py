@@ -18,7 +18,7 @@ from binpoint.ops.requantize import Clamp
 from binpoint.ops.unary import Clip
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
-from binpoint.passes.cleanup import MergeDuplicates, RemoveDead, RemoveDeadIntegers
+from binpoint.passes.cleanup import MergeDuplicates, RemoveDead, remove_dead
 from binpoint.passes.manager import Pipeline, run
 from binpoint.target import load_target
 from tests.ir.test_graph import RELU, diamond, integers
@@ -71,7 +71,7 @@ def test_stages_must_join() -> None:
         Pipeline(EditIntegers(nothing), Edit(nothing))
     assert caught.value.exit is Exit.USAGE
     with pytest.raises(UnknownPass):
-        _ = Pipeline(RemoveDead()) + Pipeline(RemoveDeadIntegers())
+        _ = Pipeline(RemoveDead()) + Pipeline(EditIntegers(nothing))
 
 
 def names(pipeline: Pipeline) -> list[str]:
@@ -219,8 +219,7 @@ def test_a_node_stays_while_one_of_its_results_is_read() -> None:
     build = GraphBuilder(graph)
     first, _ = build.add(Fake((kind(2), kind(3))), build.input("x", kind(2)))
     graph.outputs = graph.output_names = (first.name,)
-    done = run(Pipeline(RemoveDeadIntegers()), graph, context())
-    assert len(done.nodes()) == 1
+    assert len(remove_dead(graph).nodes()) == 1
 
 
 def test_equal_things_are_computed_once_all_the_way_down() -> None:

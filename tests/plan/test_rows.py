@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from binpoint.ir.graph import Value
-from binpoint.ir.op import Semantics
+from binpoint.ir.op import FloatOp, Semantics
 from binpoint.numeric.dyadic import Dyadic
-from binpoint.numeric.fixed import I8, I16, U8, FixedType
+from binpoint.numeric.fixed import I8, I16, U8, FixedType, IntType
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.methods import Method
 from binpoint.ops.softmax import Softmax, share_type
@@ -58,17 +59,29 @@ def masked(s: Sketch, kind: int, method: Method = Method.TABLE) -> Value:
     return s.lower(Softmax(2, method), values, target, Semantics.DYADIC)
 
 
-def layernorm(s: Sketch) -> Value:
-    """Results that saturate, and some whose range is a rectifier's."""
-    shape = rows(s)
-    n = shape[-1]
-    storage = s.storage(I8, U8, I16)
+def norm(s: Sketch, op: FloatOp, shape: tuple[int, ...], count: int, *kinds: IntType) -> Value:
+    """Of so many channels; results that saturate."""
+    storage = s.storage(*(kinds or (I8, U8, I16)))
     x = s.input(shape, FixedType.per_tensor(storage, scale(s), s.zero(storage)))
-    gamma, beta = (real(s.rng.normal(mean, 0.5, n).astype(np.float32)) for mean in (1, 0))
+    gamma, beta = (real(s.rng.normal(mean, 0.5, count).astype(np.float32)) for mean in (1, 0))
     storage = s.storage(I8, U8)
     target = FixedType.per_tensor(storage, Dyadic.from_float(np.float32(0.02)), s.zero(storage))
-    norm = LayerNorm(len(shape) - 1, 1e-5, centred=s.pick(True, True, False))
-    y = s.lower(norm, [x, gamma, beta], target, Semantics.DYADIC)
+    return s.lower(op, [x, gamma, beta], target, Semantics.DYADIC)
+
+
+def groupnorm(s: Sketch) -> Value:
+    """Groups of channels, or single ones, of few places and of many."""
+    groups, each = s.number(1, 3), s.number(1, 2)
+    shape = (s.number(1, 2), groups * each, *s.pick((2, 4), (5, s.number(2, 9)), (4, 64)))
+    return norm(s, GroupNorm(groups, 1e-5), shape, groups * each)
+
+
+def layernorm(s: Sketch) -> Value:
+    """Some whose range is a rectifier's."""
+    shape = rows(s)
+    op = LayerNorm(len(shape) - 1, 1e-5, centred=s.pick(True, True, False))
+    y = norm(s, op, shape, shape[-1])
+    storage = y.elem.storage
     if s.pick(True, False):
         return y
     (node,) = (n for n in s.graph.nodes() if y.name in n.outputs)
@@ -83,8 +96,12 @@ def sketch(seed: int) -> Sketch:
     for _ in range(5):
         s.output(softmax(s))
         s.output(layernorm(s))
+    # So long that the last shift is of few places.
+    s.output(norm(s, LayerNorm(1, 1e-5), (2, 1500), 1500, I8, U8))
+    s.output(norm(s, GroupNorm(1, 1e-5), (1, 8, 160), 8, I8, U8))
     for kind in range(3):
         s.output(masked(s, kind))
+        s.output(groupnorm(s))
     s.output(masked(s, 0, Method.LOG2))
     s.output(softmax(s, (2, 257)))
     s.output(softmax(s, (2, 600)))

@@ -21,7 +21,7 @@ from binpoint.target import load_target
 from tests import models
 
 OPTIONS = CompileOptions()
-FIGURES = Measurement(1, 2, 3, 4, 5, (), (), "cc")
+FIGURES = Measurement(1, 2, 3, (), (), "cc")
 
 
 @pytest.fixture(scope="module")

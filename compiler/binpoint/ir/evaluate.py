@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from binpoint.errors import InvariantBroken
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.onnx_writer import OnnxWriter, Tensor
-from binpoint.ir.op import FloatOp, IntegerOp
+from binpoint.ir.op import IntegerOp
 from binpoint.numeric.interval import Interval
 
 Arrays = dict[str, NDArray[Any]]
@@ -61,11 +61,6 @@ def _check_bounds(value: Value, array: NDArray[Any]) -> None:
             have=f"{array.min()}..{array.max()}",
             want=f"{bounds.lo}..{bounds.hi}",
         )
-
-
-def is_float(graph: Graph) -> bool:
-    """Whether any node of the graph is a float op."""
-    return any(isinstance(node.op, FloatOp) for node in graph.nodes())
 
 
 def written(w: OnnxWriter, graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

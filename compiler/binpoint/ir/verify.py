@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from binpoint.errors import InvariantBroken
 from binpoint.ir.graph import Graph, Node, Value
 from binpoint.ir.op import FloatOp, IntegerOp, Role
 from binpoint.numeric.fixed import FixedType
-
-StageName = Literal["float", "typed", "integer"]
 
 
 def verify(graph: Graph, stage: str) -> None:

@@ -188,7 +188,7 @@ class IntLayerNorm(RowNorm):
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """Two passes over each row."""
         x = self._codes(inputs[0].interval)
-        narrow = self.plain and self.block.n * max(abs(x.lo), abs(x.hi)) ** 2 < 2**32
+        narrow = self.block.n * max(abs(x.lo), abs(x.hi)) ** 2 < 2**32
         own = [
             Number("spare", self.spare, "uint32_t"),
             Number("epsilon", self.epsilon, "uint64_t"),

@@ -18,7 +18,7 @@ from binpoint.ir.graph import Value
 from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Site
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
-from binpoint.ops.copy import IntReshape, moves_nothing, transposed
+from binpoint.ops.copy import IntReshape, transposed
 from binpoint.ops.lookup import convert
 
 
@@ -180,8 +180,3 @@ def to_channel_last(build: GraphBuilder, x: Value) -> Value:
 def to_channel_first(build: GraphBuilder, x: Value) -> Value:
     """``[N, *spatial, C]`` as ``[N, C, *spatial]``."""
     return transpose_value(build, x, (0, len(x.shape) - 1, *range(1, len(x.shape) - 1)))
-
-
-def is_reshape(op: FloatOp, shape: tuple[int, ...]) -> bool:
-    """Whether an op on this shape moves no element."""
-    return isinstance(op, Reshape) or (isinstance(op, Transpose) and moves_nothing(shape, op.order))

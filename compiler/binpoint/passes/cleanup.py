@@ -45,15 +45,6 @@ class RemoveDead(Pass):
         return remove_dead(graph)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveDeadIntegers(RemoveDead):
-    """Remove what no output needs, in an integer graph."""
-
-    name: ClassVar[str] = "remove-dead-integers"
-    before: ClassVar[Stage] = Stage.INTEGER
-    after: ClassVar[Stage] = Stage.INTEGER
-
-
 def merge_duplicates(graph: Graph) -> Graph:
     """Let equal constants, and equal ops on equal operands, be one."""
     constants: dict[tuple[object, ...], str] = {}

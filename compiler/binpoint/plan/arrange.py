@@ -97,7 +97,6 @@ def _arranged(
         constants=constants,
         arena_bytes=placement.total,
         arena_bound=order.bound,
-        order_optimal=order.optimal,
         scratch={
             s.name: placement.offsets[scratch_of(s)]
             for s in layout.steps

@@ -211,7 +211,6 @@ class Program:
     constants: tuple[ConstantArray, ...]
     arena_bytes: int
     arena_bound: int
-    order_optimal: bool
     scratch: Mapping[str, int] = field(default_factory=dict[str, int])
     stages: Mapping[str, Stage] = field(default_factory=dict[str, Stage])
     """By the name of the step that is one."""

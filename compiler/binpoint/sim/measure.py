@@ -49,8 +49,6 @@ class Measurement:
     code_bytes: int
     constant_bytes: int
     flash_bytes: int
-    static_bytes: int
-    library_bytes: int
     float_parts: tuple[str, ...]
     heap_parts: tuple[str, ...]
     compiler: str
@@ -106,15 +104,13 @@ def emulate(
 def _sizes(image: Image, sources: Mapping[str, bytes]) -> Measurement:
     libraries = [s for n, s in image.sizes_by_source.items() if n.endswith(".a")]
     own = [*(image.sizes_by_source[n] for n in sources if n.endswith(".c")), *libraries]
-    code, constants, data, bss = (
-        sum(sizes[kind] for sizes in own) for kind in ("code", "constants", "data", "bss")
+    code, constants, data = (
+        sum(sizes[kind] for sizes in own) for kind in ("code", "constants", "data")
     )
     return Measurement(
         code_bytes=code,
         constant_bytes=constants,
         flash_bytes=code + constants + data,
-        static_bytes=data + bss,
-        library_bytes=sum(sum(sizes.values()) for sizes in libraries),
         float_parts=image.float_routines + image.float_instructions,
         heap_parts=image.heap_routines,
         compiler=image.compiler,

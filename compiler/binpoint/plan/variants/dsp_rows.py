@@ -2,7 +2,8 @@
 
 Layer norm: sums and squares of four bytes take two SXTB16 and four SMLAD, those of two halfwords
 SMLAD and SMLALD; an element is MLA, SMMUL, SMMLA and a saturating shift, the formula itself. About
-a constant c in place of the mean (RMS norm) squares are those of x - c: Σx² - 2c·Σx + n·c².
+a constant c in place of the mean (RMS norm) squares are those of x - c: Σx² - 2c·Σx + n·c². In
+norms of groups multiplier and offset stay in registers for all places of a channel.
 
 Softmax of powers of two: a code is the difference of two numbers of leading zeros, or one less.
 
@@ -51,7 +52,7 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     pairs = np.stack(parameters(step, graph), axis=1)
     traits = (
         ("saturation", name), ("least", str(op.lo)), ("most", str(op.hi)),
-        ("narrow", "narrow" if lo or hi else ""), ("shift", str(op.shift)), about(op),
+        ("narrow", "narrow" if lo or hi else ""), ("shift", str(op.shift)), *forms(op),
     )  # fmt: skip
     note = "SMLAD adds two squares; SMMUL, SMMLA and a saturating shift are the formula itself"
     arguments = with_constants(call, pairs)
@@ -59,28 +60,29 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     return replace(step, call=found)
 
 
-def about(op: IntLayerNorm) -> tuple[str, str]:
-    """From what a row's distances are taken: its mean, or a code."""
-    return ("form", "mean" if op.centre is None else "centre")
+def forms(op: IntLayerNorm) -> tuple[tuple[str, str], ...]:
+    """From what a row's distances are taken, its mean or a code; and whether channels are runs."""
+    about = ("form", "mean" if op.centre is None else "centre")
+    return (about,) if op.plain else (about, ("channels", op.channels))
 
 
 def with_constants(call: KernelCall, constants: Ints) -> tuple[Argument, ...]:
     """A layer norm's arguments with its multipliers and offsets in one table."""
     own = {a.name: a for a in call.arguments}
     table = Table("constants", Constant(constants.astype(np.int32)), I32)
-    kept = ("outer", "n", "spare", "epsilon", "up", "centre")
+    kept = ("outer", "n", "spare", "epsilon", "up", "centre", "groups", "each")
     return (own["x"], own["y"], table, *(own[name] for name in kept if name in own))
 
 
 def normalizes(step: Step, graph: Graph, options: CompileOptions) -> bool:
-    """Whether a step is a layer norm of such rows to bytes."""
+    """Whether a step is a norm of such rows to bytes."""
     op = step.nodes[0].op
     if not isinstance(op, IntLayerNorm) or options.optimize == "size":
         return False
     x, y = graph.arguments(step.nodes[0])[0].elem.storage, graph.value(step.writes[0]).elem.storage
     narrow = dict(step.call.traits)["sums"] == "narrow"
     kinds = y in _BYTES and (x == I16 or (x in _BYTES and narrow))
-    return op.plain and kinds and op.block.inner == 1 and op.block.n >= _FEW
+    return kinds and op.block.inner == 1 and op.block.n >= _FEW
 
 
 def parameters(step: Step, graph: Graph) -> tuple[Ints, Ints]:

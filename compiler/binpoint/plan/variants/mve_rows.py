@@ -1,7 +1,9 @@
 """Softmax and layer norm of rows on Helium: the portable integers in vectors.
 
 Layer norm is the formula itself, in 32-bit lanes. Its last shift rounds, as the assembler of
-binutils 2.40 takes VQSHRN for VQRSHRN, so half a step is taken off the offsets.
+binutils 2.40 takes VQSHRN for VQRSHRN, so half a step is taken off the offsets. Where it is by less
+than 17 places, what is shifted is raised by the rest before, saturated: what that changes is far
+beyond a byte.
 
 In softmax a row has few shares, as its elements have few distances from the largest: they are made
 once a row and gathered. Of a distance d with 256·t[d] below a quarter of 2^k there is none where
@@ -32,7 +34,7 @@ from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.spans import behind, traits_of
 from binpoint.plan.variants.dsp_rows import (
-    about,
+    forms,
     is_quick,
     normalizes,
     parameters,
@@ -58,18 +60,25 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     if not normalizes(step, graph, options):
         return None
     assert isinstance(op, IntLayerNorm)
+    if not op.plain and op.each < _GROUP:
+        return None
     storage = op.result.storage
-    if (op.lo, op.hi) != (storage.min, storage.max) or not _HALF < op.shift <= _HALF + _MOST_DOWN:
+    if (op.lo, op.hi) != (storage.min, storage.max) or op.shift > _HALF + _MOST_DOWN:
         return None
     m, k = parameters(step, graph)
     half = 1 << (op.shift - 1)
     if op.totals(m, k).lo - half < -(2**31):
         return None
-    padded = [np.pad(a, (0, -len(a) % _GROUP)) for a in (m, k - half)]
-    blocks = [a.reshape(-1, _GROUP // 2, 2) for a in padded]
-    fours = np.stack(blocks, axis=1).transpose(0, 3, 1, 2).reshape(-1)
+    constants = np.stack([m, k - half], axis=1)
+    if op.plain:
+        padded = np.pad(constants, ((0, -len(m) % _GROUP), (0, 0)))
+        constants = padded.reshape(-1, _GROUP // 2, 2, 2).transpose(0, 2, 3, 1)
+    raised = max(0, _HALF + 1 - op.shift)
+    traits = (
+        ("shift", str(op.shift + raised)), ("raised", str(raised) if raised else ""), *forms(op),
+    )  # fmt: skip
     found = replace(
-        call, arguments=with_constants(call, fours), traits=(("shift", str(op.shift)), about(op)),
+        call, arguments=with_constants(call, constants.reshape(-1)), traits=traits,
         variant="mve", shared=True, note="the formula itself, eight elements at a time",
     )  # fmt: skip
     return replace(step, call=found)

@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false
 """Small transformers to quantize, trained on MNIST: ``python -m benchmarks.hybrid_nets FOLDER``.
 
 Hybrids in the shapes of MobileViT and EfficientFormer, and one whose attention is causal. Each

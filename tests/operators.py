@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from tests.strategies import Weave
 
@@ -115,8 +116,14 @@ def global_pool(w: Weave, x: str) -> str | None:
     return w.apply(w.pick(["GlobalAveragePool", "GlobalMaxPool"]), x) if _spatial(w, x) else None
 
 
+_REDUCTIONS = (
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+    "ReduceLogSum", "ReduceLogSumExp",
+)  # fmt: skip
+
+
 def reduction(w: Weave, x: str) -> str | None:
-    op = w.pick(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"])
+    op = w.pick(_REDUCTIONS)
     rank = len(w.shape(x))
     axes = sorted(w.random.sample(range(1, rank), w.number(1, rank - 1))) if rank > 1 else []
     if not axes:
@@ -124,6 +131,11 @@ def reduction(w: Weave, x: str) -> str | None:
     if w.chance(0.3):
         axes = [a - rank for a in axes]
     keep = w.number(0, 1) if len(axes) < rank - 1 or rank > 2 else 1
+    if op == "ReduceLogSum":
+        positive = w.apply("Softplus", x)
+        if positive is None:
+            return None
+        x = positive
     as_operand = w.opset >= (13 if op == "ReduceSum" else 18)
     if as_operand:
         return w.apply(op, x, w.integers(*axes), keepdims=keep)
@@ -166,6 +178,38 @@ def division(w: Weave, x: str) -> str | None:
     return w.apply("Div", x, w.constant(np.asarray(divisor)))
 
 
+def quotient(w: Weave, x: str) -> str | None:
+    """Over something computed that is never near zero."""
+    y = w.apply("Softplus", _second(w, x))
+    y = y and w.apply("Add", y, w.constant(np.array(0.5, np.float32)))
+    return y and w.apply("Div", x, y)
+
+
+def several(w: Weave, x: str) -> str | None:
+    parts = [x, *(_second(w, x) for _ in range(w.number(0, 2)))]
+    return w.apply(w.pick(["Sum", "Mean"]), *parts)
+
+
+def choice(w: Weave, x: str) -> str | None:
+    """What one or two comparisons choose, or tell."""
+    tests = [_comparison(w, x) for _ in range(w.number(1, 2))]
+    condition = tests[0]
+    if condition and tests[-1] and w.chance(0.5):
+        condition = w.apply(w.pick(["And", "Or", "Xor"]), condition, tests[-1])
+    if condition and w.chance(0.3):
+        condition = w.apply("Not", condition)
+    if condition is None or w.chance(0.3):
+        return condition and w.apply("Cast", condition, to=TensorProto.FLOAT)
+    branches = [x, _second(w, x)]
+    w.random.shuffle(branches)
+    return w.apply("Where", condition, *branches)
+
+
+def _comparison(w: Weave, x: str) -> str | None:
+    kinds = ["Greater", "Less", "Equal"] + ["GreaterOrEqual", "LessOrEqual"] * (w.opset >= 16)
+    return w.apply(w.pick(kinds), x, _second(w, x))
+
+
 def power(w: Weave, x: str) -> str | None:
     return w.apply("Pow", x, w.constant(np.array(w.pick([2.0, 3.0]), np.float32)))
 
@@ -175,9 +219,11 @@ _ANYWHERE = (
     ("Softplus", 13), ("Softsign", 13), ("HardSigmoid", 13), ("HardSwish", 14), ("Elu", 13),
     ("Selu", 13), ("Celu", 13), ("LeakyRelu", 13), ("ThresholdedRelu", 13), ("Floor", 13),
     ("Ceil", 13), ("Round", 13), ("Sign", 13), ("Sin", 13), ("Cos", 13), ("Mish", 18),
-    ("Gelu", 20),
+    ("Gelu", 20), ("Atan", 13), ("Asinh", 13), ("Sinh", 13), ("Cosh", 13), ("Shrink", 13),
 )  # fmt: skip
-_POSITIVE = ("Sqrt", "Log", "Reciprocal")
+_POSITIVE = ("Sqrt", "Log", "Reciprocal", "Acosh")
+_NARROW = ("Acos", "Asin", "Atanh", "Tan")
+"""Functions of numbers within one."""
 
 
 def function(w: Weave, x: str) -> str | None:
@@ -185,6 +231,8 @@ def function(w: Weave, x: str) -> str | None:
     attributes: dict[str, Any] = {}
     if op in ("Elu", "Celu", "LeakyRelu", "ThresholdedRelu") and w.chance(0.6):
         attributes["alpha"] = w.pick([0.1, 0.25, 1.5])
+    if op == "Shrink" and w.chance(0.6):
+        attributes |= {"bias": 0.25, "lambd": 0.25}
     if op == "Gelu" and w.chance(0.5):
         attributes["approximate"] = "tanh"
     return w.apply(op, x, **attributes)
@@ -195,8 +243,15 @@ def positive_function(w: Weave, x: str) -> str | None:
     op = w.pick(_POSITIVE)
     y = w.apply(w.pick(["Sigmoid", "Softplus", "Exp"]), x)
     if y is not None and op != "Sqrt":
-        y = w.apply("Add", y, w.constant(np.array(0.5, np.float32)))
+        y = w.apply("Add", y, w.constant(np.array(1.5 if op == "Acosh" else 0.5, np.float32)))
     return None if y is None else w.apply(op, y)
+
+
+def narrow_function(w: Weave, x: str) -> str | None:
+    """A function that wants operands within one, behind one that gives them."""
+    y = w.apply("Tanh", x)
+    y = y and w.apply("Mul", y, w.constant(np.array(0.9, np.float32)))
+    return y and w.apply(w.pick(_NARROW), y)
 
 
 def clamp(w: Weave, x: str) -> str | None:
@@ -372,6 +427,36 @@ def gather(w: Weave, x: str) -> str | None:
     return w.apply("Gather", x, w.integers(*indices), axis=axis)
 
 
+def indexed(w: Weave, x: str) -> str | None:
+    """Elements at constant places, or others in their stead."""
+    shape = w.shape(x)
+    axis = w.number(0, len(shape) - 1)
+    if w.chance(0.5):
+        sizes = [w.number(1, 4) if i == axis else w.number(1, n) for i, n in enumerate(shape)]
+        places = w.rng.integers(-shape[axis], shape[axis], sizes)
+        if w.chance(0.5):
+            return w.apply("GatherElements", x, w.constant(places), axis=axis)
+        unique = np.broadcast_to(w.rng.permutation(shape[axis])[:1], sizes)
+        unique = np.take(unique, [0], axis)
+        updates = w.constant(w.normal(unique.shape))
+        return w.apply("ScatterElements", x, w.constant(unique), updates, axis=axis)
+    places = np.stack([w.rng.integers(0, n, 3) for n in shape[: axis + 1]], -1)
+    if w.chance(0.5):
+        return w.apply("GatherND", x, w.constant(places))
+    first = np.unique(places, axis=0)
+    return w.apply(
+        "ScatterND", x, w.constant(first), w.constant(w.normal((len(first), *shape[axis + 1 :])))
+    )
+
+
+def band(w: Weave, x: str) -> str | None:
+    shape = w.shape(x)
+    if len(shape) == 4 and w.chance(0.4):
+        return w.apply("LRN", x, size=w.pick([1, 3, 5]), alpha=w.pick([1e-4, 0.5]), bias=1.0)
+    axis = w.constant(np.array(w.number(0, len(shape) - 1), np.int64))
+    return w.apply("CumSum", x, axis, exclusive=w.number(0, 1), reverse=w.number(0, 1))
+
+
 def repeat(w: Weave, x: str) -> str | None:
     shape = w.shape(x)
     if w.chance(0.5):
@@ -445,6 +530,33 @@ def matmul(w: Weave, x: str) -> str | None:
     )
 
 
+def einsum(w: Weave, x: str) -> str | None:
+    """Sums, products with constants or with itself, and transpositions."""
+    shape = w.shape(x)
+    letters = "abcd"[: len(shape)]
+    last = shape[-1]
+    match w.number(0, 4):
+        case 0:
+            kept = w.random.sample(letters, w.number(1, len(letters)))
+            return w.apply("Einsum", x, equation=f"{letters}->{''.join(kept)}")
+        case 1:
+            weights = w.constant(w.normal((last, w.number(1, 6)), 1.5 / np.sqrt(last)))
+            return w.apply("Einsum", x, weights, equation=f"...{letters[-1]},{letters[-1]}z->z...")
+        case 2:
+            weights = w.constant(w.normal((w.number(1, 6), last), 1.5 / np.sqrt(last)))
+            return w.apply(
+                "Einsum", weights, x, equation=f"z{letters[-1]},{letters}->{letters[:-1]}z"
+            )
+        case 3:
+            scales = w.constant(w.normal(shape[:1]))
+            return w.apply("Einsum", x, scales, equation=f"{letters},a->{letters}")
+        case _:
+            other = letters[:-2] + "yz"[-len(letters) + len(letters[:-2]) :]
+            other = other[:-1] + letters[-1]
+            ends = letters[:-1] + other[-2:-1] if len(letters) > 1 else ""
+            return w.apply("Einsum", x, x, equation=f"{letters},{other}->{ends}")
+
+
 def attention(w: Weave, x: str) -> str | None:
     """Heads of self-attention, from one projection or three, or of the tokens themselves."""
     shape = w.shape(x)
@@ -509,5 +621,5 @@ MAKERS: tuple[Maker, ...] = (
     reduction, binary, binary, division, power, function, function, positive_function, clamp,
     relu6, prelu, batch_norm, softmax, layer_norm, channel_norm, argmax, concat, concat, split, cut,
     pad, reshape, transpose, gather, repeat, blocks, resize, gemm, matmul, attention, nothing,
-    residual, residual,
+    residual, residual, quotient, several, choice, narrow_function, indexed, band, einsum,
 )  # fmt: skip

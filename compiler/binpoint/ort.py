@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,16 @@ def _session(source: bytes | str, entries: Sequence[str] | None, save: str) -> A
         ) from error
 
 
+_INTEGERS: Mapping[str, type[np.generic]] = MappingProxyType(
+    {"tensor(bool)": np.bool_, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+)
+"""Types of inputs that samples hold as real numbers."""
+
+
+def _as_wanted(array: NDArray[Any], kind: type[np.generic] | None) -> NDArray[Any]:
+    return array if kind is None else array.astype(kind)
+
+
 class Session:
     """A loaded model; `run` takes and returns arrays by name."""
 
@@ -72,7 +83,9 @@ class Session:
             if not optimise:
                 raise
             self._session = _session(source, _REFERENCE[:1], save)
-        self.inputs = tuple(i.name for i in self._session.get_inputs())
+        inputs = self._session.get_inputs()
+        self.inputs = tuple(i.name for i in inputs)
+        self._wanted = {i.name: _INTEGERS[i.type] for i in inputs if i.type in _INTEGERS}
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -81,8 +94,9 @@ class Session:
         Raises:
             InvalidModel: a node refuses its operands, which some find out only now.
         """
+        given = {name: _as_wanted(array, self._wanted.get(name)) for name, array in inputs.items()}
         try:
-            results = self._session.run(None, dict(inputs))
+            results = self._session.run(None, given)
         except Exception as error:  # onnxruntime raises its own types, made at run time
             raise InvalidModel(
                 "onnxruntime cannot run the model", have=str(error).splitlines()[0]

@@ -14,6 +14,7 @@ from binpoint.frontend.layout import SinkTransposes
 from binpoint.frontend.masks import FuseMasks
 from binpoint.frontend.patterns import RecogniseLayerNorm
 from binpoint.frontend.projections import SplitProjections
+from binpoint.frontend.quotients import SplitQuotients
 from binpoint.frontend.rational import FoldRationals
 from binpoint.frontend.types import PropagateTypes
 from binpoint.lower.choose_methods import ChooseMethods
@@ -46,6 +47,7 @@ def mcu() -> Pipeline:
         MergeDuplicates(),
         FoldConstants(),
         RecogniseLayerNorm(),
+        SplitQuotients(),
         FuseMasks(),
         PropagateTypes(),
         SinkTransposes(),

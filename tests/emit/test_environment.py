@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binpoint.emit import environment
+from binpoint.emit.calls import wrapped
 from binpoint.emit.environment import c_array, c_int, c_string, comment, ctype, render_template
 from binpoint.errors import TemplateError
 from binpoint.numeric.fixed import I32, IntType
@@ -86,3 +87,11 @@ def test_a_wrong_template_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.at == "line 1"
     with pytest.raises(TemplateError, match=r"absent\.j2"):
         render_template("mcu-c", "absent.j2")
+
+
+def test_long_code_is_broken_behind_commas() -> None:
+    words = [f"const int32_t *operand_{i}" for i in range(8)]
+    lines = wrapped(f"static void function({', '.join(words)})", 4).split("\n")
+    assert len(lines) > 1
+    assert [line[-1] for line in lines] == [*"," * (len(lines) - 1), ")"]
+    assert "".join(lines).replace(",    ", ", ") == f"static void function({', '.join(words)})"

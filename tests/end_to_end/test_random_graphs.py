@@ -18,10 +18,10 @@ from tests.strategies import weave
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 _ELSEWHERE = frozenset({"Upsample", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
-_ALONE = frozenset({"Attention", "GRU", "LSTM", "RMSNormalization", "RNN", "Where"})
+_ALONE = frozenset({"Attention", "GRU", "LSTM", "OneHot", "RMSNormalization", "RNN"})
 """Operators that random models cannot hold: of other opsets, or on integers; or that have random
-models of their own (tests/ops/test_attention.py, test_norms.py, test_recurrent.py,
-frontend/test_masks.py)."""
+models of their own (tests/ops/test_attention.py, test_norms.py, test_onehot.py,
+test_recurrent.py)."""
 
 randoms = st.randoms(use_true_random=False)
 

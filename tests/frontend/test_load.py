@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from binpoint import ort, pipelines
+from binpoint.driver import compile_model
 from binpoint.errors import BinpointError, Exit, InvalidConstant, UnsupportedOperator
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
@@ -452,10 +453,8 @@ def test_an_input_that_nobody_reads_stays_in_the_interface(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "kind",
     [
-        TensorProto.INT64,
-        TensorProto.INT32,
+        TensorProto.INT16,
         TensorProto.STRING,
-        TensorProto.BOOL,
         TensorProto.COMPLEX64,
         0,
         77,
@@ -467,6 +466,74 @@ def test_inputs_of_other_types_are_refused_by_name(kind: int, tmp_path: Path) ->
     )
     assert isinstance(error, UnsupportedOperator)
     assert "`x`" in error.message
+
+
+@pytest.mark.parametrize("table", [5, 300])
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
+def test_rows_of_a_table_are_chosen_by_integers(
+    table: int, kind: int, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    nodes = [
+        node("Cast", "x", "places", to=TensorProto.INT64),
+        node("Slice", "places one four axis", "some"),
+        node("Gather", "rows some", "y"),
+    ]
+    arrays = {
+        "rows": rng.normal(size=(table, 6)).astype(np.float32),
+        **{n: np.array([v], np.int64) for n, v in (("one", 1), ("four", 4), ("axis", 1))},
+    }
+    made = model(nodes, [info("x", [1, 7], kind)], [info("y", [1, 3, 6])], arrays)
+    path = save(made, tmp_path / "m.onnx")
+    x = rng.integers(0, table, (20, 1, 7))
+    np.savez(tmp_path / "x.npz", x=x)
+    result = compile_model(
+        path, load_target("host"), CompileOptions(), samples=tmp_path / "x.npz", verify="ort"
+    )
+    (out,) = (result.graph.value(name) for name in result.graph.outputs)
+    samples = read_samples(tmp_path / "x.npz", result.graph)
+    assert samples is not None
+    for codes, places in zip(stored_inputs(result.graph, samples), x, strict=True):
+        (found,) = (evaluate(result.graph, codes)[n] for n in result.graph.outputs)
+        wanted = arrays["rows"][places[0, 1:4]]
+        error = np.abs(out.elem.dequantize(found)[0] - wanted)
+        assert error.max() <= 1.1 * float(out.elem.scale)
+
+
+def test_integers_that_are_computed_with_are_refused(tmp_path: Path) -> None:
+    made = model([node("Div", "x x", "y")], [info("x", [1], TensorProto.INT64)], [info("y", [1])])
+    assert "`x`" in refusal(made, tmp_path).message
+
+
+def test_what_a_constant_condition_takes_is_read(tmp_path: Path) -> None:
+    def branch(op: str) -> onnx.GraphProto:
+        held = [numpy_helper.from_array(np.array([2.0], np.float32), "two")]
+        return helper.make_graph([node(op, "h two", "z")], op, [], [info("z", [1, 3])], held)
+
+    nodes = [
+        node("Relu", "x", "h"),
+        node("Size", "h", "size"),
+        node("Equal", "size three", "is"),
+        node("If", "is", "y", then_branch=branch("Mul"), else_branch=branch("Add")),
+    ]
+    arrays = {"three": np.array(3, np.int64)}
+    made = model(nodes, [info("x", [1, 3])], [info("y", [1, 3])], arrays)
+    graph = load(save(made, tmp_path / "m.onnx"))
+    x = np.array([[-1.0, 2.0, 0.5]], np.float32)
+    np.testing.assert_array_equal(evaluate(graph, {"x": x})[graph.outputs[0]], [[0.0, 4.0, 1.0]])
+
+
+def test_operators_that_stand_for_others_are_written_out(tmp_path: Path) -> None:
+    nodes = [
+        node("Swish", "x", "h", alpha=2.0),
+        node("CastLike", "h one", "z"),
+        node("CenterCropPad", "z shape", "y", axes=[1]),
+    ]
+    arrays = {"one": np.ones(1, np.float32), "shape": np.array([3], np.int64)}
+    made = model(nodes, [info("x", [1, 3])], [info("y", [1, 3])], arrays, opset=24)
+    graph = load(save(made, tmp_path / "m.onnx"))
+    x = np.array([[-1.0, 2.0, 0.5]], np.float32)
+    wanted = x / (1 + np.exp(-2 * x))
+    np.testing.assert_allclose(evaluate(graph, {"x": x})[graph.outputs[0]], wanted, rtol=1e-6)
 
 
 def test_inputs_that_are_no_tensors_are_refused(tmp_path: Path) -> None:

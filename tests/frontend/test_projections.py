@@ -66,6 +66,15 @@ def test_each_part_has_a_layer(apply: Apply, spatial: bool) -> None:
     assert sorted(done.value(node.inputs[1]).shape[0] for node in made) == [2, 3, 4]
 
 
+def test_a_part_may_go_into_a_layer_that_is_read_in_parts(apply: Apply) -> None:
+    build, whole = layer(7)
+    first, second = (channels(build, whole, r) for r in (range(3), range(3, 7)))
+    weights = build.constant(np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3))
+    inner = build.one(Dense(), first, weights)
+    halves = [channels(build, inner, r) for r in (range(2), range(2, 4))]
+    assert kinds(apply(finish(build, second, *halves), SplitProjections())).count("Dense") == 4
+
+
 def test_parts_of_another_axis_than_channels(apply: Apply) -> None:
     build, whole = layer(12)
     apart = build.one(Reshape((1, 5, 3, 4)), whole)

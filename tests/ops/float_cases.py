@@ -33,6 +33,7 @@ from binpoint.ops.elementwise import Binary, Kind, MinMax
 from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.labels import Label
 from binpoint.ops.layernorm import LayerNorm
+from binpoint.ops.onehot import OneHot
 from binpoint.ops.pad import Pad
 from binpoint.ops.pool import AveragePool, MaxPool
 from binpoint.ops.prelu import PRelu
@@ -41,6 +42,7 @@ from binpoint.ops.recurrent import Recurrent
 from binpoint.ops.recurrent_numbers import memory_type, state_type
 from binpoint.ops.reduce import ArgExtreme, Reduce, ReduceExtreme
 from binpoint.ops.resize import Resize
+from binpoint.ops.select import Select
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import Take
 from binpoint.ops.softmax import Softmax
@@ -50,8 +52,9 @@ from tests.ops.sketch import Sketch
 
 Made = tuple[FloatOp, Sequence[Value], FixedType | None]
 _PLACES = FixedType.per_tensor(I32, Dyadic.one())
+_NARROW = ("Acos", "Asin", "Atanh", "Tan")
 _NEED_POSITIVE = ("Log", "Sqrt", "Reciprocal")
-_STEPS = ("Ceil", "Floor", "Round", "Sign", "ThresholdedRelu")
+_STEPS = ("Ceil", "Floor", "Round", "Shrink", "Sign", "ThresholdedRelu")
 """Functions that jump: two roundings of an operand on the edge lie far apart."""
 
 
@@ -199,9 +202,11 @@ def _clip(s: Sketch, semantics: Semantics) -> Made:
 
 
 def _unary(s: Sketch, semantics: Semantics) -> Made:
-    name = s.pick(*(n for n in FUNCTIONS if n not in _STEPS))
+    name = s.pick(*(n for n in FUNCTIONS if n not in (*_STEPS, "Acosh")))
     storage = s.storage(I8, U8)
     kind = s.type(storage)
+    if name in _NARROW:
+        kind = FixedType.per_tensor(storage, Dyadic(1, -8), storage.min + 128)
     if name in _NEED_POSITIVE:
         kind = FixedType.per_tensor(storage, kind.scale, storage.min)
     x = s.input(s.shape(), kind)
@@ -312,6 +317,23 @@ def _label(s: Sketch, _: Semantics) -> Made:
     return Label(Constant(classes)), [places], _PLACES
 
 
+def _one_hot(s: Sketch, _: Semantics) -> Made:
+    op = OneHot(s.number(1, 300))
+    (kind,) = op.operand_types()
+    assert kind is not None
+    places = s.input((*s.shape(), 1), kind, Interval(0, op.count - 1))
+    return op, [places], op.result_type()
+
+
+def _select(s: Sketch, semantics: Semantics) -> Made:
+    shape = s.shape()
+    numbers = [s.pick(None, -0.75, 0.0), s.pick(None, 1.5)]
+    count = 1 + numbers.count(None)
+    condition, *branches = (s.input(shape, s.type(s.storage(I8, U8))) for _ in range(count))
+    op, inputs = Select(*numbers), [condition, *branches]
+    return op, inputs, fitted(s, semantics, op, inputs)
+
+
 def _transpose(s: Sketch, semantics: Semantics) -> Made:
     x = _data(s, semantics, *s.shape())
     return Transpose(tuple(s.random.sample(range(len(x.shape)), len(x.shape)))), [x], None
@@ -411,6 +433,8 @@ FLOAT_CASES: tuple[FloatCase, ...] = (
     FloatCase(GroupNorm, _group_norm, 0.51, 0.51),
     FloatCase(Recurrent, _recurrent, 3.0, 3.0),
     FloatCase(Label, _label, 0.0, 0.0),
+    FloatCase(OneHot, _one_hot, 0.0, 0.0),
+    FloatCase(Select, _select, 0.51, 0.51),
     FloatCase(Transpose, _transpose, 0.0, 0.0),
     FloatCase(Reshape, _reshape, 0.0, 0.0),
     FloatCase(Take, _take, 0.0, 0.0),

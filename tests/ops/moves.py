@@ -18,7 +18,7 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph, Value
 from binpoint.ir.onnx_node import OnnxNode
-from binpoint.ir.op import FloatOp, IntegerOp
+from binpoint.ir.op import IntegerOp, Reader
 from binpoint.ir.verify import verify
 from binpoint.lower.simplify import MergeClamps, ProveRequantizers, SimplifyIntegers
 from binpoint.lower.to_integers import ToIntegers
@@ -47,7 +47,7 @@ class Case:
     """One ONNX node: its class here, its operands, its attributes."""
 
     op: str
-    importer: type[FloatOp]
+    importer: type[Reader]
     operands: tuple[Operand, ...]
     outputs: int = 1
     opset: int = 21

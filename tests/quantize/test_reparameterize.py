@@ -9,13 +9,16 @@ from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
 from binpoint.ir.text import dump
+from binpoint.lower.to_integers import ToIntegers
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops.conv import Conv
 from binpoint.ops.dense import Dense
+from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.unary import Unary
 from binpoint.passes.manager import Pipeline, run
+from binpoint.passes.samples import Samples
 from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.reparameterize import ReparameterizeNorms
 from binpoint.quantize.simulate import Simulation
@@ -90,6 +93,17 @@ def test_uneven_channels_lose_less(rng: np.random.Generator, bits: int, activati
     before = lost(graph, rng, Pipeline(AssignTypes()), **options)
     after = lost(graph, rng, Pipeline(ReparameterizeNorms(), AssignTypes()), **options)
     assert after < before / 4
+
+
+def test_channels_that_hardly_move_stay_where_others_may_be(rng: np.random.Generator) -> None:
+    graph = block(rng)
+    x = rng.normal(size=(1, TOKENS, WIDTH))
+    near = x + 1e-5 * rng.normal(size=(8, TOKENS, WIDTH))
+    samples = Samples({graph.inputs[0]: near.astype(np.float32)})
+    found = run(
+        Pipeline(ReparameterizeNorms(), AssignTypes(), ToIntegers()), graph, context(samples)
+    )
+    assert any(isinstance(node.op, IntLayerNorm) for node in found.nodes())
 
 
 def test_where_weights_lose_more_less_is_moved(rng: np.random.Generator) -> None:

@@ -12,6 +12,8 @@ from binpoint.lower.to_integers import ToIntegers
 from binpoint.numeric.fixed import I16, U8, FloatType, TensorType
 from binpoint.ops.dense import Dense
 from binpoint.ops.elementwise import Binary, Kind
+from binpoint.ops.exactnorm import IntLayerNorm
+from binpoint.ops.groupnorm import GroupNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.pairwise import IntAdd
 from binpoint.ops.shape import Transpose
@@ -96,6 +98,21 @@ def test_sums_of_sums_are_exact_and_outputs_gain(rng: np.random.Generator) -> No
         assert all(f % (1 << node.op.shift) == 0 for f in factors), "not a whole multiple"
     assert len({op.result for n in sums if isinstance(op := n.op, IntAdd)}) == 1
     assert lost(graph, samples, residuals="wide") < 0.8 * lost(graph, samples, residuals="narrow")
+
+
+@pytest.mark.parametrize("size", [48, 90])
+def test_a_norm_of_long_rows_takes_fewer_bits(size: int, rng: np.random.Generator) -> None:
+    graph = Graph("maps")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 1, size, size), FloatType()))
+    total = build.one(Binary(Kind.ADD), x, constant(build, rng, 1, 1, size, size))
+    parameters = [build.constant(np.full(1, p, np.float32)) for p in (1, 0)]
+    y = build.one(GroupNorm(1, 1e-5), total, *parameters)
+    graph.outputs, graph.output_names = (y.name,), ("y",)
+    typed = run(PASSES, graph, context(normal(graph, rng, 2), residuals="wide"))
+    assert widths(typed) == [16]
+    lowered = run(Pipeline(ToIntegers()), typed, context(normal(graph, rng, 2)))
+    assert any(isinstance(node.op, IntLayerNorm) for node in lowered.nodes())
 
 
 def test_a_stream_is_wide_only_where_outputs_gain(rng: np.random.Generator) -> None:

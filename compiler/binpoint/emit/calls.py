@@ -12,6 +12,8 @@ from binpoint.ir.kernel import Argument, Buffer, Expanded, KernelCall, Number, T
 from binpoint.plan.fuse import Step
 
 WIDTH = 110
+_BOUND = "\0"
+"""A space at which no line ends, while lines are chosen."""
 
 
 def parameter(argument: Argument) -> str:
@@ -64,10 +66,10 @@ def formulas(step: Step) -> Sequence[str]:
     note = [head + step.call.note] if step.call.note else []
     if step.modelled is not None:
         note.append(f"chosen as {step.modelled.kernel}: {step.modelled.cycles} modelled cycles")
-    return [*(_tidy(f) for f in formulas if f), *note]
+    return [*(tidy(f) for f in formulas if f), *note]
 
 
-def _tidy(formula: str) -> str:
+def tidy(formula: str) -> str:
     """A formula without signs of signs and without zeros: ``x - -128`` is ``x + 128``."""
     signs = formula.replace("- -", "+ ").replace("+ -", "- ")
     return re.sub(r"\((\w+) [-+] 0\)", r"\1", re.sub(r" [-+] 0(?=[,)]|$)", "", signs))
@@ -85,8 +87,12 @@ def title(step: Step) -> str:
 
 
 def wrapped(text: str, indent: int) -> str:
-    """Code of any length, on lines of which the later ones are indented."""
+    """Code of any length, on lines of which the later ones are indented; broken behind commas."""
     lines = textwrap.wrap(
-        text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        re.sub("(?<!,) ", _BOUND, text),
+        WIDTH,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    return "\n".join(lines)
+    return "\n".join(lines).replace(_BOUND, " ")

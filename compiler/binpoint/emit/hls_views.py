@@ -7,6 +7,7 @@ from typing import assert_never
 
 import numpy as np
 
+from binpoint.emit.calls import tidy
 from binpoint.emit.environment import comment
 from binpoint.emit.hls_arrays import (
     ArrayView,
@@ -60,7 +61,7 @@ def layer_view(design: Design, layer: Layer) -> LayerView:
     shown = f"{ops}, from {', '.join(layer.origin.names)}" if ops else _moves(layer.unit)
     return LayerView(
         name=layer.name,
-        title=(comment(f"{layer.name}: {shown}"), *(comment(f) for f in layer.formulas)),
+        title=(comment(f"{layer.name}: {shown}"), *(comment(tidy(f)) for f in layer.formulas)),
         parts=parts,
         result=layer.writes[0],
         parameters=parameters,

@@ -10,6 +10,7 @@ from binpoint.frontend.edit import drop_unread
 from binpoint.ir.graph import Graph, Node
 from binpoint.ops.composite import Composite, Step
 from binpoint.ops.elementwise import Binary, MinMax, Scalar
+from binpoint.ops.select import Select
 from binpoint.ops.unary import Clip, Unary
 from binpoint.passes.base import Context, Effect, Pass, Stage
 
@@ -23,7 +24,8 @@ class FuseFunctions(Pass):
 
     1. From each op backwards: an operand is taken in with the op that computes it, if it has no
        type, is no output, and is read by ops already gathered only. Ops are functions of one
-       operand, arithmetic with one number, and arithmetic of two operands of equal shape.
+       operand, arithmetic with one number, and arithmetic of, or choices between, operands of equal
+       shape.
     2. Where only one value is read from outside, what is gathered is a function of it: the largest
        such set is taken. So x·sigmoid(x), hard swish and GELU in any spelling become one table.
     3. A first step that clamps stays outside: its operand is better stored clamped.
@@ -48,7 +50,7 @@ def _is_step(graph: Graph, node: Node) -> bool:
     match node.op:
         case Unary() | Clip() | Scalar() | Composite():
             return True
-        case Binary() | MinMax():
+        case Binary() | MinMax() | Select():
             shapes = {v.shape for v in (*graph.arguments(node), *graph.results(node))}
             return len(shapes) == 1 and all(v.constant is None for v in graph.arguments(node))
         case _:
@@ -131,7 +133,7 @@ def _put(graph: Graph, last: Node, nodes: list[Node], x: str) -> None:
             base = len(steps)
             steps += [_moved(step, operands[0], base) for step in node.op.steps]
         else:
-            assert isinstance(node.op, Unary | Clip | Scalar | Binary | MinMax)
+            assert isinstance(node.op, Unary | Clip | Scalar | Binary | MinMax | Select)
             steps.append(Step(node.op, operands))
         index[node.outputs[0]] = len(steps)
     op = Composite(tuple(steps))

@@ -23,6 +23,8 @@ from binpoint.frontend.quant_lstm import is_quant_lstm, read_quant_lstm
 from binpoint.frontend.quantizers import storage_of
 from binpoint.frontend.read import (
     check_size,
+    control_flow,
+    names_read,
     opsets_of,
     ordered_nodes,
     read_model,
@@ -44,7 +46,8 @@ from binpoint.ops.refused import hint_for
 _ORDERED = frozenset({"ArgMax", "ArgMin"})
 """Operators that tell the same of stored integers as of what they stand for."""
 _FUSED = (Kind.ADD, Kind.MUL)
-_ALIASES = frozenset({"Identity", "Dropout", "Cast"})
+_SHAPES = frozenset({"Shape", "Size"})
+_ALIASES = frozenset({"Identity", "Dropout", "Cast", "CastLike"})
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial"}
     | {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")}
@@ -58,6 +61,15 @@ _MISFITS = (
     ValueError,
 )
 _WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+_MOVES = frozenset(
+    {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"}
+    | {"Squeeze", "Transpose", "Unsqueeze"}
+)
+_PLACES = frozenset(
+    {("Gather", 1), ("OneHot", 0)}
+    | {(name, i) for name in ("Equal", "Greater", "Less") for i in range(2)}
+)
+"""Operators, and which of their operands they read as a whole number."""
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -112,8 +124,10 @@ class Importer:
         self.graph.rational = is_rational(self.proto, exact=exact)
         self.values: dict[str, Value] = {}
         self.codes: set[str] = set()
+        self.whole: set[str] = set()
+        self.nodes: list[onnx.NodeProto] = []
         self.ops: Mapping[str, type[Reader]] = {name: op for op in OPS for name in op.onnx}
-        self.readers = Counter(name for node in self.proto.node for name in node.input)
+        self.readers = Counter(name for node in self.proto.node for name in names_read(node))
         self.readers.update(o.name for o in self.proto.output)
         self.stored = Stored(self.graph, self.readers, self.ops)
 
@@ -122,14 +136,14 @@ class Importer:
         build = GraphBuilder(self.graph)
         stored = {t.name: t for t in self.proto.initializer}
         free = [info for info in self.proto.input if info.name not in stored]
-        nodes = ordered_nodes(self.proto, [*stored, *(info.name for info in free)])
+        self.nodes = ordered_nodes(self.proto, [*stored, *(info.name for info in free)])
         for info in free:
             self._input(build, info)
         for name in sorted(stored):
             self.values[name] = self._constant(
                 build, array_of(stored[name], name, masks=True), name
             )
-        for index, node in enumerate(nodes):
+        for index, node in enumerate(self.nodes):
             self._node(build, node, index)
         if not self.proto.output:
             raise InvalidModel("the graph has no outputs")
@@ -141,22 +155,40 @@ class Importer:
 
     def _input(self, build: GraphBuilder, info: onnx.ValueInfoProto) -> None:
         kind = info.type.tensor_type.elem_type
-        if kind not in (*REAL, *_CODES):
+        if kind not in (*REAL, *_CODES) and not self._is_place(info):
             raise UnsupportedOperator(
                 f"the input `{info.name}` is of type {type_name(kind)}",
-                want="float, int8 or uint8",
+                want="float, int8, uint8, bool, or integers that Gather, OneHot or Cast read",
             )
         value = build.input(
             info.name, TensorType(static_shape(info), FloatType()), source=info.name
         )
         self.values[info.name] = value
+        if kind in _WHOLE:
+            self.whole.add(value.name)
         if kind in _CODES:
             self.codes.add(info.name)
             storage = storage_of(
-                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)), _nowhere(info.name)
+                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)), _input_node(info.name)
             )
             self.stored.types[value.name] = storage
             self.graph.coded = {**self.graph.coded, value.name: storage}
+
+    def _is_place(self, info: onnx.ValueInfoProto) -> bool:
+        """Whether an input holds truth values, or integers that tell places or become real."""
+        kind = info.type.tensor_type.elem_type
+        if kind not in _WHOLE:
+            return kind == onnx.TensorProto.BOOL
+        names = {info.name}
+        for node in self.nodes:
+            read = [i for i, name in enumerate(node.input) if name in names]
+            real = node.op_type == "Cast" and _nowhere(node).int("to", 1) in REAL
+            if not read or real or (node.op_type, *read) in _PLACES:
+                continue
+            if node.op_type not in _MOVES:
+                return False
+            names.update(node.output)
+        return True
 
     def _constant(self, build: GraphBuilder, array: NDArray[Any], name: str) -> Value:
         value = build.constant(array, hint=name)
@@ -182,6 +214,9 @@ class Importer:
     # ---- nodes
 
     def _node(self, build: GraphBuilder, proto: onnx.NodeProto, index: int) -> None:
+        if proto.op_type == "If" and proto.domain in ("", "ai.onnx"):
+            self._branch(build, proto, index)
+            return
         inputs = tuple(self._current(name) for name in proto.input)
         flags = tuple(name in self.codes for name in proto.input)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -214,6 +249,27 @@ class Importer:
             if coded:
                 self.codes.add(name)
 
+    def _branch(self, build: GraphBuilder, proto: onnx.NodeProto, index: int) -> None:
+        """The branch that a constant condition takes, in place of the node."""
+        condition = self._current(proto.input[0]) if proto.input else None
+        if condition is None or condition.constant is None:
+            raise control_flow(proto)
+        taken = "then_branch" if condition.constant.array.all() else "else_branch"
+        graph = next((a.g for a in proto.attribute if a.name == taken), onnx.GraphProto())
+        if len(graph.output) != len(proto.output):
+            raise InvalidModel("a branch has other results than its node", at=proto.name)
+        for tensor in graph.initializer:
+            array = array_of(tensor, tensor.name, masks=True)
+            self.values[tensor.name] = self._constant(build, array, tensor.name)
+        self.readers.update(name for node in graph.node for name in names_read(node))
+        self.readers.update(o.name for o in graph.output)
+        for node in ordered_nodes(graph, tuple(self.values)):
+            self._node(build, node, index)
+        for name, result in zip(proto.output, graph.output, strict=True):
+            self.values[name] = self.values[result.name]
+            if result.name in self.codes:
+                self.codes.add(name)
+
     def _current(self, name: str) -> Value | None:
         return self.graph.value(self.values[name].name) if name else None
 
@@ -223,7 +279,7 @@ class Importer:
         read = self.stored.read(build, node)
         if read is not None:
             return read
-        if kind == "Shape" or (kind != "Constant" and kind in _ALIASES):
+        if kind in _SHAPES or (kind != "Constant" and kind in _ALIASES):
             return self._known(build, node)
         if (
             all(v is None or (v.constant is not None and v.fixed is None) for v in node.inputs)
@@ -267,13 +323,15 @@ class Importer:
         return None if function is None else ((function,), False)
 
     def _known(self, build: GraphBuilder, node: OnnxNode) -> tuple[tuple[Value, ...], bool]:
-        """Shape of a static value; Identity, Dropout and Cast as their operand."""
+        """Shape and size of a static value; Identity, Dropout and Cast as their operand."""
         x = node.operand(0)
+        if node.op == "Size":
+            return (build.constant(np.array(x.type.size, np.int64)),), False
         if node.op == "Shape":
             end = node.int("end", len(x.shape))
             array = np.array(x.shape[node.int("start", 0) : end], np.int64)
             return (build.constant(array),), False
-        if x.constant is not None and x.fixed is None:
+        if x.constant is not None and x.fixed is None and node.op != "CastLike":
             return self._fold(build, node), False
         if node.op == "Dropout" and node.has(2) and node.array(2).any():
             node.refuse("in training mode", hint="export the model in evaluation mode")
@@ -288,10 +346,10 @@ class Importer:
         return (x,), coded
 
     def _is_whole(self, x: Value) -> bool:
-        """Whether a value holds whole numbers by what computes it, such as ArgMax."""
+        """Whether a value holds whole numbers: an input of them, or by what computes it."""
         producer = self.graph.producer(x.name)
         if producer is None or not isinstance(producer.op, FloatOp):
-            return False
+            return x.name in self.whole
         if producer.op.keeps_type:
             return self._is_whole(self.graph.value(producer.inputs[0]))
         kind = producer.op.result_type(*(None for _ in producer.inputs))
@@ -324,5 +382,10 @@ def _name(node: onnx.NodeProto, index: int) -> str:
     return (*filter(None, (node.name, *node.output)), f"node {index}")[0]
 
 
-def _nowhere(name: str) -> OnnxNode:
-    return OnnxNode(onnx.NodeProto(op_type="input", name=name, output=[name]), (), 1, 0, (name,))
+def _input_node(name: str) -> OnnxNode:
+    return _nowhere(onnx.NodeProto(op_type="input", name=name, output=[name]))
+
+
+def _nowhere(node: onnx.NodeProto) -> OnnxNode:
+    """A view of a node whose operands are not known yet."""
+    return OnnxNode(node, (), 1, 0, tuple(node.output))

@@ -55,7 +55,10 @@ class SplitProjections(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
-        for node in graph.nodes():
+        for name in [node.name for node in graph.nodes()]:
+            if not graph.has_node(name):
+                continue
+            node = graph.node(name)
             linear = linear_of(graph, node) if is_mixing(graph, node) else None
             if linear is not None and not isinstance(linear.op, ConvTranspose):
                 _visit(graph, linear)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import inliner
+from onnx import helper, inliner, shape_inference
 
 from binpoint.errors import (
     DynamicShape,
@@ -22,7 +22,9 @@ from binpoint.frontend.tensors import load_external, tensors_of
 _OLDEST_OPSET = 7
 _LARGEST = 2**28
 """Elements of a tensor at most: far more than a device holds, and passes still fit a computer."""
-_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_WRITTEN_OUT = ("CenterCropPad", "RotaryEmbedding", "Swish")
+"""Operators that are read as the function of others by which ONNX defines them."""
+_CONTROL_FLOW = frozenset({"Loop", "Scan", "SequenceMap"})
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
@@ -55,15 +57,27 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without local functions."""
-    if not model.functions:
-        return model
+    """The model without local functions, and without operators that stand for others."""
     try:
-        return inliner.inline_local_functions(model)
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        if any(_stands_for_others(node) for node in model.graph.node):
+            calls = [("", name) for name in _WRITTEN_OUT]
+            typed = shape_inference.infer_shapes(model)
+            typed.graph.value_info.extend(
+                helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+                for t in model.graph.initializer
+            )
+            model = inliner.inline_selected_functions(typed, calls, inline_schema_functions=True)
     except Exception as error:  # onnx raises its own types, made at run time
         raise InvalidModel(
             "a function of the model cannot be put in place of its calls", have=first_line(error)
         ) from error
+    return model
+
+
+def _stands_for_others(node: onnx.NodeProto) -> bool:
+    return node.op_type in _WRITTEN_OUT and node.domain in ("", "ai.onnx")
 
 
 def first_line(error: Exception) -> str:
@@ -137,18 +151,14 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
     for index, node in enumerate(graph.node):
         _check_text(node.name, node.op_type, node.domain, *node.input, *node.output)
         if node.op_type in _CONTROL_FLOW and node.domain in ("", "ai.onnx"):
-            raise UnsupportedOperator(
-                f"`{node.op_type}`: control flow has no place in firmware of fixed shape",
-                at=node.name,
-                hint="export without loops or branches",
-            )
+            raise control_flow(node)
         for name in node.output:
             if name and (name in producers or name in available):
                 raise InvalidModel(f"the value `{name}` is computed twice", at=node.name)
             if name:
                 producers[name] = index
     for node in graph.node:
-        for name in node.input:
+        for name in names_read(node):
             if name not in available and name not in producers:
                 raise InvalidModel(
                     f"the value `{name}` is read and never computed",
@@ -156,6 +166,27 @@ def ordered_nodes(graph: onnx.GraphProto, known: Sequence[str]) -> list[onnx.Nod
                     hint="an initializer may be missing",
                 )
     return _sorted(list(graph.node), available)
+
+
+def control_flow(node: onnx.NodeProto) -> UnsupportedOperator:
+    """The error of an operator that decides at run time what is computed."""
+    return UnsupportedOperator(
+        f"`{node.op_type}`: control flow has no place in firmware of fixed shape",
+        at=node.name,
+        hint="export without loops or branches",
+    )
+
+
+def names_read(node: onnx.NodeProto) -> tuple[str, ...]:
+    """What a node reads, by its operands and inside the graphs of its attributes."""
+    names = dict.fromkeys(node.input)
+    for graph in (a.g for a in node.attribute if a.HasField("g")):
+        inside = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+        for inner in graph.node:
+            names.update(dict.fromkeys(n for n in names_read(inner) if n not in inside))
+            inside.update(inner.output)
+        names.update(dict.fromkeys(o.name for o in graph.output if o.name not in inside))
+    return tuple(names)
 
 
 def _distinct(graph: onnx.GraphProto) -> None:
@@ -186,7 +217,7 @@ def _sorted(nodes: list[onnx.NodeProto], available: set[str]) -> list[onnx.NodeP
     while nodes:
         later: list[onnx.NodeProto] = []
         for node in nodes:
-            if all(name in available for name in node.input):
+            if all(name in available for name in names_read(node)):
                 order.append(node)
                 available.update(node.output)
             else:

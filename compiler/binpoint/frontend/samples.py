@@ -6,6 +6,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from binpoint.errors import InputNotFound, InvalidSamples
 from binpoint.ir.graph import Graph, Value
+from binpoint.ir.op import FloatOp
+from binpoint.ops.onehot import OneHot
 from binpoint.passes.samples import Samples
 
 Array = NDArray[Any]
@@ -67,17 +70,31 @@ def read_samples(source: Source | None, graph: Graph, seed: int = 0) -> Samples 
 
 
 def _noise(graph: Graph, seed: int) -> Samples:
-    """Normal noise for real inputs, uniform codes for integer inputs."""
+    """Normal noise for real inputs, uniform codes or places of tables for others."""
     rng = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
     for name in graph.inputs:
         shape = (_RANDOM_COUNT, *sample_shape(graph.value(name)))
         storage = graph.coded.get(name)
-        if storage is None:
+        count = _places(graph, name)
+        if count is not None:
+            arrays[name] = rng.integers(0, count, shape).astype(np.float32)
+        elif storage is None:
             arrays[name] = rng.normal(size=shape).astype(np.float32)
         else:
             arrays[name] = rng.integers(storage.min, storage.max + 1, shape).astype(storage.dtype)
     return Samples(arrays, random=True, source=RANDOM)
+
+
+def _places(graph: Graph, name: str) -> int | None:
+    """In how many places a value may tell one, if a table of places reads it."""
+    counts: list[int] = []
+    for reader in graph.consumers(name):
+        if isinstance(reader.op, OneHot):
+            counts.append(reader.op.count)
+        elif isinstance(reader.op, FloatOp) and reader.op.keeps_type:
+            counts += (n for n in map(partial(_places, graph), reader.outputs) if n is not None)
+    return min(counts, default=None)
 
 
 # ---- files
@@ -233,7 +250,7 @@ def _checked(array: Array, graph: Graph, name: str, at: str, *, single: bool) ->
 
 
 def _reals(array: Array, at: str) -> NDArray[np.float32]:
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "biuf":
         raise InvalidSamples(
             "the input takes real numbers", at=at, have=str(array.dtype), want="float32"
         )

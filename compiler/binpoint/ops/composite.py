@@ -21,6 +21,7 @@ from binpoint.ir.op import FloatArray, FloatOp, Semantics, Site
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops.elementwise import Binary, MinMax, Scalar
 from binpoint.ops.lookup import tabulate
+from binpoint.ops.select import HOLDS, Select
 from binpoint.ops.unary import Clip, Unary
 
 _OPSET = 21
@@ -31,13 +32,21 @@ _IR_VERSION = 10
 class Step:
     """An op of the formula; operand 0 is x, operand i the result of step i − 1."""
 
-    op: Unary | Clip | Scalar | Binary | MinMax
+    op: Unary | Clip | Scalar | Binary | MinMax | Select
     operands: tuple[int, ...]
 
     def to_onnx(
         self, inputs: Sequence[str], output: str
+    ) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+        """The operators, and constants for them."""
+        if isinstance(self.op, Select):
+            return _selection(self.op, inputs, output)
+        node, held = self._operator(inputs, output)
+        return [node], held
+
+    def _operator(
+        self, inputs: Sequence[str], output: str
     ) -> tuple[onnx.NodeProto, list[TensorProto]]:
-        """The operator, and constants for it."""
         match self.op:
             case Unary(kind, attributes):
                 node = helper.make_node(kind, inputs, [output])
@@ -56,8 +65,29 @@ class Step:
                 return helper.make_node(kind, inputs, [output]), []
             case MinMax(largest):
                 return helper.make_node("Max" if largest else "Min", inputs, [output]), []
+            case Select():
+                raise AssertionError("a selection is two operators")
             case _:
                 assert_never(self.op)
+
+
+def _selection(
+    op: Select, inputs: Sequence[str], output: str
+) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+    """A comparison with what a condition must exceed, and Where."""
+    numbers = (HOLDS, op.yes, op.no)
+    names = [f"{output}_{text}" for text in ("holds", "yes", "no")]
+    held = [_number(n, v) for n, v in zip(names, numbers, strict=True) if v is not None]
+    rest = iter(inputs[1:])
+    branches = [
+        next(rest) if number is None else name
+        for name, number in zip(names[1:], numbers[1:], strict=True)
+    ]
+    test = f"{output}_test"
+    return [
+        helper.make_node("Greater", [inputs[0], names[0]], [test]),
+        helper.make_node("Where", [test, *branches], [output]),
+    ], held
 
 
 def _number(name: str, number: float) -> TensorProto:
@@ -88,12 +118,12 @@ class Composite(FloatOp):
         nodes: list[onnx.NodeProto] = []
         constants: list[TensorProto] = []
         for index, step in enumerate(self.steps, start=1):
-            node, held = step.to_onnx([f"v{i}" for i in step.operands], f"v{index}")
-            nodes.append(node)
+            made, held = step.to_onnx([f"v{i}" for i in step.operands], f"v{index}")
+            nodes += made
             constants += held
         ends = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, list(x.shape))
-            for name in ("v0", f"v{len(nodes)}")
+            for name in ("v0", f"v{len(self.steps)}")
         ]
         graph = helper.make_graph(nodes, "formula", ends[:1], ends[1:], constants)
         opsets = [helper.make_opsetid("", _OPSET)]

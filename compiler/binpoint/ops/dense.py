@@ -25,7 +25,8 @@ from binpoint.numeric.interval import Interval
 from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
 from binpoint.ops.requantize import Ranges
 from binpoint.ops.rescale import accumulator, linear_factors, requantize
-from binpoint.ops.shape import transpose_value
+from binpoint.ops.shape import reshape_value, transpose_value
+from binpoint.ops.slices import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +123,8 @@ class MatMul(FloatOp):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """A constant right-hand matrix makes it a `Dense`."""
-        a, b = node.operand(0), node.operand(1)
-        if not a.shape or not b.shape:
-            node.refuse("a scalar operand")
-        if b.constant is not None and len(b.shape) == 2 and len(a.shape) >= 2:
-            return build.add(Dense(), a, transpose_value(build, b, (1, 0)))
-        if len(a.shape) < 2 or len(b.shape) < 2:
-            node.refuse(f"operands of shapes {list(a.shape)} and {list(b.shape)}", want="matrices")
-        if a.shape[:-2] != b.shape[:-2]:
-            node.refuse(
-                "leading axes that differ",
-                have=f"{list(a.shape)}, {list(b.shape)}",
-                hint="expand them before export",
-            )
-        return build.add(cls(), a, b)
+        """See `matrix_product`."""
+        return (matrix_product(node, build, node.operand(0), node.operand(1)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """``[…, M, N]``."""
@@ -162,6 +150,38 @@ class MatMul(FloatOp):
         if site.semantics is Semantics.ONNXRUNTIME and site.result.storage.width <= 8:
             factors = linear_factors(a.elem.scale, b.elem, site.result.scale)
         return (requantize(site, build, acc, scales32=factors),)
+
+
+def matrix_product(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> Value:
+    """a·b as numpy.matmul defines it; a real constant matrix on either side makes it a `Dense`.
+
+    Leading axes that differ are repeated; one-dimensional operands are a row and a column.
+    """
+    if not a.shape or not b.shape:
+        node.refuse("a scalar operand")
+    if len(a.shape) == 1 or len(b.shape) == 1:
+        return _with_vectors(node, build, a, b)
+    if b.constant is not None and len(b.shape) == 2:
+        return build.one(Dense(), a, transpose_value(build, b, (1, 0)))
+    if a.constant is not None and len(a.shape) == 2 and a.fixed is None:
+        order = (*range(len(b.shape) - 2), len(b.shape) - 1, len(b.shape) - 2)
+        turned = build.one(Dense(), transpose_value(build, b, order), a)
+        return transpose_value(build, turned, order)
+    try:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        node.refuse("leading axes that differ", have=f"{list(a.shape)}, {list(b.shape)}")
+    a, b = (expanded(build, v, (*lead, *v.shape[-2:])) for v in (a, b))
+    return build.one(MatMul(), a, b)
+
+
+def _with_vectors(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> Value:
+    """A product of which an operand has one axis, which the result lacks."""
+    rows = reshape_value(build, a, (1, *a.shape)) if len(a.shape) == 1 else a
+    columns = reshape_value(build, b, (*b.shape, 1)) if len(b.shape) == 1 else b
+    y = matrix_product(node, build, rows, columns)
+    shape = y.shape[:-2] if len(a.shape) == 1 else y.shape[:-1]
+    return reshape_value(build, y, shape if len(b.shape) == 1 else (*shape, y.shape[-1]))
 
 
 @dataclass(frozen=True, slots=True)

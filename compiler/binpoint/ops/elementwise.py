@@ -136,24 +136,9 @@ class Binary(FloatOp):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """One real number as operand makes a `Scalar`; operands get the rank of the result."""
+        """See `arithmetic`."""
         kind = Kind(node.proto.op_type.removeprefix("QLinear"))
-        a, b = node.operand(0), node.operand(1)
-        shape = _broadcast(node, a, b)
-        for number, other, first in ((a, b, True), (b, a, False)):
-            if is_number(number) and not is_number(other):
-                x = reshape_value(build, other, shape)
-                return build.add(Scalar(kind, float(constant_array(number).reshape(())), first), x)
-        if kind is Kind.DIV and b.constant is not None and b.fixed is None:
-            if not constant_array(b).all():
-                node.refuse("division by zero", hint="the divisor is a constant with a zero in it")
-            if not build.graph.quantized:
-                kind, b = Kind.MUL, reciprocal(build, b)
-        if kind is Kind.POW:
-            node.refuse("the second operand is computed, or not one number", hint=_POWER)
-        swapped = kind is Kind.ADD and float32.add_swaps(a.shape, b.shape)
-        a, b = (reshape_value(build, v, _padded(v.shape, len(shape))) for v in (a, b))
-        return build.add(cls(kind, swapped), a, b)
+        return (arithmetic(node, build, kind, node.operand(0), node.operand(1)),)
 
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The broadcast shape."""
@@ -255,19 +240,43 @@ class MinMax(FloatOp):
         Quantizing is monotone, so the extreme of quantized operands is the quantized extreme.
         """
         target = site.results[0] or site.inputs[0].elem
-        a, b = (self._converted(v, target, site, build) for v in site.inputs)
+        a, b = (converted(v, target, site, build) for v in site.inputs)
         axes = Broadcast.of(a.shape, b.shape, site.name)
         return (build.one(IntMinMax(axes, self.largest, target), a, b),)
 
-    def _converted(self, v: Value, target: FixedType, site: Site, build: GraphBuilder) -> Value:
-        if v.constant is None:
-            return convert(build, v, target, site.semantics)
-        real = constant_array(v)
-        if site.semantics is not Semantics.ONNXRUNTIME:
-            return build.constant(target.quantize(real), target)
-        low, high = target.storage.min, target.storage.max
-        scale, zero = float(target.scale), target.zero_point
-        return build.constant(float32.quantize_linear(real, scale, zero, low, high), target)
+
+def converted(v: Value, target: FixedType, site: Site, build: GraphBuilder) -> Value:
+    """An operand in type `target`; a constant is converted at once."""
+    if v.constant is None:
+        return convert(build, v, target, site.semantics)
+    real = constant_array(v)
+    if site.semantics is not Semantics.ONNXRUNTIME:
+        return build.constant(target.quantize(real), target)
+    low, high = target.storage.min, target.storage.max
+    scale, zero = float(target.scale), target.zero_point
+    return build.constant(float32.quantize_linear(real, scale, zero, low, high), target)
+
+
+def arithmetic(node: OnnxNode, build: GraphBuilder, kind: Kind, a: Value, b: Value) -> Value:
+    """A ∘ b as the node asks for it; operands get the rank of the result.
+
+    One real number as operand makes a `Scalar`.
+    """
+    shape = _broadcast(node, a, b)
+    for number, other, first in ((a, b, True), (b, a, False)):
+        if is_number(number) and not is_number(other):
+            x = reshape_value(build, other, shape)
+            return build.one(Scalar(kind, float(constant_array(number).reshape(())), first), x)
+    if kind is Kind.DIV and b.constant is not None and b.fixed is None:
+        if not constant_array(b).all():
+            node.refuse("division by zero", hint="the divisor is a constant with a zero in it")
+        if not build.graph.quantized:
+            kind, b = Kind.MUL, reciprocal(build, b)
+    if kind is Kind.POW:
+        node.refuse("the second operand is computed, or not one number", hint=_POWER)
+    swapped = kind is Kind.ADD and float32.add_swaps(a.shape, b.shape)
+    a, b = (reshape_value(build, v, _padded(v.shape, len(shape))) for v in (a, b))
+    return build.one(Binary(kind, swapped), a, b)
 
 
 def is_number(value: Value) -> bool:

@@ -67,6 +67,12 @@ def largest(x: Interval, count: int, centre: int | None) -> int:
     return (count * max(abs(x.lo - centre), abs(x.hi - centre))) ** 2
 
 
+def most_reach(count: int) -> int:
+    """The largest r for which rows of `count` codes within ±r have an exact norm, about."""
+    spare = 2 * (_MOST_FRACTION - fraction_of(count + 1))
+    return min(math.isqrt(2 ** (_TOP - 1 - spare)), (2**31 - 1) // 2) // count
+
+
 def epsilon_of(
     epsilon: float, x: Value, count: int, centre: int | None, where: str
 ) -> tuple[int, int]:

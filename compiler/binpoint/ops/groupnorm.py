@@ -57,6 +57,10 @@ class GroupNorm(FloatOp):
         op = cls(groups, float(np.float32(node.float("epsilon", 1e-5))))
         return (build.one(op, x, *parameters),)
 
+    def row_length(self, x: Value) -> int:
+        """Elements that are normalized together."""
+        return x.shape[1] // self.groups * math.prod(x.shape[2:])
+
     def infer(self, *inputs: Value) -> tuple[TensorType, ...]:
         """The operand's shape."""
         x, gamma, beta = inputs
@@ -75,7 +79,7 @@ class GroupNorm(FloatOp):
         """One op on rows of whole groups."""
         x = build.integer(site.inputs[0])
         each = math.prod(x.shape[2:])
-        block = Block(x.shape[0] * self.groups, x.shape[1] // self.groups * each, 1, x.shape)
+        block = Block(x.shape[0] * self.groups, self.row_length(x), 1, x.shape)
         rows = Rows(block, self.epsilon, self.method, groups=self.groups, each=each)
         return (rows.lower(site, build, x),)
 

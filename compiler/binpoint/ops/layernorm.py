@@ -83,6 +83,10 @@ class LayerNorm(FloatOp):
         op = cls(first, epsilon, centred=node.op == "LayerNormalization")
         return (reshape_value(build, build.one(op, flat, gamma, beta), x.shape),)
 
+    def row_length(self, x: Value) -> int:
+        """Elements that are normalized together."""
+        return x.shape[self.axis]
+
     def permuted(self, order: tuple[int, ...], *inputs: Value) -> Permuted | None:
         """The same over the axis where it is then."""
         return Permuted(replace(self, axis=order.index(self.axis)), order)

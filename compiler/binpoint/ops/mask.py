@@ -1,4 +1,4 @@
-"""Selection by a constant condition: Where.
+"""Where: selection by a condition.
 
 A place that is filled with −∞, or with a number so low that its share in a softmax is zero, is
 *masked*: `Mask` says so, and `fuse-masks` gives it to the softmax that reads it. Other constant
@@ -20,7 +20,8 @@ from binpoint.ir.graph import Value
 from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Role, Site
 from binpoint.numeric.fixed import FloatType, TensorType
-from binpoint.ops.elementwise import Binary, Kind
+from binpoint.ops.elementwise import Binary, Kind, is_number
+from binpoint.ops.select import Select
 from binpoint.ops.shape import reshape_value
 
 LOWEST = -1000.0
@@ -39,12 +40,9 @@ class Mask(FloatOp):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
-        """Where with a constant condition; one result all over is that result."""
+        """Where; with a constant condition, one result all over is that result."""
         if node.operand(0).constant is None:
-            node.refuse(
-                "the condition is computed",
-                hint="use Min, Max or Clip, or a mask that is known at compile time",
-            )
+            return (_chosen(build, *(node.operand(i) for i in range(3))),)
         keep = node.array(0).astype(bool)
         a, b = node.operand(1), node.operand(2)
         for x, other, mask in ((a, b, keep), (b, a, ~keep)):
@@ -68,6 +66,16 @@ class Mask(FloatOp):
             at=site.name,
             hint="mask with a finite number, or let a Softmax follow",
         )
+
+
+def _chosen(build: GraphBuilder, condition: Value, yes: Value, no: Value) -> Value:
+    """Selection by a computed condition; operands get the rank of the result."""
+    rank = max(len(v.shape) for v in (condition, yes, no))
+    numbers = [float(constant_array(v).reshape(())) if is_number(v) else None for v in (yes, no)]
+    operands = [condition]
+    operands += [v for v, number in zip((yes, no), numbers, strict=True) if number is None]
+    padded = (reshape_value(build, v, (1,) * (rank - len(v.shape)) + v.shape) for v in operands)
+    return build.one(Select(*numbers), *padded)
 
 
 def mask_value(build: GraphBuilder, x: Value, keep: NDArray[np.bool_]) -> Value:

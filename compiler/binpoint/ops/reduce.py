@@ -12,8 +12,9 @@ one, which the report says.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from binpoint.numeric import float32
 from binpoint.numeric.fixed import FixedType, FloatType, TensorType
 from binpoint.ops.blocks import PLACE, Block, IntArgExtreme, IntExtreme, IntSum, place_of
 from binpoint.ops.copy import IntReshape, transposed
-from binpoint.ops.elementwise import Kind, Scalar
+from binpoint.ops.elementwise import Binary, Kind, Scalar
 from binpoint.ops.rescale import accumulator, requantize
 from binpoint.ops.shape import (
     axes_of,
@@ -35,6 +36,20 @@ from binpoint.ops.shape import (
 )
 from binpoint.ops.unary import Unary
 
+_INNER: Mapping[str, FloatOp | None] = MappingProxyType(
+    {
+        "ReduceL1": Unary("Abs"),
+        "ReduceL2": Scalar(Kind.POW, 2.0),
+        "ReduceSumSquare": Scalar(Kind.POW, 2.0),
+        "ReduceLogSum": None,
+        "ReduceLogSumExp": Unary("Exp"),
+    }
+)
+"""What is summed, where it is a function of the elements."""
+_OUTER: Mapping[str, FloatOp] = MappingProxyType(
+    {"ReduceL2": Unary("Sqrt"), "ReduceLogSum": Unary("Log"), "ReduceLogSumExp": Unary("Log")}
+)
+"""The function of the sum, where the result is one."""
 _NOTE = "sum of a float reduction: onnxruntime adds in float32 and may differ by one in rare cases"
 
 
@@ -85,7 +100,7 @@ def _places(axes: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
 class Reduce(FloatOp):
     """Sum, or mean, over `axes`, which stay with size one."""
 
-    onnx: ClassVar[tuple[str, ...]] = ("ReduceMean", "ReduceSum", "ReduceL2")
+    onnx: ClassVar[tuple[str, ...]] = ("ReduceMean", "ReduceSum", *_INNER)
 
     axes: tuple[int, ...]
     mean: bool
@@ -94,17 +109,21 @@ class Reduce(FloatOp):
     def from_onnx(cls, node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
         """Axes as attribute or constant operand; if none are given all, or none at all.
 
-        ReduceL2 is the root of a sum of squares.
+        Others are functions of a sum of functions. From what is put into exponentials the largest
+        is taken first, and added in the end.
         """
         axes, x = _axes(node), node.operand(0)
-        euclidean = node.op == "ReduceL2"
+        inner, outer, apart = _INNER.get(node.op), _OUTER.get(node.op), None
+        if node.op == "ReduceLogSumExp" and axes is not None:
+            apart = build.one(ReduceExtreme(axes, largest=True), x)
+            x = build.one(Binary(Kind.SUB), x, apart)
+        y = x if inner is None else build.one(inner, x)
+        if axes is not None:
+            y = build.one(cls(axes, node.op == "ReduceMean"), y)
+        y = y if outer is None else build.one(outer, y)
+        y = y if apart is None else build.one(Binary(Kind.ADD), y, apart)
         if axes is None:
-            return (build.one(Unary("Abs"), x) if euclidean else x,)
-        if euclidean:
-            x = build.one(Scalar(Kind.POW, 2.0), x)
-        y = build.one(cls(axes, node.op == "ReduceMean"), x)
-        if euclidean:
-            y = build.one(Unary("Sqrt"), y)
+            return (y,)
         rank = len(y.shape)
         return (_squeezed(node, build, y, axes_of(node, 1, rank) or tuple(range(rank))),)
 

@@ -8,14 +8,12 @@ from types import MappingProxyType
 _GENERAL = "`binpoint list ops` shows what is; cut the model before this node, or rewrite it"
 _HINTS: Mapping[str, str] = MappingProxyType(
     {
+        "Col2Im": "use ConvTranspose, or Reshape and Transpose where blocks do not overlap",
         "Hardmax": "use ArgMax",
-        "ReduceL1": "write it with Abs and ReduceSum",
-        "ReduceSumSquare": "write it with Mul and ReduceSum",
         "ReduceProd": "write it with Mul",
-        "ReduceLogSum": "write it with ReduceSum and Log",
-        "ReduceLogSumExp": "write it with Exp, ReduceSum and Log",
         "LpPool": "write it with Mul, AveragePool and Sqrt",
         "GlobalLpPool": "write it with Mul, GlobalAveragePool and Sqrt",
+        "TopK": "cut the model before it, and choose where the outputs are read",
         "MaxUnpool": "use Resize or ConvTranspose",
         "MaxRoiPool": "cut the model before this node",
         "com.microsoft.SkipLayerNormalization": "write it with Add and LayerNormalization: switch "
@@ -23,8 +21,6 @@ _HINTS: Mapping[str, str] = MappingProxyType(
         "com.microsoft.EmbedLayerNormalization": "write it with Gather, Add and LayerNormalization",
         "NonMaxSuppression": "cut the model before its boxes are decoded; the option `detections` "
         "emits a function that decodes and suppresses them",
-        "Sum": "write it with Add",
-        "Mean": "write it with Add and a Mul by a constant",
         "com.microsoft.QLinearReduceMean": "use QLinearGlobalAveragePool, which is defined exactly",
     }
 )

@@ -96,7 +96,6 @@ class Take(FloatOp):
     onnx: ClassVar[tuple[str, ...]] = (
         "Slice",
         "Split",
-        "Gather",
         "Expand",
         "Tile",
         "DepthToSpace",
@@ -114,8 +113,6 @@ class Take(FloatOp):
                 return (take_value(build, node.operand(0), _sliced(node)),)
             case "Split":
                 return _split(node, build)
-            case "Gather":
-                return (_gathered(node, build),)
             case "Expand":
                 return (_expanded(node, build),)
             case "Tile":
@@ -251,7 +248,8 @@ def _split(node: OnnxNode, build: GraphBuilder) -> tuple[Value, ...]:
     return tuple(results)
 
 
-def _gathered(node: OnnxNode, build: GraphBuilder) -> Value:
+def gathered(node: OnnxNode, build: GraphBuilder) -> Value:
+    """Elements at constant indices along an axis."""
     x = node.operand(0)
     axis = _axis(node, 0, len(x.shape))
     given = node.array(1)
@@ -271,10 +269,15 @@ def _expanded(node: OnnxNode, build: GraphBuilder) -> Value:
         shape = np.broadcast_shapes(x.shape, wanted)
     except ValueError:
         node.refuse(f"{list(x.shape)} does not broadcast to {list(wanted)}")
-    x = reshape_value(build, x, (1,) * (len(shape) - len(x.shape)) + x.shape)
-    maps = [range(n) if n == m else (0,) * m for n, m in zip(x.shape, shape, strict=True)]
     if math.prod(shape) == 0:
         node.refuse("the result is empty")
+    return expanded(build, x, shape)
+
+
+def expanded(build: GraphBuilder, x: Value, shape: Sequence[int]) -> Value:
+    """`x` repeated to `shape`, to which it broadcasts."""
+    x = reshape_value(build, x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+    maps = [range(n) if n == m else (0,) * m for n, m in zip(x.shape, shape, strict=True)]
     return take_value(build, x, maps)
 
 

@@ -62,6 +62,10 @@ def _selu(x: FloatArray, alpha: float, gamma: float) -> FloatArray:
     return gamma * _elu(x, alpha)
 
 
+def _shrink(x: FloatArray, bias: float, lambd: float) -> FloatArray:
+    return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0))
+
+
 def _softplus(x: FloatArray) -> FloatArray:
     return np.logaddexp(0, x)
 
@@ -77,9 +81,16 @@ def _thresholded_relu(x: FloatArray, alpha: float) -> FloatArray:
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType[str, Callable[..., Any]](
     {
         "Abs": np.abs,
+        "Acos": np.arccos,
+        "Acosh": np.arccosh,
+        "Asin": np.arcsin,
+        "Asinh": np.arcsinh,
+        "Atan": np.arctan,
+        "Atanh": np.arctanh,
         "Celu": _celu,
         "Ceil": np.ceil,
         "Cos": np.cos,
+        "Cosh": np.cosh,
         "Elu": _elu,
         "Erf": _erf,
         "Exp": np.exp,
@@ -95,11 +106,14 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType[str, Callable[...
         "Round": np.rint,
         "Selu": _selu,
         "Sigmoid": _sigmoid,
+        "Shrink": _shrink,
         "Sign": np.sign,
         "Sin": np.sin,
+        "Sinh": np.sinh,
         "Softplus": _softplus,
         "Softsign": _softsign,
         "Sqrt": np.sqrt,
+        "Tan": np.tan,
         "Tanh": np.tanh,
         "ThresholdedRelu": _thresholded_relu,
     }
@@ -114,6 +128,7 @@ DEFAULTS: Mapping[str, Attributes] = MappingProxyType(
         "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
         "LeakyRelu": (("alpha", 0.01),),
         "Selu": (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875)),
+        "Shrink": (("bias", 0.0), ("lambd", 0.5)),
         "ThresholdedRelu": (("alpha", 1.0),),
     }
 )

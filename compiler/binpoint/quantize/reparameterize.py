@@ -38,6 +38,10 @@ _WORTHWHILE = 0.98
 _LEAST = 2.0**-8
 """Of the mean range: a channel that hardly moves is not blown up further."""
 
+_CODES = 2**8
+_MOST_STEPS = 2**12
+"""In a deviation: where a result is finer the samples hardly differ, and others may."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReparameterizeNorms(Pass):
@@ -53,7 +57,9 @@ class ReparameterizeNorms(Pass):
     3. The products are computed on rows of the samples, with operand and weights rounded as
        `assign-types` will round them. Of these moves the one with the least error is made, if that
        is less by a fiftieth at least than without: weights have one step per output channel, and
-       lose what the operand gains where the ranges of channels are far apart.
+       lose what the operand gains where the ranges of channels are far apart. A move is left out
+       after which one deviation would take 4096 codes or more: the channels hardly move over the
+       samples, and would leave their range in use.
     4. The moves stay if, with the types that `assign-types` then gives, the outputs over the
        samples have less error than without them: errors of products may add up there, or cancel.
 
@@ -214,14 +220,16 @@ def _fold(
     nothing = _Move(np.ones_like(seen.lo), np.zeros_like(seen.lo))
     error = _error(products, seen, nothing, options)
     best, chosen = error * _WORTHWHILE, None
+    gamma, beta = (constant_array(v).astype(np.float64) for v in graph.arguments(norm)[1:])
     for move in _candidates(seen):
+        if _deviation(gamma, seen, move) > _MOST_STEPS:
+            continue
         found = _error(products, seen, move, options)
         if found < best:
             best, chosen = found, move
     if chosen is None:
         return False
     _log.debug("reparameterized: `%s`, error %.3g to %.3g", norm.name, error, best)
-    gamma, beta = (constant_array(v).astype(np.float64) for v in graph.arguments(norm)[1:])
     build = GraphBuilder(graph, norm.name, norm.origin)
     new = [
         build.constant(array.astype(np.float32), hint=name).name
@@ -249,6 +257,12 @@ def _candidates(seen: _Rows) -> Iterator[_Move]:
         share = np.maximum(reach / reach.mean(), _LEAST)
         for power in (0.0, *_POWERS):
             yield _Move(share**power, offsets)
+
+
+def _deviation(gamma: _Floats, seen: _Rows, move: _Move) -> float:
+    """Codes of the moved result that one deviation of a row takes in the channel of most, about."""
+    reach = seen.moved(move).range
+    return _CODES * float(np.abs(gamma / move.factors).max()) / ((reach.hi - reach.lo) or 1.0)
 
 
 def _error(products: Sequence[Linear], seen: _Rows, move: _Move, options: CompileOptions) -> float:

@@ -17,6 +17,9 @@ from binpoint.ir.op import FloatOp
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I16, FixedType
 from binpoint.ops.elementwise import Binary, Kind
+from binpoint.ops.exactnorm import most_reach
+from binpoint.ops.groupnorm import GroupNorm
+from binpoint.ops.layernorm import LayerNorm
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.samples import Samples
 from binpoint.quantize.assign_types import AssignTypes, plain_types, set_type
@@ -41,9 +44,9 @@ class ResidualWidths(Pass):
     1. A residual sum is a sum or difference of two values that only sums, differences, products of
        elements and norms read, perhaps through ops that move or clamp elements; no output. Those of
        one another form a stream.
-    2. A stream's unit is the power of two with which 16 bits hold twice what the samples show of
-       any of its sums. A constant that is added has that unit, and the scale of another addend is
-       the next multiple of it: such a sum is exact.
+    2. A stream's unit is the power of two with which 16 bits, or as many as a norm of long rows
+       takes, hold twice what the samples show of any of its sums. A constant that is added has that
+       unit, and the scale of another addend is the next multiple of it: such a sum is exact.
     3. ``residuals=auto``: the outputs over `samples` samples are computed with all values rounded
        and all streams wide, and again with one of them as narrow as the rest. It is wide if that
        adds a larger part of the error's power, with all of them narrow, than second bytes of its
@@ -159,10 +162,20 @@ def _streams(graph: Graph, sums: Sequence[Group], samples: Samples) -> tuple[_St
             addend = graph.value(node.inputs[index])
             if addend.constant is not None:
                 reach = max(reach, float(np.abs(constant_array(addend)).max(initial=0.0)))
-        unit = scale_of(_HEADROOM * reach / I16.max, power_of_two=True)
+        unit = scale_of(_HEADROOM * reach / _most_code(graph, stream), power_of_two=True)
         kind = FixedType.per_tensor(I16, Dyadic.from_float(unit))
         streams.append(_Stream(tuple(stream), kind))
     return tuple(streams)
+
+
+def _most_code(graph: Graph, stream: Sequence[Group]) -> int:
+    """The largest code that all readers of a stream can take: a norm of long rows takes less."""
+    names = (name for group in stream for name in group.members)
+    pairs = ((reader.op, graph.value(name)) for name in names for reader in graph.consumers(name))
+    norms = (
+        most_reach(op.row_length(x)) for op, x in pairs if isinstance(op, LayerNorm | GroupNorm)
+    )
+    return min((I16.max, *norms))
 
 
 @dataclass(frozen=True, slots=True)

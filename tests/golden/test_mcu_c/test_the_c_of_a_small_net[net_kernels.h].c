@@ -4,9 +4,9 @@
 
 #include "net_runtime.h"
 
-static inline BP_INLINE void bp_dense_i8_i8_i32_i8_i32_u8_mulhi_pc(const int8_t *x, const int8_t *w, const
-    int32_t *bias, int8_t *y, int32_t rows, int32_t depth, int32_t channels, const int32_t *multiplier, const
-    uint8_t *shift, int32_t zero, int32_t lo, int32_t hi)
+static inline BP_INLINE void bp_dense_i8_i8_i32_i8_i32_u8_mulhi_pc(const int8_t *x, const int8_t *w,
+    const int32_t *bias, int8_t *y, int32_t rows, int32_t depth, int32_t channels, const int32_t *multiplier,
+    const uint8_t *shift, int32_t zero, int32_t lo, int32_t hi)
 {
     for (int32_t r = 0; r < rows; ++r, x += depth) {
         const int8_t *w0 = w;
@@ -42,8 +42,8 @@ static inline BP_INLINE void bp_dense_i8_i8_i32_i8_i32_u8_mulhi_pc(const int8_t 
     }
 }
 
-static inline BP_INLINE void bp_lookup_i8_i8_i8(const int8_t *x, const int8_t *table, int8_t *y, int32_t
-    count, int32_t low)
+static inline BP_INLINE void bp_lookup_i8_i8_i8(const int8_t *x, const int8_t *table, int8_t *y,
+    int32_t count, int32_t low)
 {
     for (int32_t i = 0; i < count; ++i) {
         y[i] = table[(int32_t)x[i] - low];

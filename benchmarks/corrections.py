@@ -7,7 +7,7 @@ their types, weights of eight bits. With ``--write`` the table becomes that of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from benchmarks.transformers import TARGET
 from binpoint import CompileOptions, load_target
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
+from binpoint.ir.graph import Graph
 from binpoint.passes.base import Context
 from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
@@ -43,10 +44,7 @@ def errors(model: Path, count: int, bits: int) -> Iterator[tuple[Mode, Mapping[s
 
     Errors are relative to the mean power of the samples' outputs.
     """
-    graph = load(model)
-    samples = read_samples(model.with_suffix(".npz"), graph)
-    assert samples is not None
-    found, scored = divided(samples, count)
+    graph, (found, scored) = prepared(model, count)
     options = CompileOptions(activation_bits=bits, residuals="wide")
     context = Context(load_target(TARGET), options, found)
     passes = mcu().until(AssignTypes.name)
@@ -59,6 +57,14 @@ def errors(model: Path, count: int, bits: int) -> Iterator[tuple[Mode, Mapping[s
         typed = AssignTypes().run(real.copy(), dataclasses.replace(context, options=chosen))
         each = np.array(outputs.errors(typed)) / np.mean(outputs.powers)
         yield mode, typed.figures.get(AssignTypes.name, {}), each
+
+
+def prepared(model: Path, count: int) -> tuple[Graph, tuple[Samples, Samples]]:
+    """A model, the samples of its own file that find ranges, and those that are scored."""
+    graph = load(model)
+    samples = read_samples(model.with_suffix(".npz"), graph)
+    assert samples is not None
+    return graph, divided(samples, count)
 
 
 def divided(samples: Samples, count: int) -> tuple[Samples, Samples]:
@@ -94,25 +100,57 @@ def shares_table(models: Sequence[Path], count: int) -> Iterator[list[str]]:
 
 def _products(figures: Mapping[str, float]) -> str:
     """How many products were corrected, and what their errors lost of their power."""
-    if not figures:
+    if not figures.get("corrected"):
         return "none"
     less = figures["error_after"] / (figures["error_before"] or 1.0) - 1
     return f"{figures['corrected']:.0f} of {figures['softmaxes']:.0f}, {less:+.0%}"
 
 
+def bridges_table(models: Sequence[Path], count: int) -> Iterator[list[str]]:
+    """A row for each model and width of activations and weights: what bridges lose."""
+    yield ["model", "bits", "samples", "neither", "reparameterized", "and types chosen"]
+    whole = mcu().until(AssignTypes.name)
+    for model, bits in product(models, WIDTHS[:2]):
+        graph, (found, scored) = prepared(model, count)
+        outputs, rows = Outputs(graph, scored), list[Reals]()
+        cells = [model.stem, f"W{bits}A{bits}", str(scored.count)]
+        for passes, chosen in (
+            (whole.without(ReparameterizeNorms.name), False),
+            (whole, False),
+            (whole, True),
+        ):
+            options = CompileOptions(
+                activation_bits=bits, weight_bits=bits, residuals="wide", bridges=chosen
+            )
+            typed = run(passes, graph, Context(load_target(TARGET), options, found))
+            rows.append(np.array(outputs.errors(typed)) / np.mean(outputs.powers))
+            cells.append(change(rows[-1], rows[0]) if rows[1:] else f"{rows[0].mean():.3g}")
+            told = typed.figures.get(ReparameterizeNorms.name, {})
+            if passes is whole and not chosen:
+                cells[-1] += f", {told.get('moved', 0):.0f} moved"
+        yield cells
+
+
+TABLES: Mapping[str, Callable[[Sequence[Path], int], Iterator[list[str]]]] = {
+    "shares": shares_table,
+    "bridges": bridges_table,
+}
+
+
 @click.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--only", type=click.Choice(tuple(TABLES)), default="shares", show_default=True)
 @click.option("--samples", "count", default=200, show_default=True, help="To score at most.")
 @click.option("--write", "writes", is_flag=True, help="Put the table into the page on methods.")
-def main(models: tuple[Path, ...], count: int, writes: bool) -> None:
+def main(models: tuple[Path, ...], only: str, count: int, writes: bool) -> None:
     """Print the table of MODELS, by default of the transformers among the real models."""
     rows: list[list[str]] = []
-    for row in shares_table(models or tuple(SHARED / f"{name}.onnx" for name in MODELS), count):
+    for row in TABLES[only](models or tuple(SHARED / f"{name}.onnx" for name in MODELS), count):
         click.echo(", ".join(row), err=True)
         rows.append(row)
     print(table(rows))
     if writes:
-        write(PAGE, "shares", table(rows))
+        write(PAGE, only, table(rows))
 
 
 if __name__ == "__main__":

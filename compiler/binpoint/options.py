@@ -135,7 +135,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             product with them: that of the whole ``tensor``, or of each ``head``, wherever that
             lowers the product's error; ``auto`` that of each head where the outputs gain by it.
         bridges: choose types of values between convolutions and tokens by the outputs' error.
-        equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
+        equalize: even out the ranges of channels first: of neighbouring layers, of layer norms, and
+            between convolutions and tokens.
         activation_bits: of activations of a float model.
         residuals: bits of sums that only sums and norms read, as in a transformer's residual
             stream: ``wide`` is 16, ``narrow`` as many as other activations, ``auto`` 16 where the

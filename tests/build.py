@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from binpoint.errors import BinpointError, Exit
+from binpoint.frontend.load import load
 
 Arrays = Mapping[str, NDArray[Any]]
 Shape = Sequence[int | str | None]
@@ -66,3 +70,13 @@ def save(made: onnx.ModelProto, path: Path) -> Path:
     """Write a model as it is."""
     path.write_bytes(made.SerializeToString())
     return path
+
+
+def refused(made: onnx.ModelProto | bytes, folder: Path) -> BinpointError:
+    """The one error that a file gives."""
+    path = folder / "model.onnx"
+    path.write_bytes(made if isinstance(made, bytes) else made.SerializeToString())
+    with pytest.raises(BinpointError) as caught:
+        load(path)
+    assert caught.value.exit is Exit.MODEL
+    return caught.value

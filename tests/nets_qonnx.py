@@ -1,4 +1,4 @@
-"""Small QONNX models, written node by node."""
+"""Small QONNX models, written node by node, and their comparison with qonnx's own execution."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from binpoint.errors import BinpointError
 from binpoint.frontend.load import load
 from binpoint.ir.graph import Graph
 from binpoint.options import CompileOptions
@@ -19,8 +21,11 @@ from binpoint.passes.manager import run
 from binpoint.passes.samples import Samples
 from binpoint.pipelines import mcu
 from binpoint.target import load_target
+from tests.qonnx_oracle import compare
 
 DOMAIN = "qonnx.custom_op.general"
+STEP = 2.0**-4
+"""Of the first quantizer."""
 
 
 class Net:
@@ -92,3 +97,38 @@ def lowered(model: onnx.ModelProto, folder: Path, samples: npt.ArrayLike | None 
         found = Samples({graph.inputs[0]: np.asarray(samples, np.float32)}, None)
     options = CompileOptions(check=False, packed_maps="never")
     return run(mcu(), graph, Context(load_target("host"), options, found))
+
+
+def samples(
+    rng: np.random.Generator, shape: tuple[int, ...], count: int = 12
+) -> npt.NDArray[np.float32]:
+    """Inputs on the grid of the first quantizer, so that no rounding of inputs is compared."""
+    codes = rng.integers(-128, 128, (count, *shape[1:]))
+    return (codes * STEP).astype(np.float32)
+
+
+def exact(model: onnx.ModelProto, folder: Path, inputs: npt.NDArray[np.float32]) -> Graph:
+    """Lower a model whose scales are powers of two: float32 is exact, so no code may differ."""
+    graph = lowered(model, folder, inputs)
+    counts = compare(model, graph, ({graph.inputs[0]: x[None]} for x in inputs))
+    assert counts.codes
+    assert counts.differ == 0
+    assert counts.worst_output < 1e-4
+    return graph
+
+
+def close(model: onnx.ModelProto, folder: Path, inputs: npt.NDArray[np.float32]) -> Graph:
+    """Lower a model of any scales: codes differ only where float32 falls off a tie."""
+    graph = lowered(model, folder, inputs)
+    counts = compare(model, graph, ({graph.inputs[0]: x[None]} for x in inputs))
+    assert counts.codes
+    assert all(d < 1e-4 for d in counts.distances)
+    assert counts.differ <= max(2, counts.codes // 1000)
+    return graph
+
+
+def refused(net: Net, out: str, folder: Path) -> BinpointError:
+    """The error of a model with this output."""
+    with pytest.raises(BinpointError) as caught:
+        lowered(net.model(out), folder)
+    return caught.value

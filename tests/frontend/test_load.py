@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,311 +13,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from binpoint import ort, pipelines
 from binpoint.driver import compile_model
-from binpoint.errors import BinpointError, Exit, InvalidConstant, UnsupportedOperator
+from binpoint.errors import InvalidConstant, UnsupportedOperator
 from binpoint.frontend.load import load
 from binpoint.frontend.samples import read_samples
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph
 from binpoint.ir.text import dump
 from binpoint.ir.verify import verify
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context
 from binpoint.passes.convert import stored_inputs
 from binpoint.passes.manager import run
-from binpoint.sim.source import compare_source
 from binpoint.target import load_target
-from tests.build import FLOAT, INT8, UINT8, info, model, node, save, tiny
+from tests.build import FLOAT, INT8, UINT8, info, model, node, refused, save, tiny
+from tests.nets_qdq import RNG, Net, lowered
 
 NEWEST = onnx.defs.onnx_opset_version()
-RNG = np.random.default_rng(31)
-Code = np.integer[Any]
-
-
-def lowered(made: onnx.ModelProto, path: Path) -> Graph:
-    graph = load(save(made, path))
-    context = Context(
-        load_target("host"), CompileOptions(check=True), read_samples("random", graph)
-    )
-    return run(pipelines.mcu(), graph, context)
-
-
-def equal(made: onnx.ModelProto, folder: Path) -> None:
-    """Every code that the integer graph gives is that of onnxruntime's run of the file."""
-    path = folder / "model.onnx"
-    graph = lowered(made, path)
-    samples = read_samples("random", load(path), 3)
-    assert samples is not None
-    found = [evaluate(graph, inputs) for inputs in stored_inputs(graph, samples)]
-    comparison = compare_source(path, graph, samples, found)
-    assert comparison.codes > 0
-    assert comparison.equal, str(comparison)
-    spread = {int(v) for values in found for v in np.unique(values[graph.outputs[0]])}
-    assert len(spread) > 2, "a comparison of constants says nothing"
-
-
-def refusal(made: onnx.ModelProto, folder: Path) -> BinpointError:
-    with pytest.raises(BinpointError) as caught:
-        load(save(made, folder / "model.onnx"))
-    assert caught.value.exit is Exit.MODEL
-    return caught.value
-
-
-class Net:
-    """Nodes and constants of a quantized model under construction."""
-
-    def __init__(self, dtype: type[Code] = np.int8) -> None:
-        self.dtype = dtype
-        self.nodes: list[onnx.NodeProto] = []
-        self.arrays: dict[str, NDArray[Any]] = {}
-
-    def parameters(
-        self, name: str, scale: float | NDArray[Any] | list[float], zero: object = 0
-    ) -> str:
-        """Scale and zero point as initializers; gives their names."""
-        self.arrays[f"{name}_s"] = np.asarray(scale, np.float32)
-        self.arrays[f"{name}_z"] = np.asarray(zero, self.dtype)
-        return f"{name}_s {name}_z"
-
-    def q(self, source: str, name: str, scale: float = 0.05, zero: int = 3, **more: Any) -> str:
-        self.nodes.append(
-            node("QuantizeLinear", f"{source} {self.parameters(name, scale, zero)}", name, **more)
-        )
-        return name
-
-    def dq(self, codes: str, name: str, like: str, **more: Any) -> str:
-        self.nodes.append(node("DequantizeLinear", f"{codes} {like}_s {like}_z", name, **more))
-        return name
-
-    def qdq(self, source: str, name: str, scale: float = 0.05, zero: int = 3) -> str:
-        self.q(source, f"{name}_q", scale, zero)
-        return self.dq(f"{name}_q", name, f"{name}_q")
-
-    def op(self, op: str, inputs: str, outputs: str, **more: Any) -> str:
-        self.nodes.append(node(op, inputs, outputs, **more))
-        return outputs
-
-    def weights(self, name: str, *shape: int, per_channel: bool = False, axis: int = 0) -> str:
-        limits = np.iinfo(self.dtype)
-        codes = RNG.integers(limits.min, limits.max + 1, shape).astype(self.dtype)
-        middle = 0 if limits.min < 0 else 128
-        count = shape[axis] if per_channel else 1
-        scales = RNG.uniform(0.005, 0.02, count)
-        self.parameters(
-            name, scales if per_channel else scales[0], [middle] * count if per_channel else middle
-        )
-        self.arrays[f"{name}_codes"] = codes
-        more = {"axis": axis} if per_channel else {}
-        return self.dq(f"{name}_codes", name, name, **more)
-
-    def model(
-        self,
-        shape: Sequence[int],
-        *outputs: str,
-        kind: int = FLOAT,
-        out: int = FLOAT,
-        opset: int = 17,
-    ) -> onnx.ModelProto:
-        results = [info(name, None, out) for name in outputs]
-        return model(self.nodes, [info("x", shape, kind)], results, self.arrays, opset=opset)
-
-
-# ---- QDQ
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_qdq_matrix_products_are_onnxruntimes(
-    dtype: type[Code], per_channel: bool, tmp_path: Path
-) -> None:
-    net = Net(dtype)
-    x = net.qdq("x", "a")
-    net.op("MatMul", f"{x} {net.weights('w', 6, 5, per_channel=per_channel, axis=1)}", "h")
-    net.qdq("h", "y", 0.3, 7)
-    equal(net.model([1, 6], "y"), tmp_path)
-
-
-# Of unsigned weights with a scale per channel onnxruntime computes a convolution in float.
-@pytest.mark.parametrize(
-    ("dtype", "per_channel"), [(np.int8, False), (np.int8, True), (np.uint8, False)]
-)
-@pytest.mark.parametrize("group", [1, 2, 4])
-def test_qdq_convolutions_are_onnxruntimes(
-    dtype: type[Code], per_channel: bool, group: int, tmp_path: Path
-) -> None:
-    net = Net(dtype)
-    x = net.qdq("x", "a")
-    w = net.weights("w", 4, 4 // group, 3, 3, per_channel=per_channel)
-    net.op("Conv", f"{x} {w}", "h", pads=[1, 1, 0, 0], group=group)
-    net.qdq("h", "y", 0.2, 5)
-    equal(net.model([1, 4, 6, 5], "y"), tmp_path)
-
-
-@pytest.mark.parametrize("op", ["Reshape", "Transpose", "Flatten", "Squeeze", "MaxPool", "Slice"])
-@pytest.mark.parametrize("form", ["codes", "real"])
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_ops_that_move_elements_may_read_codes_or_what_they_mean(
-    op: str, form: str, dtype: type[Code], tmp_path: Path
-) -> None:
-    net = Net(dtype)
-    net.q("x", "a", 0.05, 9)
-    source = "a" if form == "codes" else net.dq("a", "a_real", "a")
-    more: dict[str, Any] = {}
-    extra = ""
-    match op:
-        case "Reshape":
-            net.arrays["shape"], extra = np.array([1, 6, -1], np.int64), " shape"
-        case "Squeeze":
-            net.arrays["axes"], extra = np.array([0], np.int64), " axes"
-        case "Slice":
-            net.arrays |= {"start": np.array([1], np.int64), "stop": np.array([3], np.int64)}
-            net.arrays["axis"], extra = np.array([2], np.int64), " start stop axis"
-        case "Transpose":
-            more = {"perm": [0, 2, 3, 1]}
-        case "MaxPool":
-            more = {"kernel_shape": [2, 2]}
-        case _:
-            pass
-    net.op(op, source + extra, "h", **more)
-    if form == "codes":
-        net.dq("h", "y", "a")
-    else:
-        net.q("h", "b", 0.05, 9)
-        net.dq("b", "y", "b")
-    equal(net.model([1, 2, 3, 4], "y"), tmp_path)
-
-
-def test_codes_may_be_joined(tmp_path: Path) -> None:
-    net = Net()
-    net.q("x", "a")
-    net.op("Concat", "a a", "h", axis=1)
-    net.dq("h", "y", "a")
-    equal(net.model([1, 5], "y"), tmp_path)
-
-
-@pytest.mark.parametrize("second", [(0.2, 3), (0.121, -4)])
-def test_a_tensor_may_be_quantized_twice(second: tuple[float, int], tmp_path: Path) -> None:
-    net = Net()
-    net.qdq("x", "i")
-    net.op("MatMul", f"i {net.weights('u', 6, 6)}", "s")
-    a, b = net.qdq("s", "a", 0.2, 3), net.qdq("s", "b", *second)
-    net.op("MatMul", f"{a} {net.weights('v', 6, 4)}", "h")
-    net.op("MatMul", f"{b} {net.weights('w', 6, 4)}", "k")
-    net.qdq("h", "y", 0.3, 0)
-    net.qdq("k", "z", 0.2, 1)
-    equal(net.model([1, 6], "y", "z"), tmp_path)
-
-
-def test_a_quantizer_behind_another_of_other_scale_rounds_again(tmp_path: Path) -> None:
-    net = Net()
-    net.qdq(net.qdq("x", "a", 0.05, 3), "b", 0.083, -7)
-    net.op("MatMul", f"b {net.weights('w', 6, 4)}", "h")
-    net.qdq("h", "y", 0.3, 0)
-    # onnxruntime's optimiser drops the inner pair and calls that equal; as written it is not.
-    path = tmp_path / "model.onnx"
-    graph = lowered(net.model([1, 6], "y"), path)
-    session = ort.plain(str(path))
-    samples = read_samples("random", load(path), 3)
-    assert samples is not None
-    for sample, inputs in zip(samples.inputs(), stored_inputs(graph, samples), strict=True):
-        (name,) = graph.outputs
-        codes = evaluate(graph, inputs)[name]
-        real = session.run({"x": sample["x"]})["y"]
-        kind = graph.value(name).elem
-        steps = np.rint(real / np.float32(float(kind.scale))) + kind.zero_point
-        assert np.abs(codes - steps).max() <= 1
-
-
-def test_what_is_dequantized_once_may_be_read_often(tmp_path: Path) -> None:
-    net = Net()
-    x = net.qdq("x", "a")
-    net.op("MatMul", f"{x} {net.weights('v', 6, 6)}", "h")
-    h = net.qdq("h", "b", 0.3, 1)
-    net.op("Add", f"{x} {h}", "s")
-    net.op("Relu", h, "r")
-    net.qdq("s", "y", 0.31, 2)
-    net.qdq("r", "z", 0.3, 1)
-    equal(net.model([1, 6], "y", "z"), tmp_path)
-
-
-def test_outputs_may_be_codes(tmp_path: Path) -> None:
-    net = Net(np.uint8)
-    x = net.qdq("x", "a", 0.05, 100)
-    net.op("MatMul", f"{x} {net.weights('w', 6, 5)}", "h")
-    net.q("h", "y", 0.3, 120)
-    equal(net.model([1, 6], "y", out=UINT8), tmp_path)
-
-
-# ---- inputs that are codes
-
-
-@pytest.mark.parametrize(("dtype", "kind"), [(np.int8, INT8), (np.uint8, UINT8)])
-def test_inputs_may_be_codes_with_a_dequantizer(
-    dtype: type[Code], kind: int, tmp_path: Path
-) -> None:
-    net = Net(dtype)
-    net.parameters("a", 0.05, 9)
-    net.op("MatMul", f"{net.dq('x', 'a', 'a')} {net.weights('w', 6, 5)}", "h")
-    net.qdq("h", "y", 0.3, 7)
-    equal(net.model([1, 6], "y", kind=kind), tmp_path)
-
-
-@pytest.mark.parametrize(("dtype", "kind"), [(np.int8, INT8), (np.uint8, UINT8)])
-def test_inputs_may_be_codes_without_any_quantizer(
-    dtype: type[Code], kind: int, tmp_path: Path
-) -> None:
-    net = Net(dtype)
-    net.op("MaxPool", "x", "h", kernel_shape=[2, 2])
-    net.op("Transpose", "h", "y", perm=[0, 2, 3, 1])
-    equal(net.model([1, 2, 4, 4], "y", kind=kind, out=kind), tmp_path)
-
-
-# ---- operators on codes
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-@pytest.mark.parametrize("zeros", ["none", "given"])
-def test_integer_products_are_exact(dtype: type[Code], zeros: str, tmp_path: Path) -> None:
-    net = Net(dtype)
-    limits = np.iinfo(dtype)
-    net.arrays["w"] = RNG.integers(limits.min, limits.max + 1, (6, 4)).astype(dtype)
-    operands = "x w"
-    if zeros == "given":
-        net.arrays |= {"xz": np.array(11, dtype), "wz": np.array(5, dtype)}
-        operands += " xz wz"
-    net.op("MatMulInteger", operands, "y")
-    made = net.model([1, 6], "y", kind=UINT8 if dtype is np.uint8 else INT8, out=TensorProto.INT32)
-    equal(made, tmp_path)
-
-
-@pytest.mark.parametrize("zeros", ["none", "given"])
-def test_integer_convolutions_are_exact(zeros: str, tmp_path: Path) -> None:
-    net = Net(np.uint8)
-    net.arrays["w"] = RNG.integers(0, 256, (3, 2, 3, 3)).astype(np.uint8)
-    operands = "x w"
-    if zeros == "given":
-        net.arrays |= {"xz": np.array(11, np.uint8), "wz": np.array(125, np.uint8)}
-        operands += " xz wz"
-    net.op("ConvInteger", operands, "y", pads=[1, 0, 0, 1])
-    equal(net.model([1, 2, 5, 5], "y", kind=UINT8, out=TensorProto.INT32), tmp_path)
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_the_operator_form_is_onnxruntimes(dtype: type[Code], tmp_path: Path) -> None:
-    net = Net(dtype)
-    limits = np.iinfo(dtype)
-    middle = 0 if limits.min < 0 else 128
-    x = f"{net.q('x', 'a', 0.05, 9)} a_s a_z"
-    net.arrays["w"] = RNG.integers(limits.min, limits.max + 1, (4, 2, 3, 3)).astype(dtype)
-    net.arrays["b"] = RNG.integers(-500, 500, 4).astype(np.int32)
-    w, y = net.parameters("w", 0.01, middle), net.parameters("c", 0.2, middle + 3)
-    net.op("QLinearConv", f"{x} w {w} {y} b", "c", pads=[1, 1, 1, 1])
-    net.op("Reshape", "c shape", "flat")
-    net.arrays["shape"] = np.array([1, -1], np.int64)
-    net.arrays["v"] = RNG.integers(limits.min, limits.max + 1, (64, 5)).astype(dtype)
-    v, z = net.parameters("v", 0.01, middle), net.parameters("d", 0.9, middle - 3)
-    net.op("QLinearMatMul", f"flat {y} v {v} {z}", "d")
-    net.dq("d", "y", "d")
-    equal(net.model([1, 2, 4, 4], "y"), tmp_path)
 
 
 # ---- float models
@@ -461,7 +170,7 @@ def test_an_input_that_nobody_reads_stays_in_the_interface(tmp_path: Path) -> No
     ],
 )
 def test_inputs_of_other_types_are_refused_by_name(kind: int, tmp_path: Path) -> None:
-    error = refusal(
+    error = refused(
         model([node("Identity", "x", "y")], [info("x", [1], kind)], [info("y", [1])]), tmp_path
     )
     assert isinstance(error, UnsupportedOperator)
@@ -501,7 +210,7 @@ def test_rows_of_a_table_are_chosen_by_integers(
 
 def test_integers_that_are_computed_with_are_refused(tmp_path: Path) -> None:
     made = model([node("Div", "x x", "y")], [info("x", [1], TensorProto.INT64)], [info("y", [1])])
-    assert "`x`" in refusal(made, tmp_path).message
+    assert "`x`" in refused(made, tmp_path).message
 
 
 def test_what_a_constant_condition_takes_is_read(tmp_path: Path) -> None:
@@ -539,64 +248,7 @@ def test_operators_that_stand_for_others_are_written_out(tmp_path: Path) -> None
 def test_inputs_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
     made = tiny()
     made.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = FLOAT
-    assert "`x`" in refusal(made, tmp_path).message
-
-
-# ---- quantizers that make no sense
-
-
-@pytest.mark.parametrize("scale", [0.0, -0.0, -0.5, np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", ["quantize", "dequantize", "weights", "operator"])
-def test_a_scale_is_a_positive_number(scale: float, place: str, tmp_path: Path) -> None:
-    net = Net()
-    x = net.qdq("x", "a", scale if place == "quantize" else 0.05)
-    if place == "operator":
-        net.arrays["w"] = np.ones((6, 5), np.int8)
-        w, y = net.parameters("w", scale), net.parameters("y", 0.1)
-        net.op("QLinearMatMul", f"a_q a_q_s a_q_z w {w} {y}", "h")
-        net.dq("h", "y", "y")
-    else:
-        net.op("MatMul", f"{x} {net.weights('w', 6, 5)}", "h")
-        net.qdq("h", "y", scale if place == "dequantize" else 0.3)
-    if place == "weights":
-        net.arrays["w_s"] = np.array(scale, np.float32)
-    error = refusal(net.model([1, 6], "y"), tmp_path)
-    assert isinstance(error, InvalidConstant)
-    assert error.code == "BP1004"
-
-
-def test_scales_per_channel_must_fit_the_channels(tmp_path: Path) -> None:
-    for scales, zeros, axis in (
-        ([0.1] * 4, [0] * 4, 1),
-        ([0.1] * 5, [0] * 5, 7),
-        ([0.1] * 5, [0] * 5, -7),
-        ([0.1] * 5, [0] * 2, 1),
-        ([[0.1] * 5], [[0] * 5], 1),
-    ):
-        net = Net()
-        x = net.qdq("x", "a")
-        net.arrays["codes"] = np.ones((6, 5), np.int8)
-        net.parameters("w", scales, zeros)  # pyright: ignore[reportArgumentType]
-        net.op("MatMul", f"{x} {net.dq('codes', 'w', 'w', axis=axis)}", "h")
-        net.qdq("h", "y")
-        refusal(net.model([1, 6], "y"), tmp_path)
-
-
-def test_codes_read_with_another_scale_than_written_are_refused(tmp_path: Path) -> None:
-    net = Net()
-    net.q("x", "a", 0.05, 3)
-    net.parameters("b", 0.07, 3)
-    net.dq("a", "y", "b")
-    assert "another scale" in refusal(net.model([1, 6], "y"), tmp_path).message
-
-
-def test_scales_that_are_computed_at_run_time_are_refused(tmp_path: Path) -> None:
-    nodes = [
-        node("DynamicQuantizeLinear", "x", "q s z"),
-        node("DequantizeLinear", "q s z", "y"),
-    ]
-    error = refusal(model(nodes, [info("x", [1, 6])], [info("y", [1, 6])]), tmp_path)
-    assert "DynamicQuantizeLinear" in error.message
+    assert "`x`" in refused(made, tmp_path).message
 
 
 # ---- operators
@@ -608,7 +260,7 @@ def test_an_unknown_operator_is_refused_by_name_with_its_place(tmp_path: Path) -
         [info("x", [1])],
         [info("y", [1])],
     )
-    error = refusal(made, tmp_path)
+    error = refused(made, tmp_path)
     assert "`Wobble`" in error.message
     assert error.at == "odd (node 1)"
     assert error.hint
@@ -633,36 +285,36 @@ def test_an_unknown_operator_is_refused_by_name_with_its_place(tmp_path: Path) -
 def test_nodes_that_do_not_follow_their_definition_are_refused(
     bad: onnx.NodeProto, tmp_path: Path
 ) -> None:
-    error = refusal(model([bad], [info("x", [1, 4])], [info("y", None)]), tmp_path)
+    error = refused(model([bad], [info("x", [1, 4])], [info("y", None)]), tmp_path)
     assert error.at == "y (node 0)"
 
 
 @pytest.mark.parametrize("to", [TensorProto.INT8, TensorProto.BOOL, TensorProto.INT64])
 def test_a_cast_of_real_numbers_to_integers_is_refused(to: int, tmp_path: Path) -> None:
     made = model([node("Cast", "x", "y", to=to)], [info("x", [1, 4])], [info("y", [1, 4], to)])
-    assert "Cast" in refusal(made, tmp_path).message
+    assert "Cast" in refused(made, tmp_path).message
 
 
 def test_a_cast_that_would_wrap_codes_is_refused(tmp_path: Path) -> None:
     made = model(
         [node("Cast", "x", "y", to=INT8)], [info("x", [1, 4], UINT8)], [info("y", [1, 4], INT8)]
     )
-    assert "Cast" in refusal(made, tmp_path).message
+    assert "Cast" in refused(made, tmp_path).message
     nodes = [node("ArgMax", "x", "i", axis=1), node("Cast", "i", "y", to=TensorProto.BOOL)]
     made = model(nodes, [info("x", [1, 4])], [info("y", [1, 1], TensorProto.BOOL)])
-    assert "Cast" in refusal(made, tmp_path).message
+    assert "Cast" in refused(made, tmp_path).message
 
 
 @pytest.mark.parametrize("name", ["RandomNormal", "RandomUniform"])
 def test_random_numbers_are_no_constants(name: str, tmp_path: Path) -> None:
     nodes = [node(name, "", "r", shape=[1, 4]), node("Add", "x r", "y")]
-    assert name in refusal(model(nodes, [info("x", [1, 4])], [info("y", [1, 4])]), tmp_path).message
+    assert name in refused(model(nodes, [info("x", [1, 4])], [info("y", [1, 4])]), tmp_path).message
 
 
 def test_a_constant_computed_to_infinity_is_refused(tmp_path: Path) -> None:
     nodes = [node("Div", "a b", "c", "by_zero"), node("Add", "x c", "y")]
     arrays = {"a": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
-    error = refusal(model(nodes, [info("x", [1, 4])], [info("y", [1, 4])], arrays), tmp_path)
+    error = refused(model(nodes, [info("x", [1, 4])], [info("y", [1, 4])], arrays), tmp_path)
     assert isinstance(error, InvalidConstant)
     assert "by_zero" in (error.at or "")
 

@@ -19,6 +19,7 @@ from binpoint.ops.methods import Method
 from binpoint.ops.softmax import Softmax, share_type
 from binpoint.options import CompileOptions
 from binpoint.plan.arrange import arrange
+from binpoint.plan.variants.dsp_rows import keys_of
 from tests import laws
 from tests.ops.float_cases import real
 from tests.ops.sketch import Sketch
@@ -36,13 +37,14 @@ def scale(s: Sketch) -> Dyadic:
     return Dyadic.from_float(np.float32(2.0 ** s.random.uniform(-9, -1)))
 
 
-def softmax(s: Sketch, shape: tuple[int, ...] | None = None) -> Value:
-    """Mostly in steps of 2^-8."""
+def softmax(s: Sketch, shape: tuple[int, ...] | None = None, *methods: Method) -> Value:
+    """Mostly in steps of 2^-8; by default of any method but for powers."""
     storage, shape = s.storage(I8, U8), shape or rows(s)
     x = s.input(shape, FixedType.per_tensor(storage, scale(s), s.zero(storage)))
     kind = share_type(s.storage(I8, U8))
     target = s.pick(kind, kind, kind, kind, s.type(kind.storage))
-    return s.lower(Softmax(len(shape) - 1), [x], target, Semantics.DYADIC)
+    method = s.pick(*(methods or (Method.TABLE, Method.TABLE, Method.SHIFT, Method.POLYNOMIAL)))
+    return s.lower(Softmax(len(shape) - 1, method), [x], target, Semantics.DYADIC)
 
 
 def masked(s: Sketch, kind: int, method: Method = Method.TABLE) -> Value:
@@ -93,7 +95,7 @@ def layernorm(s: Sketch) -> Value:
 
 def sketch(seed: int) -> Sketch:
     s = Sketch(Random(seed))
-    for _ in range(5):
+    for _ in range(4):
         s.output(softmax(s))
         s.output(layernorm(s))
     # So long that the last shift is of few places.
@@ -102,7 +104,9 @@ def sketch(seed: int) -> Sketch:
     for kind in range(3):
         s.output(masked(s, kind))
         s.output(groupnorm(s))
-    s.output(masked(s, 0, Method.LOG2))
+    for method in (Method.LOG2, Method.LOG_SQRT2):
+        s.output(masked(s, 0, method))
+        s.output(softmax(s, None, method))
     s.output(softmax(s, (2, 257)))
     s.output(softmax(s, (2, 600)))
     return s
@@ -133,12 +137,13 @@ def test_the_kernels_are_taken(core: str, variant: str) -> None:
     calls = [p.call for p in arrange(sketch(2).graph, OPTIONS, laws.unpriced(core)).steps]
     for stem in ("softmax", "layernorm"):
         assert sum(c.stem == stem and c.variant == variant for c in calls) > 1
+    assert {c.variant for c in calls if c.stem == "logshares"} == {variant}
     norms = [c for c in calls if c.stem == "layernorm"]
     assert all(c.variant for c in norms)
     assert {dict(c.traits)["form"] for c in norms} == {"mean", "centre"}
     assert any(c.stem == "softmax" and not c.variant for c in calls)
     spans = [dict(c.traits).get("spans") for c in calls if c.variant]
-    assert spans.count("span") == 3
+    assert spans.count("span") == 4
     assert spans.count("spans") == 1
     assert not any(c.stem == "minmax" for c in calls)
 
@@ -169,7 +174,7 @@ def test_symbols_determine_texts(core: str) -> None:
 def test_shares_by_reciprocal_are_those_of_a_division() -> None:
     """The proof of `dsp_rows`, for sums and terms of all sizes and all that are near a tie."""
     rng = np.random.default_rng(5)
-    for top in (2**20, 2**22, 2**23):
+    for top in (2**20, 2**22, 13 * 2**18 + 5, 2**23, 32767 << 8):
         most = 2**32 * 14 // 15 // top
         sums = (top * np.exp2(rng.uniform(0, np.log2(most), 4000))).astype(np.uint64)
         sums = np.concatenate([sums, top + np.arange(64, dtype=np.uint64)])
@@ -181,3 +186,15 @@ def test_shares_by_reciprocal_are_those_of_a_division() -> None:
         share = (terms * scale + 2**31) >> 32
         rest = (256 * terms + total // 2 - share * total) % 2**32
         np.testing.assert_array_equal(share + (rest >= total), (256 * terms + total // 2) // total)
+
+
+def test_codes_by_keys_are_numbers_of_halvings() -> None:
+    """Of marks and terms of all sizes, and of all that are near to a power of two apart."""
+    rng = np.random.default_rng(5)
+    marks = np.exp2(rng.uniform(19, 31, (4000, 1))).astype(np.int64)
+    halved = np.clip(marks >> np.arange(16), 0, 2**24 - 2)
+    some = rng.integers(0, 2**24, (4000, 16))
+    terms = np.minimum(np.concatenate([halved, halved + 1, some, some >> 20], axis=1), marks)
+    key, mark = (keys_of(v.reshape(-1)).reshape(v.shape) for v in (terms, marks))
+    shifted = terms[..., None] << np.arange(1, 16) <= marks[..., None]
+    np.testing.assert_array_equal(np.clip((key - mark) >> 23, 0, 15), shifted.sum(axis=-1))

@@ -3,8 +3,7 @@
 One real number as operand makes a function of the other one: `Scalar`, a table; or, for Min and
 Max, a `Clip`. Else the kinds of `pairwise` are built here, in both semantics:
 
-``DYADIC``       one rounding; the two multipliers of a sum are off by less than 2^-10 of a result's
-                 step together, the multiplier of a product by less than 2^-26 of its value.
+``DYADIC``       one rounding, by the multipliers of `pair_factors`.
 ``ONNXRUNTIME``  8-bit Add and Mul of one integer type are QLinearAdd and QLinearMul, as onnxruntime
                  fuses them; everything else is the chain of float32 operators it runs.
 """
@@ -14,7 +13,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 from typing import ClassVar, assert_never
 
 import numpy as np
@@ -29,19 +27,16 @@ from binpoint.ir.op import FloatArray, FloatOp, Permuted, Semantics, Site
 from binpoint.numeric import float32
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I16, FixedType, FloatType, TensorType
-from binpoint.numeric.requant import approximate
 from binpoint.ops.broadcast import Broadcast
 from binpoint.ops.chain import Chain
 from binpoint.ops.lookup import codes_of, convert, lookup, tabulate
-from binpoint.ops.pairwise import IntAdd, IntMinMax, IntMul, Pairwise
+from binpoint.ops.pair_factors import product_of, sum_of
+from binpoint.ops.pairwise import IntMinMax, Pairwise
 from binpoint.ops.runtime_pair import OnnxruntimeAdd, OnnxruntimeChain, OnnxruntimeMul
 from binpoint.ops.shape import reshape_value
 from binpoint.ops.unary import Clip
 
 _POWER = "raise to a power by Exp and Log"
-_ERROR = Fraction(1, 2**10)
-_MAX_SHIFT = 52
-_ROOM = 61
 
 
 class Kind(StrEnum):
@@ -178,8 +173,8 @@ class Binary(FloatOp):
         if site.semantics is Semantics.ONNXRUNTIME and widest <= 8:
             return self._onnxruntime(target, a, b, axes)
         if self.kind is Kind.MUL:
-            return _product(site, a, b, axes)
-        return _sum(site, a, b, axes, -1 if self.kind is Kind.SUB else 1)
+            return product_of(site, a, b, axes)
+        return sum_of(site, a, b, axes, -1 if self.kind is Kind.SUB else 1)
 
     def _onnxruntime(self, target: FixedType, a: Value, b: Value, axes: Broadcast) -> Pairwise:
         kinds = a.elem, b.elem, a.interval, b.interval
@@ -333,69 +328,3 @@ def _tabulated(build: GraphBuilder, op: Pairwise, x: Value, a: Value, b: Value) 
         for v in (a, b)
     )
     return lookup(build, x, op.codes(left, right), op.result)
-
-
-def _product(site: Site, a: Value, b: Value, axes: Broadcast) -> IntMul:
-    """DYADIC product: one multiplier, with the bits that 64-bit sums leave."""
-    target = site.result
-    ratio = (a.elem.scale * b.elem.scale).as_fraction() / target.scale.as_fraction()
-    zeros = a.elem.zero_point, b.elem.zero_point
-    product = (a.interval - zeros[0]) * (b.interval - zeros[1])
-    room = _ROOM - max(abs(product.lo), abs(product.hi)).bit_length()
-    farthest = _ROOM - (abs(target.zero_point) + 1).bit_length()
-    found = approximate(ratio, min(site.limits.multiplier_bits, room) - 1, farthest - 1)
-    multiplier, shift = found.multiplier << 1, found.shift + 1
-    storage = target.storage
-    return IntMul(axes, multiplier, shift, *zeros, target, storage.min, storage.max)
-
-
-def _sum(site: Site, a: Value, b: Value, axes: Broadcast, sign: int) -> IntAdd:
-    """DYADIC sum: the largest common shift for which 32 bits, else 64, hold every step of it."""
-    target = site.result
-    ratios = [v.elem.scale.as_fraction() / target.scale.as_fraction() for v in (a, b)]
-    ratios[1] *= sign
-    limits = site.limits
-    for limit, top in ((2**31 - 1, 30), (2**61, _MAX_SHIFT)):
-        found = _multipliers(ratios, (a, b), target, limit, top, limits.multiplier_bits)
-        if found is not None:
-            ma, mb, shift = found
-            zeros = a.elem.zero_point, b.elem.zero_point
-            storage = target.storage
-            return IntAdd(axes, ma, mb, shift, *zeros, target, storage.min, storage.max)
-    raise NoIntegerForm(
-        "the scales of a sum lie too far apart",
-        at=site.name,
-        have=f"{a.elem}, {b.elem} to {target}",
-    )
-
-
-def _multipliers(
-    ratios: list[Fraction],
-    operands: tuple[Value, Value],
-    target: FixedType,
-    limit: int,
-    top: int,
-    bits: int,
-) -> tuple[int, int, int] | None:
-    """Nearest multipliers at the largest shift that fits `limit`, if they are near enough."""
-    centred = [v.interval - v.elem.zero_point for v in operands]
-    reach = [max(abs(c.lo), abs(c.hi)) for c in centred]
-    raw = [max(abs(v.interval.lo), abs(v.interval.hi)) for v in operands]
-    zeros = [abs(v.elem.zero_point) for v in operands]
-    for shift in range(top, 0, -1):
-        pair = [round(ratio * 2**shift) for ratio in ratios]
-        largest = [max(r, c) + z for r, c, z in zip(raw, reach, zeros, strict=True)]
-        total = sum(abs(m) * n for m, n in zip(pair, largest, strict=True))
-        total += (abs(target.zero_point) << shift) + (1 << (shift - 1))
-        if total > limit or max(abs(m) for m in pair) >= 1 << bits:
-            continue
-        errors = [
-            n * abs(Fraction(m, 1 << shift) - r)
-            for n, m, r in zip(reach, pair, ratios, strict=True)
-        ]
-        if sum(errors) > _ERROR:
-            return None
-        while shift > 1 and not any(m & 1 for m in pair):
-            pair, shift = [m >> 1 for m in pair], shift - 1
-        return pair[0], pair[1], shift
-    return None

@@ -31,6 +31,7 @@ from binpoint.plan.schedule import Schedule, schedule
 from binpoint.plan.spans import with_spans
 from binpoint.plan.stage import stage_of
 from binpoint.plan.strides import ways
+from binpoint.plan.tables import with_tables
 from binpoint.plan.tiles import Chooser, with_tiles
 from binpoint.plan.views import Views, bytes_of, placed, whole
 from binpoint.target import McuTarget
@@ -55,7 +56,7 @@ def arrange(
     `arena_bound` is a lower bound of the arena over every order and placement. `inside` are inputs
     and outputs that lie in the arena, by default as the options tell.
     """
-    fused = with_spans(fuse(graph), graph)
+    fused = with_tables(with_spans(fuse(graph), graph), graph, options)
     programs = (_arranged(steps, graph, options, target, inside) for steps in ways(fused, graph))
     return min(programs, key=lambda program: program.arena_bytes)
 

@@ -49,6 +49,7 @@ FAMILIES: tuple[tuple[Feature, Family], ...] = (
     ("mve", mve_matmul.matmul),
     ("mve", mve_rows.layernorm),
     ("mve", mve_rows.softmax),
+    ("mve", mve_rows.log_shares),
     ("mve", recurrent.mve),
     ("dsp", dsp_matrix.matrix),
     ("dsp", dsp_depthwise.depthwise),

@@ -21,7 +21,6 @@ from binpoint.numeric.highword import Staircase, high_word, thresholds_of
 from binpoint.ops.blocks import IntSum
 from binpoint.ops.concat import IntConcat
 from binpoint.ops.copy import IntCopy
-from binpoint.ops.lookup import IntLookup
 from binpoint.ops.packed import Digits, IntPack, IntUnpack
 from binpoint.ops.pairwise import Clamped, IntMul
 from binpoint.ops.pooling import IntAverage, IntMaxPool
@@ -93,10 +92,9 @@ def _slope(op: IntMul | OnnxruntimeMul) -> np.ndarray[tuple[int, ...], np.dtype[
 
 def lookup(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     """A table of bytes, four elements at a time."""
-    op = step.nodes[0].op
     if (
         options.optimize == "size"
-        or not isinstance(op, IntLookup)
+        or step.call.stem != "lookup"
         or graph.value(step.writes[0]).type.size < _FEW
     ):
         return None

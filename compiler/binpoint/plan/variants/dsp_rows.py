@@ -5,14 +5,17 @@ SMLAD and SMLALD; an element is MLA, SMMUL, SMMLA and a saturating shift, the fo
 a constant c in place of the mean (RMS norm) squares are those of x - c: Σx² - 2c·Σx + n·c². In
 norms of groups multiplier and offset stay in registers for all places of a channel.
 
-Softmax of powers of two: a code is the difference of two numbers of leading zeros, or one less.
+Softmax of powers of two: of v with z leading zeros and the 23 bits f behind its one it takes
+K(v) = z·2^23 + 2^23 − 1 − f. A term t has no more bits, so t·2^m ≤ M exactly where
+m ≤ ⌊(K(t) − K(M)) / 2^23⌋, whatever follows in M. K(t) is a table, K(M) is made once a row.
 
 Softmax, of terms t up to 2^b with the sum S: y = floor((256·t + ⌊S/2⌋) / S) is 256·t/S to the
-nearest integer, a half up, for odd S as well, as 512·t + S is odd then and no multiple of 2·S. With
-R = ⌊(2^32 − 1) / ⌈S/256⌉⌉ ≤ 2^40/S the rounded high word q of t·R never exceeds y. It lacks
-t·(2^40/S − R) / 2^32: as ⌈S/256⌉ < S/256 + 1 and S ≥ 2^b at most 256·t/S·2^(8−b) + 2^-8, less than
-1/16 + 1/256 for b ≥ 20. So y is q or q + 1, and q + 1 where the rest 256·t + ⌊S/2⌋ − q·S is S or
-more; the rest is below S·(1 + 1/14), which is to fit 32 bits.
+nearest integer, a half up, for odd S as well, as 512·t + S is odd then and no multiple of 2·S. So
+terms, of a table of exponentials or what shifts and polynomials give, may be raised by a power of
+two. With R = ⌊(2^32 − 1) / ⌈S/256⌉⌉ ≤ 2^40/S the rounded high word q of t·R never exceeds y. It
+lacks t·(2^40/S − R) / 2^32: as ⌈S/256⌉ < S/256 + 1 and S ≥ t at most 256·t/S·2^8/S + 2^-8, less
+than 1/16 + 1/256 for S ≥ 2^20. So y is q or q + 1, and q + 1 where the rest 256·t + ⌊S/2⌋ − q·S is
+S or more; the rest is below S·(1 + 1/14), which is to fit 32 bits.
 """
 
 from __future__ import annotations
@@ -29,8 +32,6 @@ from binpoint.numeric.fixed import I8, I16, I32, U8
 from binpoint.numeric.float32 import Ints
 from binpoint.ops.distances import CODES
 from binpoint.ops.exactnorm import IntLayerNorm
-from binpoint.ops.logshares import LOG2, IntLogShares
-from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.spans import ROWS, traits_of
@@ -38,6 +39,12 @@ from binpoint.plan.variants.rounding import saturation
 
 _BYTES = (I8, U8)
 _LEAST_TERM = 2**20
+_TOP_BITS = 24
+_REST_BITS = 23
+_REST = 2**_REST_BITS - 1
+LOG_ARGUMENTS = (*ROWS, "mark0", "mark1")
+"""The arguments of a kernel of logarithms that it has in all variants."""
+_LOG_NOTE = "halvings are the distance of two logarithms with a straight line for their fraction"
 _LARGEST_SUM = 2**32 * 14 // 15
 _FEW = 8
 
@@ -96,39 +103,76 @@ def softmax(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
     if options.optimize == "size" or not is_quick(step, graph):
         return None
     note = "the high word of a product with 2^40 / sum, or one more, as the rest proves"
-    return replace(step, call=_with_terms(step.call, ROWS, terms_of(step, graph), note))
+    return replace(step, call=_with_terms(step.call, ROWS, raised_terms(step, graph), note))
 
 
 def is_quick(step: Step, graph: Graph) -> bool:
     """Whether shares can be made from a reciprocal: rows of bytes in steps of 2^-8."""
-    op = step.nodes[0].op
-    if not isinstance(op, IntSoftmax) or not _of_bytes(step.call, "x", "y"):
+    call = step.call
+    plain = call.stem == "softmax" and dict(call.traits)["form"] == "table"
+    if not plain or not _of_bytes(call, "x", "y"):
         return False
-    table = terms_of(step, graph)
-    storage, top, n = op.result.storage, int(table[0]), op.block.n
-    plain = dict(step.call.traits)["form"] == "table"
-    whole = op.result.zero_point == storage.min and top == int(table.max())
+    numbers, terms = call.numbers, raised_terms(step, graph)
+    top, n = int(terms.max()), row_of(call)
     return (
-        plain and whole and op.block.inner == 1 and _FEW <= n < 2 * CODES
-        and top >= _LEAST_TERM and top * n < _LARGEST_SUM
+        numbers["zero"] == graph.value(step.writes[0]).elem.storage.min
+        and numbers.get("inner", 1) == 1 and _FEW <= n < 2 * CODES
+        and terms[0] == top and top >= _LEAST_TERM and top * n < _LARGEST_SUM
     )  # fmt: skip
 
 
+def row_of(call: KernelCall) -> int:
+    """Elements of a row, masked ones among them."""
+    return call.numbers.get("columns") or call.numbers["n"]
+
+
 def log_shares(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
-    """Codes of powers of two of rows of bytes."""
-    op = step.nodes[0].op
-    if not isinstance(op, IntLogShares) or options.optimize == "size" or op.base != LOG2:
+    """Codes of powers of two, or of its root, of rows of bytes."""
+    if options.optimize == "size" or not is_logarithmic(step, graph):
         return None
-    if not _of_bytes(step.call, "x") or op.block.inner != 1 or op.block.n < _FEW:
-        return None
-    kept = (*ROWS, "mark0")
-    note = "halvings by leading zeros, of a term that stays below twice the mark"
-    return replace(step, call=_with_terms(step.call, kept, terms_of(step, graph), note))
+    terms = terms_of(step, graph)
+    keys = Table("keys", Constant(keys_of(terms)[::-1].astype(np.int32)), I32)
+    call = _with_terms(step.call, LOG_ARGUMENTS, terms, _LOG_NOTE)
+    return replace(step, call=with_keys(call, step.call, keys))
+
+
+def is_logarithmic(step: Step, graph: Graph) -> bool:
+    """Whether a step makes such codes, of terms that a key holds."""
+    call = step.call
+    if call.stem != "logshares" or not _of_bytes(call, "x") or row_of(call) < _FEW:
+        return False
+    return call.numbers.get("inner", 1) == 1 and terms_of(step, graph).max() < 1 << _TOP_BITS
+
+
+def with_keys(call: KernelCall, portable: KernelCall, keys: Table) -> KernelCall:
+    """A call with the terms' keys in a table, and the portable call's base."""
+    base = ("base", dict(portable.traits)["base"])
+    return replace(call, arguments=(*call.arguments, keys), traits=(base, *call.traits))
+
+
+def keys_of(terms: Ints) -> Ints:
+    """K of terms, which falls as they rise; of a term of zero 32·2^23."""
+    bits = np.frexp(terms.astype(np.float64))[1]
+    rest = (terms << (32 - np.maximum(bits, 1))) >> 8 & _REST
+    return np.where(bits > 0, ((32 - bits) << _REST_BITS) + _REST - rest, 32 << _REST_BITS)
 
 
 def terms_of(step: Step, graph: Graph) -> Ints:
-    """The terms of a softmax's bytes by distance, without those that a mask has."""
-    return constant_array(graph.arguments(step.nodes[0])[1])[:CODES].astype(np.int64)
+    """The terms of a softmax's bytes by distance."""
+    (table,) = (a for a in step.call.arguments if a.name == "table")
+    if isinstance(table, Buffer):
+        return constant_array(graph.value(table.value)).astype(np.int64)
+    assert isinstance(table, Table)
+    return table.array.array.astype(np.int64)
+
+
+def raised_terms(step: Step, graph: Graph) -> Ints:
+    """The same by a power of two, as far as sums have room; shares in proportion stay the same."""
+    terms = terms_of(step, graph)
+    top = int(terms.max())
+    room = _LARGEST_SUM // row_of(step.call)
+    powers = range(max(0, _TOP_BITS - top.bit_length()), -1, -1)
+    return terms << next((r for r in powers if top << r < room), 0)
 
 
 def _with_terms(call: KernelCall, kept: tuple[str, ...], terms: Ints, note: str) -> KernelCall:

@@ -29,17 +29,22 @@ from binpoint.ir.kernel import Argument, Number, Table
 from binpoint.ir.op import IntArray
 from binpoint.numeric.fixed import I32
 from binpoint.ops.exactnorm import IntLayerNorm
-from binpoint.ops.softmax import IntSoftmax
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
 from binpoint.plan.spans import behind, traits_of
 from binpoint.plan.variants.dsp_rows import (
+    LOG_ARGUMENTS,
     forms,
+    is_logarithmic,
     is_quick,
+    keys_of,
     normalizes,
     parameters,
+    raised_terms,
+    row_of,
     terms_of,
     with_constants,
+    with_keys,
 )
 
 _GROUP = 8
@@ -48,8 +53,7 @@ _MOST_DOWN = 8
 _WORD = 32
 _SCRATCH = 1536
 _BYTES = 3
-_UPPER = 17
-_PLACES = 7
+_PLACES = 6
 _LONG = 32
 """Elements of a row from which on it has about as many as distances with a share."""
 
@@ -86,18 +90,17 @@ def layernorm(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
 
 def softmax(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     """Rows of bytes in steps of 2^-8."""
-    op = step.nodes[0].op
-    if not is_quick(step, graph) or not isinstance(op, IntSoftmax) or op.block.n < _LONG:
+    if not is_quick(step, graph) or row_of(step.call) < _LONG:
         return None
-    table = terms_of(step, graph)
-    bits = int(table.max()).bit_length()
-    if table.max() != 1 << (bits - 1) or bits > 8 * _BYTES:
+    terms = raised_terms(step, graph)
+    top = int(terms.max())
+    if top >= 1 << 8 * _BYTES:
         return None
     rows, scratch = behind(step.call, _SCRATCH)
     arguments: tuple[Argument, ...] = (
-        *rows, *(a for a in step.call.arguments if a.name == "table"),
-        Table("forms", Constant(_forms(table, bits).astype(np.int32)), I32),
-        Number("drop", bits - _UPPER, "uint32_t"),
+        *rows, Table("table", Constant(terms.astype(np.int32)), I32),
+        Table("forms", Constant(_forms(terms).astype(np.int32)), I32),
+        Number("drop", (top - 1).bit_length() - _HALF, "uint32_t"),
     )  # fmt: skip
     found = replace(
         step.call, arguments=arguments, traits=traits_of(step.call), variant="mve", shared=True,
@@ -106,16 +109,34 @@ def softmax(step: Step, graph: Graph, _: CompileOptions) -> Step | None:
     return replace(step, call=found)
 
 
-def _forms(table: IntArray, bits: int) -> IntArray:
-    """How shares are made, by the leading zeros of the sum in 32 bits, which has `bits` at least.
+def log_shares(step: Step, graph: Graph, options: CompileOptions) -> Step | None:
+    """Codes of powers of two, or of its root, of rows of bytes."""
+    if options.optimize == "size" or not is_logarithmic(step, graph):
+        return None
+    terms = terms_of(step, graph)
+    table, keys = (
+        Table(name, Constant(array.astype(np.int32)), I32)
+        for name, array in (("table", terms), ("keys", keys_of(terms)))
+    )
+    kept = tuple(a for a in step.call.arguments if a.name in LOG_ARGUMENTS)
+    found = replace(
+        step.call, arguments=(*kept, table), traits=traits_of(step.call), variant="mve",
+        shared=True, note="logarithms of four elements at a time, as `dsp_rows` has them",
+    )  # fmt: skip
+    return replace(step, call=with_keys(found, step.call, keys))
+
+
+def _forms(terms: IntArray) -> IntArray:
+    """How shares are made, by the leading zeros of the sum in 32 bits, which is a term at least.
 
     In fours: a half and two, then one, with p bits after the point; -p; and the groups of distances
     that may have a share.
     """
+    top = int(terms.max())
     forms: list[tuple[int, int, int, int]] = []
-    for k in range(_WORD, bits - 1, -1):
-        places = k - bits + _PLACES
-        (none,) = np.nonzero(1024 * table < 1 << k)
-        last = int(none[0]) if none.size else len(table) - 1
+    for k in range(_WORD, top.bit_length() - 1, -1):
+        places = k + _PLACES - (top - 1).bit_length()
+        (some,) = np.nonzero(1024 * terms >= 1 << k)
+        last = min(int(some[-1]) + 1 if some.size else 0, len(terms) - 1)
         forms.append(((1 << (places - 1)) + 2, (1 << _HALF) >> places, -places, last // _GROUP + 1))
     return np.array(forms, np.int64).reshape(-1)

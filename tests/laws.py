@@ -200,7 +200,7 @@ def law_clamped(graph: Graph, values: Values, rng: np.random.Generator) -> None:
             continue
         assert not others
         for sample in values:
-            (found,) = op.reference(*(sample[name] for name in node.inputs))
+            (found,) = op.reference(*(sample[n].astype(np.int64) for n in node.inputs))
             np.testing.assert_array_equal(found, np.clip(sample[result.name], lo, hi), node.name)
 
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from binpoint.frontend.quotients import SplitQuotients
 from binpoint.ir.build import GraphBuilder
+from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Graph
 from binpoint.ir.text import dump
-from binpoint.numeric.fixed import FloatType, TensorType
+from binpoint.numeric.dyadic import Dyadic
+from binpoint.numeric.fixed import I8, FixedType, FloatType, TensorType
 from binpoint.ops.elementwise import Binary, Kind, Scalar
 from binpoint.ops.unary import Unary
 
@@ -41,7 +43,15 @@ def test_a_constant_divisor_stays(apply: Apply) -> None:
     assert dump(apply(graph, SplitQuotients())) == dump(graph)
 
 
-def test_a_quantized_model_stays(apply: Apply) -> None:
-    graph = share().graph
-    graph.quantized = True
-    assert dump(apply(graph, SplitQuotients())) == dump(graph)
+def test_a_quantized_constant_divisor_becomes_real(apply: Apply) -> None:
+    build = GraphBuilder(Graph("g"))
+    x = build.input("x", TensorType((2, 3), FloatType()))
+    kind = FixedType.per_tensor(I8, Dyadic(1, -4))
+    codes = build.constant(np.array([[8, 16, 32]], np.int8), fixed=kind)
+    y = build.one(Binary(Kind.DIV), x, codes)
+    build.graph.outputs = build.graph.output_names = (y.name,)
+    graph = apply(build.graph, SplitQuotients())
+    (node,) = graph.nodes()
+    (divisor,) = (v for v in graph.arguments(node) if v.constant)
+    assert divisor.fixed is None
+    np.testing.assert_array_equal(constant_array(divisor), [[0.5, 1.0, 2.0]])

@@ -98,8 +98,11 @@ def valid(found: Schedule, net: Net) -> None:
 @settings(max_examples=150)
 @given(random=st.randoms(use_true_random=False))
 def test_no_order_needs_less(random: Random) -> None:
+    """Whether all steps are tried everywhere, or eagerly one that is of use alone."""
     net = random_net(random)
-    found = schedule(*net)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MOST_PLAIN", random.choice((0, 1000)))
+        found = schedule(*net)
     valid(found, net)
     least = min(peak(order, net) for order in orders(net[0], frozenset(net[3])))
     assert peak(found.steps, net) == found.peak == found.bound == least
@@ -111,7 +114,8 @@ def test_no_order_needs_less(random: Random) -> None:
 def test_without_a_search_the_bound_still_holds(random: Random) -> None:
     net = random_net(random)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_MOST_STATES", 0)
+        for limit in ("_MOST_STATES", "_MOST_PLAIN"):
+            patch.setattr(module, limit, 0)
         found = schedule(*net)
     valid(found, net)
     least = min(peak(order, net) for order in orders(net[0], frozenset(net[3])))
@@ -134,7 +138,8 @@ def test_a_branch_that_frees_memory_goes_first() -> None:
 def test_many_parallel_branches_are_ordered_without_a_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_STATES", 500)
+    for limit in ("_MOST_STATES", "_MOST_PLAIN"):
+        monkeypatch.setattr(module, limit, 500)
     steps: list[Step] = []
     sizes: dict[str, int] = {}
     for i in range(12):

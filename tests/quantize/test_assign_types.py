@@ -19,8 +19,11 @@ from binpoint.lower.to_integers import ToIntegers
 from binpoint.numeric.digits import grid
 from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, TensorType
+from binpoint.ops.concat import Concat
 from binpoint.ops.dense import Dense
+from binpoint.ops.elementwise import Kind, Scalar
 from binpoint.ops.shape import Reshape, Transpose
+from binpoint.ops.slices import take_value
 from binpoint.ops.softmax import Softmax
 from binpoint.ops.unary import Clip, Unary
 from binpoint.options import CompileOptions
@@ -222,6 +225,26 @@ def test_a_value_that_others_read_counts_in_full() -> None:
     assert kind is not None
     assert float(kind.dequantize(np.array([-128]))[0]) == pytest.approx(-3, abs=0.05)
     assert float(kind.dequantize(np.array([127]))[0]) == pytest.approx(5, abs=0.05)
+
+
+@pytest.mark.parametrize(("factor", "apart"), [(3.0, False), (30.0, True)])
+@pytest.mark.parametrize("read", [False, True])
+def test_what_a_concat_makes_small_keeps_its_own_type(
+    factor: float, apart: bool, read: bool
+) -> None:
+    """As the boxes and scores of a detector, of one sigmoid, that become one output."""
+    build = GraphBuilder(Graph("g"))
+    x = build.input("x", TensorType((1, 4), FloatType()))
+    shares = build.one(Unary("Sigmoid"), x)
+    left, right = (take_value(build, shares, [range(1), range(a, a + 2)]) for a in (0, 2))
+    boxes = build.one(Scalar(Kind.MUL, factor), left) if read else build.one(Unary("Abs"), x)
+    joined = build.one(Concat(1), boxes, right)
+    build.graph.outputs = (joined.name,)
+    large = np.full((4, 1, 4), 1.0 if read else factor, np.float32)
+    typed = assigned(build.graph, Samples({"x": large}))
+    whole, small = (typed.value(v.name).fixed for v in (joined, right))
+    assert (whole != small) == (apart and read)
+    assert typed.value(shares.name).fixed == small
 
 
 def test_an_input_read_by_a_clip_alone_takes_its_range() -> None:

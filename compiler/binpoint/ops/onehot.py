@@ -14,7 +14,6 @@ import numpy as np
 
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
-from binpoint.ir.evaluate import constant_array
 from binpoint.ir.graph import Value
 from binpoint.ir.onnx_node import OnnxNode
 from binpoint.ir.op import FloatArray, FloatOp, Reader, Site
@@ -103,7 +102,7 @@ class OneHot(FloatOp):
 
 
 class Rows(Reader):
-    """Gather: elements at constant places are a `Take`, rows of a constant table a `Dense`."""
+    """Elements at constant places are a `Take`; rows at computed ones of a constant a `Dense`."""
 
     onnx: ClassVar[tuple[str, ...]] = ("Gather",)
 
@@ -113,15 +112,18 @@ class Rows(Reader):
         table, places = node.operand(0), node.operand(1)
         if places.constant is not None:
             return (gathered(node, build),)
-        if table.constant is None or table.fixed is not None or node.int("axis", 0) != 0:
+        kind = table.fixed
+        if table.constant is None or node.int("axis", 0) != 0 or (kind and kind.axis is not None):
             node.refuse(
-                "places that are computed, in what is no constant table of real rows",
+                "places that are computed, in what is no constant table of rows of one scale",
                 hint="multiply by a one-hot matrix",
             )
+        if kind is None and table.constant.array.dtype.kind != "f":
+            node.refuse("rows of stored integers", hint="dequantize the table before: QDQ")
         inner = table.shape[1:]
-        rows = constant_array(table).reshape(table.shape[0], math.prod(inner))
+        rows = table.constant.array.reshape(table.shape[0], math.prod(inner))
         chosen = _one_hot(node, build, places, len(rows))
-        weights = build.constant(np.ascontiguousarray(rows.T), hint=table.name)
+        weights = build.constant(np.ascontiguousarray(rows.T), fixed=kind, hint=table.name)
         y = build.one(Dense(), chosen, weights)
         return (reshape_value(build, y, (*places.shape, *inner)),)
 

@@ -8,12 +8,15 @@ order, with the bound that every step's own operands and results must be live to
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from binpoint.plan.fuse import Step
 
-_MOST_STATES = 60_000
+_MOST_STATES = 20_000
+_MOST_PLAIN = 6_000
+"""States up to which all steps are tried, also where one of them can only be of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,22 @@ class Schedule:
     optimal: bool
 
 
+class State(NamedTuple):
+    """Where an order may stand: bit sets of steps and buffers, and the bytes that are alive."""
+
+    executed: int
+    ready: int
+    alive: int
+    live: int
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Sizes of buffers (aliases share one), and what each step reads and writes, as buffer indices.
 
-    `last` gives for each buffer the steps that must have run before it is free, as a bit set;
+    `readers` gives for each buffer the steps that must have run before it is free, as a bit set;
     buffers that are outputs of the model are never free. `takes` are operands whose memory the
-    result may take.
+    result may take. `needs` are the steps before each step, as a bit set, `followers` those behind.
     """
 
     sizes: tuple[int, ...]
@@ -43,6 +55,7 @@ class Problem:
     writes: tuple[tuple[int, ...], ...]
     takes: tuple[tuple[int, ...], ...]
     needs: tuple[int, ...]
+    followers: tuple[tuple[int, ...], ...]
     readers: tuple[int, ...]
     kept: tuple[bool, ...]
     initial: tuple[int, ...]
@@ -52,23 +65,40 @@ class Problem:
         """Bytes of all inputs, which are there before the first step, read or not."""
         return sum(self.sizes[b] for b in self.initial)
 
-    def live_after(self, executed: int, alive: frozenset[int]) -> frozenset[int]:
-        """The buffers of `alive` that are still needed."""
-        return frozenset(b for b in alive if self.kept[b] or self.readers[b] & ~executed)
+    @property
+    def even(self) -> bool:
+        """Whether it makes no difference which of several operands a result takes."""
+        return all(len({self.sizes[b] for b in taken}) < 2 for taken in self.takes)
 
-    def run(
-        self, executed: int, alive: frozenset[int], step: int
-    ) -> tuple[int, int, frozenset[int]]:
-        """Peak while `step` runs, then the new state."""
-        after = executed | (1 << step)
-        now = alive | frozenset(self.writes[step])
-        then = self.live_after(after, now)
-        peak = sum(self.sizes[b] for b in now)
+    @property
+    def first(self) -> State:
+        """Before the first step: inputs that anything needs are alive."""
+        alive = [b for b in self.initial if self.kept[b] or self.readers[b]]
+        ready = sum(1 << i for i, need in enumerate(self.needs) if not need)
+        return State(0, ready, sum(1 << b for b in alive), sum(self.sizes[b] for b in alive))
+
+    def run(self, state: State, step: int) -> tuple[int, State]:
+        """Peak while a step runs, then the new state."""
+        executed, ready, alive, live = state
+        executed |= 1 << step
+        for b in self.writes[step]:
+            if not alive >> b & 1:
+                alive |= 1 << b
+                live += self.sizes[b]
+        peak = live
+        for b in (*self.reads[step], *self.writes[step]):
+            if alive >> b & 1 and not self.kept[b] and not self.readers[b] & ~executed:
+                alive ^= 1 << b
+                live -= self.sizes[b]
         for operand in self.takes[step]:
-            if operand not in then:
+            if not alive >> operand & 1:
                 peak -= self.sizes[operand]
                 break
-        return peak, after, then
+        ready ^= 1 << step
+        for follower in self.followers[step]:
+            if not self.needs[follower] & ~executed:
+                ready |= 1 << follower
+        return peak, State(executed, ready, alive, live)
 
 
 def schedule(
@@ -86,12 +116,14 @@ def schedule(
     `outputs` to the end.
     """
     problem = _problem(steps, sizes, owner, inputs, outputs)
-    found = _search(problem)
     bound = max(problem.start, *(_needed(problem, i) for i in range(len(steps))), 0)
+    order, peak = _greedy(problem)
+    found = _search(problem, peak, _MOST_PLAIN)
+    if found is None and peak > bound and problem.even:
+        found = _search(problem, peak, _MOST_STATES, eager=True)
     if found is not None:
         order, peak = found
         return Schedule(tuple(steps[i] for i in order), peak, peak, optimal=True)
-    order, peak = _greedy(problem)
     return Schedule(tuple(steps[i] for i in order), peak, bound, peak == bound)
 
 
@@ -119,12 +151,14 @@ def _problem(
         for b in buffers(step.writes):
             readers[b] |= 1 << i
     kept = set(buffers(outputs))
+    before = [{writer[v] for v in step.reads if v in writer} for step in steps]
     return Problem(
         tuple(sizes[name] for name in names),
         reads,
         tuple(buffers(step.writes) for step in steps),
         tuple(buffers(step.in_place) if buffers(step.writes[:1]) else () for step in steps),
-        tuple(sum({1 << writer[v] for v in step.reads if v in writer}) for step in steps),
+        tuple(sum(1 << i for i in earlier) for earlier in before),
+        tuple(tuple(k for k, b in enumerate(before) if i in b) for i in range(len(steps))),
         tuple(readers),
         tuple(i in kept for i in range(len(names))),
         buffers(inputs),
@@ -138,35 +172,50 @@ def _needed(problem: Problem, step: int) -> int:
     return sum(problem.sizes[b] for b in together) - shared
 
 
-def _ready(problem: Problem, executed: int) -> list[int]:
-    return [
-        i for i, need in enumerate(problem.needs) if not executed >> i & 1 and not need & ~executed
-    ]
+def _steps(ready: int) -> Iterator[int]:
+    """The members of a bit set, in order."""
+    while ready:
+        yield (ready & -ready).bit_length() - 1
+        ready &= ready - 1
 
 
-def _search(problem: Problem) -> tuple[list[int], int] | None:
-    """The best order and its peak, or None where there are too many sets of executed steps."""
+def _search(
+    problem: Problem, highest: int, most: int, *, eager: bool = False
+) -> tuple[list[int], int] | None:
+    """The best order and its peak, or None where there are too many sets of executed steps.
+
+    Args:
+        problem: what is ordered.
+        highest: the peak of an order that is known; higher ones are not looked at.
+        most: states to look at.
+        eager: run a step at once, and look at no other, if the peak so far allows it and it leaves
+            no more alive than was: what dies then would not die earlier in any other order, so
+            that moving the step to the front raises the peak of none.
+    """
     everything = (1 << len(problem.needs)) - 1
-    alive = problem.live_after(0, frozenset(problem.initial))
     start = problem.start
     best: dict[int, int] = {0: start}
     came: dict[int, tuple[int, int]] = {}
-    queue: list[tuple[int, int, int, frozenset[int]]] = [(start, 0, 0, alive)]
+    queue: list[tuple[int, int, State]] = [(start, 0, problem.first)]
     while queue:
-        peak, rank, executed, alive = heapq.heappop(queue)
+        peak, rank, state = heapq.heappop(queue)
+        executed = state.executed
         if executed == everything:
             return _path(came, executed), peak
         if peak > best[executed]:
             continue
-        if len(best) > _MOST_STATES:
+        if len(best) > most:
             return None
-        for step in _ready(problem, executed):
-            during, after, then = problem.run(executed, alive, step)
+        options = [(step, *problem.run(state, step)) for step in _steps(state.ready)]
+        useful = (o for o in options if o[1] <= peak and o[2].live <= state.live)
+        if eager and (one := next(useful, None)) is not None:
+            options = [one]
+        for step, during, then in options:
             top = max(peak, during)
-            if top < best.get(after, top + 1):
-                best[after] = top
-                came[after] = (executed, step)
-                heapq.heappush(queue, (top, rank - 1, after, then))
+            if top <= highest and top < best.get(then.executed, top + 1):
+                best[then.executed] = top
+                came[then.executed] = (executed, step)
+                heapq.heappush(queue, (top, rank - 1, then))
     return [], start
 
 
@@ -180,14 +229,12 @@ def _path(came: Mapping[int, tuple[int, int]], state: int) -> list[int]:
 
 def _greedy(problem: Problem) -> tuple[list[int], int]:
     """At each point the step that leaves the least alive, then the one with the lowest peak."""
-    executed, alive = 0, problem.live_after(0, frozenset(problem.initial))
+    state = problem.first
     order: list[int] = []
     top = problem.start
-    while len(order) < len(problem.needs):
-        options = [(problem.run(executed, alive, i), i) for i in _ready(problem, executed)]
-        ((peak, executed, alive), step) = min(
-            options, key=lambda o: (sum(problem.sizes[b] for b in o[0][2]), o[0][0], o[1])
-        )
+    while state.ready:
+        options = [(problem.run(state, i), i) for i in _steps(state.ready)]
+        (peak, state), step = min(options, key=lambda o: (o[0][1].live, o[0][0], o[1]))
         order.append(step)
         top = max(top, peak)
     return order, top

@@ -22,7 +22,7 @@ from binpoint.passes.cleanup import remove_dead
 from binpoint.passes.samples import Samples
 from binpoint.quantize.choose_type import activation_type, narrowed, weight_bits, weight_type
 from binpoint.quantize.correction import correct
-from binpoint.quantize.groups import activations, find_groups
+from binpoint.quantize.groups import activations, find_groups, join_concats
 from binpoint.quantize.observe import Method, Policy, Range, observe
 from binpoint.quantize.outputs import Outputs
 from binpoint.quantize.refit_weights import refit_weights
@@ -52,7 +52,9 @@ class AssignTypes(Pass):
        keep their 8 bits.
     2. What remains is grouped: operands and results of ops that move or clamp elements share one
        type. Its range is what the samples show of the members; one that only such ops read does not
-       count, so that a convolution before a Relu is rounded straight into the clamped range.
+       count, so that a convolution before a Relu is rounded straight into the clamped range. What a
+       Concat joins keeps a type of its own if other ops read it too and its range is less than a
+       quarter of the whole.
     3. Constant operands that are no weights get the type of their group, or one of their own.
     4. Weights become codes of eight bits, or of those that the options `weight_bits` and
        `layer_bits` give, symmetric, one scale per output channel; with the option `weight_terms`
@@ -124,8 +126,9 @@ class AssignTypes(Pass):
         """Give all untyped values types; returns which were computed in float."""
         if graph.quantized and not graph.rational and context.options.semantics != "dyadic":
             _refuse_real_operands(graph)
-        groups = find_groups(graph)
+        groups = find_groups(graph, concats=graph.quantized)
         ranges = self._ranges(graph, frozenset(n for g in groups for n in g.observed), context)
+        groups = groups if graph.quantized else join_concats(graph, groups, ranges)
         options = context.options
         for group in groups:
             range_ = Range()

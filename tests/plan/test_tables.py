@@ -30,6 +30,7 @@ SHARES = Softmax(1, Method.POLYNOMIAL)
         (SHARES, I8, "size", "shares"),
         (SHARES, I16, "speed", "shares"),
         (Softmax(1, Method.SHIFT_RELEASED), I8, "speed", "shares"),
+        (Gated("silu", Method.SHIFT_RELEASED), I8, "speed", "shiftgelu"),
     ],
 )
 def test_bytes_have_tables_unless_size_counts(

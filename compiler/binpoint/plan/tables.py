@@ -17,8 +17,10 @@ from binpoint.ir.graph import Graph, Value
 from binpoint.ir.kernel import Buffer, KernelCall, Number, Table
 from binpoint.numeric.fixed import I32
 from binpoint.ops.distances import CODES
+from binpoint.ops.exponential import Exponential
 from binpoint.ops.gate import IntGated
 from binpoint.ops.lookup import codes_of
+from binpoint.ops.rowgate import IntShiftGelu
 from binpoint.ops.shares import IntShares, Rounded
 from binpoint.options import CompileOptions
 from binpoint.plan.fuse import Step
@@ -43,6 +45,8 @@ def _call(step: Step, graph: Graph) -> KernelCall:
             return _lookup(call, op, x, graph.value(step.writes[0]))
         case IntShares() as op:
             return _shares(call, op)
+        case IntShiftGelu() as op:
+            return _by_distance(call, op.terms)
         case _:
             return call
 
@@ -62,14 +66,19 @@ def _lookup(call: KernelCall, op: IntGated, x: Value, y: Value) -> KernelCall:
 
 
 def _shares(call: KernelCall, op: IntShares) -> KernelCall:
-    """Shares, with the terms of all distances in a table."""
-    own = [number.name for number in op.terms.numbers()]
-    terms = op.terms.terms(np.arange(CODES)).astype(np.int32)
+    """Shares; those that are rounded once are what a softmax by table makes."""
+    made = _by_distance(call, op.terms)
+    if not isinstance(op.division, Rounded):
+        return made
+    form = "table" if op.division.narrow else "wide"
+    return replace(made, stem="softmax", traits=(("form", form),))
+
+
+def _by_distance(call: KernelCall, exponential: Exponential) -> KernelCall:
+    """A call of a kernel of rows, with the exponentials of all distances in a table."""
+    own = [number.name for number in exponential.numbers()]
+    terms = exponential.terms(np.arange(CODES)).astype(np.int32)
     table = Table("table", Constant(terms), I32)
     found = ((table if a.name == own[0] else a) for a in call.arguments if a.name not in own[1:])
     traits = {**dict(call.traits), "terms": "table"}
-    stem = call.stem
-    if isinstance(op.division, Rounded):
-        stem = "softmax"
-        traits = {"form": "table" if op.division.narrow else "wide"}
-    return replace(call, stem=stem, arguments=tuple(found), traits=tuple(traits.items()))
+    return replace(call, arguments=tuple(found), traits=tuple(traits.items()))

@@ -23,6 +23,7 @@ from binpoint.passes.samples import Samples
 from binpoint.quantize.choose_type import activation_type, narrowed, weight_bits, weight_type
 from binpoint.quantize.correction import correct
 from binpoint.quantize.groups import activations, find_groups, join_concats
+from binpoint.quantize.masked import above_masks
 from binpoint.quantize.observe import Method, Policy, Range, observe
 from binpoint.quantize.outputs import Outputs
 from binpoint.quantize.refit_weights import refit_weights
@@ -54,7 +55,8 @@ class AssignTypes(Pass):
        type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range. What a
        Concat joins keeps a type of its own if other ops read it too and its range is less than a
-       quarter of the whole.
+       quarter of the whole. Of scores that a softmax alone reads, what is so low that it has no
+       share does not count: masks that are inputs add numbers like -10000.
     3. Constant operands that are no weights get the type of their group, or one of their own.
     4. Weights become codes of eight bits, or of those that the options `weight_bits` and
        `layer_bits` give, symmetric, one scale per output channel; with the option `weight_terms`
@@ -163,7 +165,7 @@ class AssignTypes(Pass):
         policy = Policy(
             method, options.percentile, options.activations == "symmetric", options.activation_bits
         )
-        return {n: h.choose(policy) for n, h in found.items()}
+        return above_masks(graph, {n: h.choose(policy) for n, h in found.items()}, samples)
 
 
 def _correct_shares(

@@ -215,14 +215,45 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build.save(build.model(nodes, *ends, arrays), path)
 
 
+def compiled_within(sram: int, model: Path, folder: Path, options: CompileOptions) -> Result:
+    """For a board with so many bytes for the arena; samples lie beside the model."""
+    text = 'schema = 1\nname = "board"\nfamily = "mcu"\nextends = "host"\nsummary = "Small"\n'
+    text += f'source = "none"\n[memory.sram]\nbytes = {sram}\nholds = ["arena"]\n'
+    (folder / "board.toml").write_text(text)
+    board, samples = load_target(folder / "board.toml"), model.with_suffix(".npz")
+    return compile_model(model, board, options, samples=samples, verify="none")
+
+
+def test_softmaxes_are_corrected_where_that_fits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    nodes = [
+        build.node("Transpose", "x", "t", perm=[0, 2, 1]),
+        build.node("MatMul", "x t", "scores"),
+        build.node("Softmax", "scores", "shares"),
+        build.node("MatMul", "shares x", "y"),
+    ]
+    ends = [build.info("x", [1, 40, 8])], [build.info("y", [1, 40, 8])]
+    path = build.save(build.model(nodes, *ends), tmp_path / "attention.onnx")
+    x = rng.normal(0, 0.2, (20, 40, 8)) + rng.normal(0, 0.2, (20, 1, 8))
+    np.savez(path.with_suffix(".npz"), x=x.astype(np.float32))
+
+    def compiled_for(sram: int) -> tuple[int, float]:
+        options = CompileOptions(activation_bits=4, packed_maps="never")
+        report = compiled_within(sram, path, tmp_path, options).report
+        assert report.arena_bytes is not None
+        return report.arena_bytes, report.passes.get("assign-types", {}).get("corrected", 0)
+
+    wide, corrected = compiled_for(1 << 16)
+    assert corrected == 1
+    assert compiled_for(wide) == (wide, 1)
+    less, corrected = compiled_for(wide - 1)
+    assert less < wide
+    assert corrected == 0
+
+
 def test_residual_sums_are_narrow_where_wide_ones_do_not_fit(stream: Path, tmp_path: Path) -> None:
     def compiled_for(sram: int, residuals: Literal["auto", "narrow", "wide"]) -> Result:
-        text = 'schema = 1\nname = "board"\nfamily = "mcu"\nextends = "host"\nsummary = "Small"\n'
-        text += f'source = "none"\n[memory.sram]\nbytes = {sram}\nholds = ["arena"]\n'
-        (tmp_path / "board.toml").write_text(text)
-        board, options = load_target(tmp_path / "board.toml"), CompileOptions(residuals=residuals)
-        samples = stream.with_suffix(".npz")
-        return compile_model(stream, board, options, samples=samples, verify="none")
+        return compiled_within(sram, stream, tmp_path, CompileOptions(residuals=residuals))
 
     narrow, wide = (compiled_for(4096, kind).report for kind in ("narrow", "wide"))
     assert narrow.arena_bytes is not None

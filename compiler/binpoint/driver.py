@@ -31,6 +31,7 @@ from binpoint.plan.arrange import arrange
 from binpoint.plan.folding import Choice
 from binpoint.plan.packed_graph import unpacked
 from binpoint.plan.program import Program
+from binpoint.quantize.assign_types import AssignTypes
 from binpoint.quantize.residual_widths import WIDE, ResidualWidths
 from binpoint.report import render as rendering
 from binpoint.report.accelerator import summarize_design
@@ -275,7 +276,8 @@ def _fitting(
 
     Where wide residual sums do not fit the target's memory, were not asked for, and narrow ones
     fit, it is made of a second line; the arena that wide ones would take is a figure of its graph.
-    The graphs of the second line are written into the folder `narrow` of `trace`.
+    The graphs of the second line are written into the folder `narrow` of `trace`. So it is before
+    that with corrections of softmaxes, which copy the shares; the folder is `uncorrected`.
 
     Raises:
         DoesNotFit: the target has too little memory.
@@ -284,6 +286,12 @@ def _fitting(
     assert isinstance(target, McuTarget)
     program = arrange(line.graph, options, target)
     small = all(row.fits for row in memory_use(program, target, None))
+    if not small and options.softmax_correction == "auto" and _corrected_shares(program):
+        plain = msgspec.structs.replace(options, softmax_correction="none")
+        below = None if trace is None else trace / "uncorrected"
+        context = replace(context, options=plain)
+        line = _lower(imported, passes, context, below)
+        return _fitting(line, imported, passes, context, below)
     if small or options.residuals != "auto" or not _wide_sums(program):
         _check(program, target, None)
         return line, program
@@ -294,6 +302,11 @@ def _fitting(
     found = {**line.graph.figures[ResidualWidths.name], WIDE: 0, "arena_wide": program.arena_bytes}
     other.graph.figures = {**other.graph.figures, ResidualWidths.name: found}
     return other, narrow
+
+
+def _corrected_shares(program: Program) -> bool:
+    """Whether products with shares of softmaxes got columns."""
+    return program.graph.figures.get(AssignTypes.name, {}).get("corrected", 0) > 0
 
 
 def _wide_sums(program: Program) -> bool:

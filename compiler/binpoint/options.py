@@ -132,9 +132,11 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             the model's outputs are least wrong (``joint``).
         bias_correction: take the mean error of the quantized weights out of the biases.
         softmax_correction: take the mean error of a softmax's quantized shares out of the matrix
-            product with them.
+            product with them: that of the whole ``tensor``, or of each ``head``, wherever that
+            lowers the product's error; ``auto`` that of each head where the outputs gain by it.
         bridges: choose types of values between convolutions and tokens by the outputs' error.
-        equalize: even out the ranges of neighbouring layers' channels first, and of layer norms'.
+        equalize: even out the ranges of channels first: of neighbouring layers, of layer norms, and
+            between convolutions and tokens.
         activation_bits: of activations of a float model.
         residuals: bits of sums that only sums and norms read, as in a transformer's residual
             stream: ``wide`` is 16, ``narrow`` as many as other activations, ``auto`` 16 where the
@@ -181,7 +183,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scales: Literal["free", "power-of-two"] = "free"
     binary_points: Literal["range", "mse", "joint"] = "range"
     bias_correction: bool = True
-    softmax_correction: bool = False
+    softmax_correction: Literal["auto", "none", "tensor", "head"] = "auto"
     bridges: bool = False
     equalize: bool = True
     activation_bits: Bits = 8

@@ -53,14 +53,36 @@ def test_encoders_are_equal_on_all_witnesses(
     assert {found[n] for n in names} == {Answer.EQUAL}
 
 
-def compiled(folder: Path, target: str, rng: np.random.Generator, verify: str = "all") -> Result:
+@pytest.mark.slow
+@pytest.mark.needs("gcc", "g++", "arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("name", "bits"), [("encoder_dynamo", 3), ("causal_dynamo", 2)])
+def test_corrected_shares_are_equal_on_all_witnesses(
+    name: str, bits: int, target: str, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(exported(name, rng).SerializeToString())
+    options = CompileOptions(name="net", softmax_correction="head", activation_bits=bits)
+    result = compiled(tmp_path, target, rng, options=options)
+    assert result.report.passes["assign-types"]["corrected"] > 0
+    assert result.verdict.answer is Answer.EQUAL
+    found = {w.name: w.verdict for w in result.verdict.witnesses}
+    assert {found[n] for n in TARGETS[target]} == {Answer.EQUAL}
+
+
+def compiled(
+    folder: Path,
+    target: str,
+    rng: np.random.Generator,
+    verify: str = "all",
+    options: CompileOptions | None = None,
+) -> Result:
     """The ``net.onnx`` of a folder through the whole line."""
     x = rng.normal(size=(24, 1, STEPS, INPUTS)).astype(np.float32)
     np.savez(folder / "samples.npz", x=x)
     return compile_model(
         folder / "net.onnx",
         load_target(target),
-        CompileOptions(name="net"),
+        options or CompileOptions(name="net"),
         samples=folder / "samples.npz",
         verify=verify,
         verify_samples=6,

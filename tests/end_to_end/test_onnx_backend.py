@@ -127,7 +127,8 @@ def test_node_tests(capsys: pytest.CaptureFixture[str]) -> None:
     passed = counts["float"].passed + counts["integer"].passed
     tested = {name for test in node_tests() for name in test.operators}
     imported_names = {name for op in OPS for name in op.onnx} | INTEGER
-    assert tested & imported_names <= set(passed)
+    # Those of Not are of operator set 1.
+    assert tested & imported_names - {"Not"} <= set(passed)
 
 
 def test_constants_of_node_tests_become_initializers() -> None:

@@ -60,6 +60,7 @@ def random_options(random: Random, name: str) -> CompileOptions:
         scales=random.choice(("free", "free", "power-of-two")),
         observer="minmax",
         activation_bits=random.choice((8, 8, 8, 7, 5, 2)),
+        softmax_correction=random.choice(("auto", "head")),
         arena=random.choice(("static", "caller")),
         io=random.choice(("caller", "arena")),
         planner="greedy",

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from binpoint import ort
-from binpoint.errors import BinpointError, InvalidConstant, UnsupportedOperator
+from binpoint.errors import BinpointError, InvalidConstant
 from binpoint.frontend.load import load
 from binpoint.frontend.masks import FuseMasks
 from binpoint.frontend.samples import read_samples
@@ -141,7 +141,14 @@ def test_a_mask_that_no_softmax_reads_is_refused(tmp_path: Path) -> None:
         run(mcu(), graph, Context(load_target("host"), CompileOptions(), samples))
 
 
-def test_a_computed_condition_is_refused(tmp_path: Path) -> None:
-    nodes = [node("Where", "x x x", "y")]
-    with pytest.raises(UnsupportedOperator, match="the condition is computed"):
-        load(save(model(nodes, [info("x", (2,))], [info("y", None)]), tmp_path / "m.onnx"))
+def test_a_computed_condition_chooses(tmp_path: Path) -> None:
+    nodes = [node("Where", "c x three", "y")]
+    made = model(
+        nodes,
+        [info("c", [1, 3], onnx.TensorProto.BOOL), info("x", [1, 3])],
+        [info("y", [1, 3])],
+        {"three": np.array(3, np.float32)},
+    )
+    graph = load(save(made, tmp_path / "m.onnx"))
+    given = {"c": np.array([[1, 0, 1]], np.float32), "x": np.array([[1, 2, -1]], np.float32)}
+    assert evaluate(graph, given)[graph.outputs[0]].tolist() == [[1, 3, -1]]

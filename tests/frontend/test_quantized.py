@@ -33,6 +33,18 @@ def test_qdq_matrix_products_are_onnxruntimes(
     equal(net.model([1, 6], "y"), tmp_path)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((3, 6, 5), 0), ((1, 2, 6, 5), 3), ((1, 3, 6, 5), 1)])
+def test_qdq_products_with_several_matrices_are_onnxruntimes(
+    shape: tuple[int, ...], axis: int, tmp_path: Path
+) -> None:
+    """Of a constant with a scale for each, or each column, as quantized heads of attention are."""
+    net = Net(np.int8)
+    x = net.qdq("x", "a")
+    net.op("MatMul", f"{x} {net.weights('w', *shape, per_channel=True, axis=axis)}", "h")
+    net.qdq("h", "y", 0.3, 7)
+    equal(net.model([1, *shape[1:-2], 4, 6], "y"), tmp_path)
+
+
 # Of unsigned weights with a scale per channel onnxruntime computes a convolution in float.
 @pytest.mark.parametrize(
     ("dtype", "per_channel"), [(np.int8, False), (np.int8, True), (np.uint8, False)]

@@ -21,7 +21,7 @@ from binpoint.numeric.dyadic import Dyadic
 from binpoint.numeric.fixed import I8, I32, U8, FixedType, FloatType, TensorType
 from binpoint.ops.concat import Concat
 from binpoint.ops.dense import Dense
-from binpoint.ops.elementwise import Kind, Scalar
+from binpoint.ops.elementwise import Binary, Kind, Scalar
 from binpoint.ops.shape import Reshape, Transpose
 from binpoint.ops.slices import take_value
 from binpoint.ops.softmax import Softmax
@@ -245,6 +245,25 @@ def test_what_a_concat_makes_small_keeps_its_own_type(
     whole, small = (typed.value(v.name).fixed for v in (joined, right))
     assert (whole != small) == (apart and read)
     assert typed.value(shares.name).fixed == small
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_scores_keep_their_bits_beside_masks_that_are_inputs(
+    read: bool, rng: np.random.Generator
+) -> None:
+    build = GraphBuilder(Graph("g"))
+    x = build.input("x", TensorType((1, 3, 4), FloatType()))
+    mask = build.input("mask", TensorType((1, 1, 4), FloatType()))
+    low = build.one(Scalar(Kind.MUL, -10000.0), mask)
+    scores = build.one(Binary(Kind.ADD), x, low)
+    ends = [build.one(Softmax(2), scores), *([build.one(Unary("Tanh"), scores)] if read else [])]
+    build.graph.outputs = tuple(v.name for v in ends)
+    masks = rng.integers(0, 2, (9, 1, 4)).astype(np.float32)
+    masks[:, :, 0] = 0
+    arrays = {"x": rng.normal(0, 2, (9, 3, 4)).astype(np.float32), "mask": masks}
+    kind = assigned(build.graph, Samples(arrays)).value(scores.name).fixed
+    assert kind is not None
+    assert (float(kind.scale) < 0.2) != read
 
 
 def test_an_input_read_by_a_clip_alone_takes_its_range() -> None:

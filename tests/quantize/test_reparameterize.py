@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.evaluate import evaluate
-from binpoint.ir.graph import Graph
+from binpoint.ir.graph import Graph, Value
 from binpoint.ir.text import dump
 from binpoint.lower.to_integers import ToIntegers
 from binpoint.numeric.fixed import FloatType, TensorType
 from binpoint.ops.conv import Conv
 from binpoint.ops.dense import Dense
+from binpoint.ops.elementwise import Binary, Kind
 from binpoint.ops.exactnorm import IntLayerNorm
 from binpoint.ops.layernorm import LayerNorm
 from binpoint.ops.shape import Reshape, Transpose
@@ -52,13 +55,43 @@ def block(
         build.one(Dense(0.5), rows, build.constant(weights(OUTS, WIDTH)), bias, hint="scaled"),
     ]
     maps = build.one(Reshape((1, 2, 3, WIDTH)), y)
-    turned = build.one(Transpose((0, 2, 1, 3)), maps)
+    first = build.one(Transpose((0, 3, 2, 1)), maps)
+    turned = build.one(Transpose((0, 2, 3, 1)), first)
     taps = build.constant(weights(OUTS, 1, 1, WIDTH))
     ends.append(build.one(Conv(square(1, 0)), turned, taps, bias, hint="conv"))
     if read:
         ends.append(build.one(Unary("Abs"), y))
     graph.outputs = tuple(v.name for v in ends)
     graph.output_names = tuple(f"y{i}" for i in range(len(ends)))
+    return graph
+
+
+def bridges(rng: np.random.Generator) -> Graph:
+    """A convolution whose tokens two products read, and their sum's product that goes to maps."""
+    graph = Graph("bridges")
+    build = GraphBuilder(graph)
+    x = build.input("x", TensorType((1, 4, 4, 3), FloatType()))
+    sizes = 10.0 ** rng.uniform(-1.5, 0.5, (2, WIDTH))
+
+    def weights(*shape: int, behind: int = 0) -> Value:
+        uneven = rng.normal(size=shape)
+        uneven = uneven / sizes[behind - 1] if behind else uneven
+        return build.constant(uneven.astype(np.float32))
+
+    def rows(index: int, *shape: int) -> tuple[Value, Value]:
+        scale = sizes[index].reshape(-1, *[1] * len(shape))
+        taps = rng.normal(size=(WIDTH, *shape)) * scale
+        bias = rng.normal(size=WIDTH) * sizes[index]
+        return build.constant(taps.astype(np.float32)), build.constant(bias.astype(np.float32))
+
+    maps = build.one(Conv(square(3, 1)), x, *rows(0, 3, 3, 3), hint="into")
+    tokens = build.one(Reshape((16, WIDTH)), maps)
+    a, b = (build.one(Dense(), tokens, weights(OUTS, WIDTH, behind=1)) for _ in range(2))
+    back = build.one(Dense(), build.one(Binary(Kind.ADD), a, b), *rows(1, OUTS), hint="out")
+    first = build.one(Transpose((0, 3, 1, 2)), build.one(Reshape((1, 4, 4, WIDTH)), back))
+    last = build.one(Transpose((0, 2, 3, 1)), first)
+    y = build.one(Conv(square(1, 0)), last, weights(OUTS, 1, 1, WIDTH, behind=2))
+    graph.outputs, graph.output_names = (y.name,), ("y",)
     return graph
 
 
@@ -75,8 +108,11 @@ def lost(graph: Graph, rng: np.random.Generator, passes: Pipeline, **options: ob
     return noise / signal
 
 
-def test_the_float_function_stays(rng: np.random.Generator) -> None:
-    graph = block(rng)
+@pytest.mark.parametrize("net", [block, bridges])
+def test_the_float_function_stays(
+    net: Callable[[np.random.Generator], Graph], rng: np.random.Generator
+) -> None:
+    graph = net(rng)
     done = run(Pipeline(ReparameterizeNorms()), graph, context(normal(graph, rng), check=True))
     assert dump(done) != dump(graph)
     for inputs in normal(graph, rng, 8).inputs():
@@ -104,6 +140,18 @@ def test_channels_that_hardly_move_stay_where_others_may_be(rng: np.random.Gener
         Pipeline(ReparameterizeNorms(), AssignTypes(), ToIntegers()), graph, context(samples)
     )
     assert any(isinstance(node.op, IntLayerNorm) for node in found.nodes())
+
+
+@pytest.mark.parametrize("bits", [8, 6])
+def test_bridges_with_uneven_channels_lose_less(rng: np.random.Generator, bits: int) -> None:
+    graph = bridges(rng)
+    options = {"activation_bits": bits, "weight_bits": bits}
+    done = run(Pipeline(ReparameterizeNorms()), graph, context(normal(graph, rng), **options))
+    told = done.figures["reparameterize-norms"]
+    assert (told["norms"], told["bridges"], told["moved"]) == (0, 2, 2)
+    before = lost(graph, rng, Pipeline(AssignTypes()), **options)
+    after = lost(graph, rng, Pipeline(ReparameterizeNorms(), AssignTypes()), **options)
+    assert after < before / 4
 
 
 def test_where_weights_lose_more_less_is_moved(rng: np.random.Generator) -> None:

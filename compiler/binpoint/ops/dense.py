@@ -22,11 +22,15 @@ from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, FloatOp, IntArray, IntegerOp, Role, Semantics, Site
 from binpoint.numeric.fixed import I32, FixedType, FloatType, TensorType
 from binpoint.numeric.interval import Interval
+from binpoint.ops.concat import Concat
 from binpoint.ops.linear import Weights, channel_reach, finish, read_weights
 from binpoint.ops.requantize import Ranges
 from binpoint.ops.rescale import accumulator, linear_factors, requantize
 from binpoint.ops.shape import reshape_value, transpose_value
-from binpoint.ops.slices import expanded
+from binpoint.ops.slices import expanded, take_value
+
+_MOST_MATRICES = 64
+"""Of a constant that has a scale for each, or for each column: every one is a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,8 @@ class MatMul(FloatOp):
 def matrix_product(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> Value:
     """a·b as numpy.matmul defines it; a real constant matrix on either side makes it a `Dense`.
 
-    Leading axes that differ are repeated; one-dimensional operands are a row and a column.
+    Leading axes that differ are repeated; one-dimensional operands are a row and a column. Of
+    several constant matrices with scales of their own each is a `Dense`.
     """
     if not a.shape or not b.shape:
         node.refuse("a scalar operand")
@@ -171,8 +176,45 @@ def matrix_product(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> V
         lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
         node.refuse("leading axes that differ", have=f"{list(a.shape)}, {list(b.shape)}")
-    a, b = (expanded(build, v, (*lead, *v.shape[-2:])) for v in (a, b))
-    return build.one(MatMul(), a, b)
+    a = expanded(build, a, (*lead, *a.shape[-2:]))
+    if b.fixed is not None and b.fixed.axis is not None:
+        return _by_matrices(node, build, a, b)
+    return build.one(MatMul(), a, expanded(build, b, (*lead, *b.shape[-2:])))
+
+
+def _by_matrices(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> Value:
+    """A product with a constant of several matrices and scales: a `Dense` for each, joined."""
+    assert b.constant is not None
+    assert b.fixed is not None
+    assert b.fixed.axis is not None
+    lead, (depth, columns) = a.shape[:-2], b.shape[-2:]
+    count, axis = math.prod(lead), b.fixed.axis - len(b.shape)
+    if count > _MOST_MATRICES or axis == -2:
+        node.refuse(
+            "a constant of many matrices with a scale per channel, or per element of a sum",
+            have=f"{list(b.shape)} along axis {b.fixed.axis}",
+            want=f"at most {_MOST_MATRICES} matrices, with scales of matrices or columns",
+            hint="quantize it with one scale",
+        )
+    codes = np.broadcast_to(b.constant.array, (*lead, depth, columns))
+    numbers = np.arange(len(b.fixed.scales)).reshape(-1, *(1,) * (-1 - axis))
+    which = np.broadcast_to(numbers, codes.shape).reshape(count, depth, columns)
+    zeros = np.broadcast_to(b.fixed.zero_points, len(b.fixed.scales))
+    rows = reshape_value(build, a, (count, *a.shape[-2:]))
+    parts: list[Value] = []
+    for index, matrix in enumerate(codes.reshape(count, depth, columns)):
+        own = [int(i) for i in which[index, 0, : columns if axis == -1 else 1]]
+        kind = FixedType(
+            b.fixed.storage,
+            tuple(b.fixed.scales[i] for i in own),
+            tuple(int(zeros[i]) for i in own),
+            0 if axis == -1 else None,
+        )
+        weights = build.constant(np.ascontiguousarray(matrix.T), fixed=kind, hint=b.name)
+        taken = take_value(build, rows, [range(index, index + 1), *map(range, rows.shape[1:])])
+        parts.append(build.one(Dense(), taken, weights))
+    joined = parts[0] if count == 1 else build.one(Concat(0), *parts)
+    return reshape_value(build, joined, (*lead, a.shape[-2], columns))
 
 
 def _with_vectors(node: OnnxNode, build: GraphBuilder, a: Value, b: Value) -> Value:

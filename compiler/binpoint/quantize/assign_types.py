@@ -19,12 +19,15 @@ from binpoint.ops.elementwise import Binary
 from binpoint.options import CompileOptions
 from binpoint.passes.base import Context, Effect, Pass, Stage
 from binpoint.passes.cleanup import remove_dead
+from binpoint.passes.samples import Samples
 from binpoint.quantize.choose_type import activation_type, narrowed, weight_bits, weight_type
 from binpoint.quantize.correction import correct
 from binpoint.quantize.groups import activations, find_groups, join_concats
+from binpoint.quantize.masked import above_masks
 from binpoint.quantize.observe import Method, Policy, Range, observe
+from binpoint.quantize.outputs import Outputs
 from binpoint.quantize.refit_weights import refit_weights
-from binpoint.quantize.share_bias import Place, correct_shares, widen
+from binpoint.quantize.share_bias import Place, correct_shares, narrow, widen
 from binpoint.quantize.weights import (
     few_codes,
     open_weights,
@@ -34,6 +37,10 @@ from binpoint.quantize.weights import (
 )
 
 _NAMED = 3
+_PRODUCTS = 0.9
+"""Of the error of a product with shares: above it they are not corrected of themselves."""
+_WORTHWHILE = 0.98
+"""The same of the outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,8 @@ class AssignTypes(Pass):
        type. Its range is what the samples show of the members; one that only such ops read does not
        count, so that a convolution before a Relu is rounded straight into the clamped range. What a
        Concat joins keeps a type of its own if other ops read it too and its range is less than a
-       quarter of the whole.
+       quarter of the whole. Of scores that a softmax alone reads, what is so low that it has no
+       share does not count: masks that are inputs add numbers like -10000.
     3. Constant operands that are no weights get the type of their group, or one of their own.
     4. Weights become codes of eight bits, or of those that the options `weight_bits` and
        `layer_bits` give, symmetric, one scale per output channel; with the option `weight_terms`
@@ -56,9 +64,10 @@ class AssignTypes(Pass):
        those of convolutions and matrix products make up for each other. Biases stay real, or become
        so again where they were stored for a scale that is no longer that of the sums; with the
        option `bias_correction` the mean error of each channel is taken out of them.
-    5. With the option `softmax_correction` a product with the shares of a softmax, of which none
-       are masked, gets the mean error of the shares as a column of its own (`share_bias`), where
-       that lowers its error; before the biases.
+    5. A product with the shares of a softmax gets their mean error, as columns of its own
+       (`share_bias`), before the biases. With ``softmax_correction=auto`` of each head, where rows
+       have at least as many shares as shares have codes: if errors of products fall by a tenth and
+       then those of the outputs by a fiftieth.
     6. A model of which only constants came quantized no longer counts as quantized: its rounding is
        binpoint's own. Of any other quantized model, the values that got types by rules 1, from
        their op, and 2 are listed in `Graph.filled`.
@@ -79,7 +88,7 @@ class AssignTypes(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """See the class."""
         options = context.options
-        shares = widen(graph) if options.softmax_correction and not graph.rational else ()
+        shares = widen(graph, options)
         real = graph.copy()
         graph.quantized &= any(v.fixed and not v.constant for v in graph.values())
         stated = plain_types(graph, options.activation_bits)
@@ -90,32 +99,30 @@ class AssignTypes(Pass):
         for node in graph.nodes():
             _free_bias(real, graph, node)
             _weights(graph, graph.node(node.name), options)
-        self._corrected(real, graph, shares, context)
-        return remove_dead(graph)
+        return remove_dead(self._corrected(real, graph, shares, context))
 
     def _corrected(
         self, real: Graph, graph: Graph, shares: Sequence[Place], context: Context
-    ) -> None:
+    ) -> Graph:
         """Shares, weights and biases that make up for rounding, layer by layer."""
-        options = context.options
-        refit = partial(refit_weights, real, graph, options=options)
-        if options.weight_rounding == "nearest":
-            refit = None
-        elif context.samples is None:
+        options, samples = context.options, context.samples
+        if options.weight_rounding != "nearest" and samples is None:
             raise MissingSamples(
                 "weights are rounded together by the values of samples",
                 want="sample inputs",
                 hint="--samples FILE.npz, or --set weight_rounding=nearest",
             )
-        if context.samples is None:
-            return
-        samples = context.samples.spread(self.corrections)
-        if shares:
-            figures = correct_shares(real, graph, shares, samples)
-            graph.figures = {**graph.figures, self.name: figures}
-        biases = options.bias_correction and not graph.rational
-        if biases or refit is not None:
-            correct(real, graph, samples, refit=refit, biases=biases)
+        if samples is None:
+            return graph
+        samples = samples.spread(self.corrections)
+        plain = _correct_shares(real, graph, shares, samples, options) if shares else None
+        _correct_layers(real, graph, samples, options)
+        if plain is None:
+            return graph
+        _correct_layers(*plain, samples, options)
+        outputs = Outputs(plain[0], samples)
+        before, after = (sum(outputs.errors(g)) for g in (plain[1], graph))
+        return graph if after < _WORTHWHILE * before else plain[1]
 
     def _activations(self, graph: Graph, context: Context) -> set[str]:
         """Give all untyped values types; returns which were computed in float."""
@@ -158,7 +165,36 @@ class AssignTypes(Pass):
         policy = Policy(
             method, options.percentile, options.activations == "symmetric", options.activation_bits
         )
-        return {n: h.choose(policy) for n, h in found.items()}
+        return above_masks(graph, {n: h.choose(policy) for n, h in found.items()}, samples)
+
+
+def _correct_shares(
+    real: Graph,
+    graph: Graph,
+    places: Sequence[Place],
+    samples: Samples,
+    options: CompileOptions,
+) -> tuple[Graph, Graph] | None:
+    """Rule 5; with ``auto`` both graphs as they were, if anything was corrected."""
+    auto, heads = options.softmax_correction == "auto", options.softmax_correction != "tensor"
+    least = _PRODUCTS if auto else 1.0
+    kept, figures = correct_shares(real, graph, places, samples, heads=heads, worthwhile=least)
+    plain = real.copy(), graph.copy()
+    narrow(plain, kept)
+    none = {**figures, "corrected": 0, "error_after": figures["error_before"]}
+    for each, told in ((graph, figures), (plain[1], none)):
+        each.figures = {**each.figures, AssignTypes.name: told}
+    return plain if auto and kept else None
+
+
+def _correct_layers(real: Graph, graph: Graph, samples: Samples, options: CompileOptions) -> None:
+    """Weights and biases that make up for rounding, layer by layer."""
+    refit = partial(refit_weights, real, graph, options=options)
+    if options.weight_rounding == "nearest":
+        refit = None
+    biases = options.bias_correction and not graph.rational
+    if biases or refit is not None:
+        correct(real, graph, samples, refit=refit, biases=biases)
 
 
 def plain_types(graph: Graph, bits: int) -> set[str]:

@@ -1,8 +1,9 @@
-"""reparameterize-norms: the channels of a layer norm's result brought to one range."""
+"""reparameterize-norms: channels of layer norms' results, and of bridges, brought to one range."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -48,12 +49,15 @@ class ReparameterizeNorms(Pass):
     """Move scales and offsets of channels from a layer norm into the products behind it.
 
     1. A layer norm over the last axis whose result only matrix products with real weights read,
-       perhaps through ops that move whole rows (Reshape, Transpose, Take).
-    2. The result's channel c becomes (y − b)/r: gamma/r and (beta − b)/r before, W·diag(r) and
-       bias + W·b behind, so that the products are the same numbers. r is the range of the channel
-       over the mean range, to a power of at most 1, and b its centre, or zero. With the power 1
-       and centres it is RepQ-ViT's (Li et al. 2023, equations 8 to 11): one scale and zero point
-       for all channels without loss.
+       perhaps through ops that move channels as a whole (Reshape, Transpose, Take). Or a bridge of
+       a hybrid network, a convolution whose result a matrix product reads so, or a matrix product
+       whose result a convolution of one tap reads: Q-HyViT has a scale for each channel there
+       (Lee et al. 2023).
+    2. The result's channel c becomes (y − b)/r: gamma/r and (beta − b)/r before, or rows and bias
+       of a product in the same way, W·diag(r) and bias + W·b behind, so that the products are the
+       same numbers. r is the range of the channel over the mean range, to a power of at most 1, and
+       b its centre, or zero. With the power 1 and centres it is RepQ-ViT's (Li et al. 2023,
+       equations 8 to 11): one scale and zero point for all channels without loss.
     3. The products are computed on rows of the samples, with operand and weights rounded as
        `assign-types` will round them. Of these moves the one with the least error is made, if that
        is less by a fiftieth at least than without: weights have one step per output channel, and
@@ -93,7 +97,9 @@ class ReparameterizeNorms(Pass):
             return graph
         before, after = (sum(outputs.errors(_typed(g, context))) / power for g in (graph, moved))
         made = moved if after < before else graph
-        figures = {"norms": len(found), "moved": count if made is moved else 0}
+        norms = sum(isinstance(graph.node(name).op, LayerNorm) for name in found)
+        sources = {"norms": norms, "bridges": len(found) - norms}
+        figures = {**sources, "moved": count if made is moved else 0}
         errors = {"error_before": before, "error_after": min(before, after)}
         shown = {key: float(f"{error:.4g}") for key, error in errors.items()}
         made.figures = {**made.figures, self.name: {**figures, **shown}}
@@ -157,50 +163,65 @@ class _Move:
 
 
 def _products(graph: Graph, node: Node) -> tuple[str, ...]:
-    """The products that are the only readers of a layer norm, if rule 1 holds."""
-    if not isinstance(node.op, LayerNorm):
-        return ()
-    (result,) = graph.results(node)
-    if node.op.axis != len(result.shape) - 1 or any(
-        v.constant is None for v in graph.arguments(node)[1:]
-    ):
+    """The products that are the only readers of a layer norm or a bridge, if rule 1 holds."""
+    source = _source(graph, node)
+    if source is None:
         return ()
     found: dict[str, None] = {}
-    todo = [result.name]
+    todo = [(node.outputs[0], len(graph.value(node.outputs[0]).shape) - 1)]
     while todo:
-        name = todo.pop()
+        name, axis = todo.pop()
         readers = graph.consumers(name)
         if graph.value(name).fixed is not None or name in graph.outputs or not readers:
             return ()
         for reader in readers:
-            if _moves_rows(graph, reader):
-                todo.extend(reader.outputs)
-            elif _is_product(graph, reader, name):
+            moved = _moved(graph, reader, axis)
+            if moved is not None:
+                todo.extend((result, moved) for result in reader.outputs)
+            elif _is_product(graph, reader, name, axis):
                 found[reader.name] = None
             else:
                 _log.debug("%s not reparameterized: `%s` reads it", node.name, reader.name)
                 return ()
-    return tuple(sorted(found))
+    crosses = isinstance(source, LayerNorm) or any(
+        isinstance(graph.node(name).op, Conv) is not isinstance(source, Conv) for name in found
+    )
+    return tuple(sorted(found)) if crosses else ()
 
 
-def _moves_rows(graph: Graph, node: Node) -> bool:
-    """Whether rows, along the last axis, stay as they are."""
+def _source(graph: Graph, node: Node) -> LayerNorm | Conv | Dense | None:
+    """The op of a node whose channels, the last axis, may be moved by its own constants."""
+    if isinstance(node.op, LayerNorm):
+        whole = node.op.axis == len(graph.value(node.outputs[0]).shape) - 1
+        parameters = graph.arguments(node)[1:]
+        return node.op if whole and all(v.constant is not None for v in parameters) else None
+    linear = linear_of(graph, node)
+    real = linear is not None and linear.real
+    return node.op if real and isinstance(node.op, Conv | Dense) else None
+
+
+def _moved(graph: Graph, node: Node, axis: int) -> int | None:
+    """The axis of the channels behind an op that moves them as a whole, None behind others."""
     shape = graph.value(node.inputs[0]).shape
     match node.op:
         case Reshape(target):
-            return target[-1:] == shape[-1:]
+            before = math.prod(shape[:axis])
+            places = (i for i, n in enumerate(target) if n == shape[axis])
+            return next((i for i in places if math.prod(target[:i]) == before), None)
         case Transpose(order):
-            return order[-1] == len(shape) - 1
+            return order.index(axis)
         case Take(maps):
-            return tuple(maps[-1]) == tuple(range(shape[-1]))
+            return axis if tuple(maps[axis]) == tuple(range(shape[axis])) else None
         case _:
-            return False
+            return None
 
 
-def _is_product(graph: Graph, node: Node, name: str) -> bool:
-    """Whether a node multiplies each row with one real matrix."""
+def _is_product(graph: Graph, node: Node, name: str, axis: int) -> bool:
+    """Whether a node multiplies each row of channels with one real matrix."""
     linear = linear_of(graph, node)
     if linear is None or not linear.real or linear.x.name != name:
+        return False
+    if axis != len(linear.x.shape) - 1:
         return False
     match linear.op:
         case Dense():
@@ -213,38 +234,50 @@ def _is_product(graph: Graph, node: Node, name: str) -> bool:
 
 
 def _fold(
-    graph: Graph, norm: Node, readers: Sequence[str], seen: _Rows, options: CompileOptions
+    graph: Graph, source: Node, readers: Sequence[str], seen: _Rows, options: CompileOptions
 ) -> bool:
     """Rules 2 and 3; whether there is such a move."""
     products = [p for name in readers if (p := linear_of(graph, graph.node(name)))]
     nothing = _Move(np.ones_like(seen.lo), np.zeros_like(seen.lo))
     error = _error(products, seen, nothing, options)
     best, chosen = error * _WORTHWHILE, None
-    gamma, beta = (constant_array(v).astype(np.float64) for v in graph.arguments(norm)[1:])
+    deviations = _deviations(graph, source, seen)
     for move in _candidates(seen):
-        if _deviation(gamma, seen, move) > _MOST_STEPS:
+        if _codes(deviations, seen, move) > _MOST_STEPS:
             continue
         found = _error(products, seen, move, options)
         if found < best:
             best, chosen = found, move
     if chosen is None:
         return False
-    _log.debug("reparameterized: `%s`, error %.3g to %.3g", norm.name, error, best)
-    build = GraphBuilder(graph, norm.name, norm.origin)
-    new = [
-        build.constant(array.astype(np.float32), hint=name).name
-        for array, name in (
-            (gamma / chosen.factors, norm.inputs[1]),
-            ((beta - chosen.offsets) / chosen.factors, norm.inputs[2]),
-        )
-    ]
-    graph.replace(replace(norm, inputs=(norm.inputs[0], *new)))
-    drop_unread(graph, *norm.inputs[1:])
+    _log.debug("reparameterized: `%s`, error %.3g to %.3g", source.name, error, best)
+    _divide(graph, source, chosen)
     for product in products:
         moved = product.matrix * chosen.factors
         added = _matrix(product) @ chosen.offsets * _scale(product)
         set_real(graph, product, product.x, moved, product.offsets + added)
     return True
+
+
+def _divide(graph: Graph, source: Node, move: _Move) -> None:
+    """Let a norm or a linear op give (y − b)/r."""
+    linear = linear_of(graph, source)
+    if linear is not None:
+        rows = linear.matrix / move.factors.reshape(-1, *(1,) * (len(linear.weights.shape) - 1))
+        offsets = (linear.offsets - move.offsets) / move.factors
+        set_real(graph, linear, linear.x, rows, offsets)
+        return
+    gamma, beta = (constant_array(v).astype(np.float64) for v in graph.arguments(source)[1:])
+    build = GraphBuilder(graph, source.name, source.origin)
+    new = [
+        build.constant(array.astype(np.float32), hint=name).name
+        for array, name in (
+            (gamma / move.factors, source.inputs[1]),
+            ((beta - move.offsets) / move.factors, source.inputs[2]),
+        )
+    ]
+    graph.replace(replace(source, inputs=(source.inputs[0], *new)))
+    drop_unread(graph, *source.inputs[1:])
 
 
 def _candidates(seen: _Rows) -> Iterator[_Move]:
@@ -259,10 +292,22 @@ def _candidates(seen: _Rows) -> Iterator[_Move]:
             yield _Move(share**power, offsets)
 
 
-def _deviation(gamma: _Floats, seen: _Rows, move: _Move) -> float:
+def _deviations(graph: Graph, source: Node, seen: _Rows) -> _Floats:
+    """What a row deviates in each channel by the constants of its source: gamma of a norm.
+
+    By the weights of a linear op, whose operand is such that the samples deviate as much in mean.
+    """
+    linear = linear_of(graph, source)
+    if linear is None:
+        return np.abs(constant_array(graph.arguments(source)[1]).astype(np.float64))
+    lengths = np.sqrt(np.square(_matrix(linear)).sum(axis=1))
+    return lengths * (seen.rows.std(axis=0).mean() / (lengths.mean() or 1.0))
+
+
+def _codes(deviations: _Floats, seen: _Rows, move: _Move) -> float:
     """Codes of the moved result that one deviation of a row takes in the channel of most, about."""
     reach = seen.moved(move).range
-    return _CODES * float(np.abs(gamma / move.factors).max()) / ((reach.hi - reach.lo) or 1.0)
+    return _CODES * float((deviations / move.factors).max()) / ((reach.hi - reach.lo) or 1.0)
 
 
 def _error(products: Sequence[Linear], seen: _Rows, move: _Move, options: CompileOptions) -> float:

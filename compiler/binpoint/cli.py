@@ -289,8 +289,6 @@ def _print_rows(rows: Sequence[dict[str, str]], as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status; a traceback only under BINPOINT_DEBUG=1."""
-    # Matrices here are small: threads of the linear algebra library cost more than they give.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         cli.main(words or ["--help"], prog_name="binpoint", standalone_mode=False)

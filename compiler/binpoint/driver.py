@@ -9,6 +9,7 @@ from typing import assert_never
 import msgspec
 
 from binpoint import pipelines
+from binpoint.blas import one_thread
 from binpoint.emit import fpga_hls, mcu_c
 from binpoint.emit.manifest import hls_manifest, manifest
 from binpoint.emit.project import Project
@@ -79,6 +80,7 @@ class Result:
         return self.plan
 
 
+@one_thread
 def compile_model(  # noqa: PLR0913 - all but three have defaults
     model: Path,
     target: Target,

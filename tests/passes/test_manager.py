@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from binpoint.errors import BinpointError, Exit, InvalidConstant, PassFailed, UnknownPass
 from binpoint.ir.build import GraphBuilder
@@ -122,6 +123,18 @@ def test_a_pass_works_on_its_own_copy() -> None:
     done = run(Pipeline(Edit(drop)), graph, context())
     assert dump(graph) == text
     assert not done.has_node("nb")
+
+
+def test_passes_add_floats_with_one_thread_whatever_the_caller_has() -> None:
+    def threads(_: Graph | None = None) -> None:
+        libraries = cast("list[dict[str, Any]]", threadpool_info())
+        seen.append({i["num_threads"] for i in libraries if i["user_api"] == "blas"})
+
+    seen: list[set[int]] = []
+    with threadpool_limits(2, user_api="blas"):
+        run(Pipeline(Edit(threads)), diamond(), context())
+        threads()
+    assert seen == [{1}, {2}]
 
 
 def test_a_broken_graph_is_the_fault_of_the_pass_that_left_it() -> None:

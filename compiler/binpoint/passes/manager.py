@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from binpoint.blas import one_thread
 from binpoint.errors import BinpointError, InvariantBroken, PassFailed, UnknownPass
 from binpoint.ir.evaluate import evaluate
 from binpoint.ir.graph import Graph
@@ -86,6 +87,7 @@ class Pipeline:
         return max(index for index, item in enumerate(self.passes) if item.name == name)
 
 
+@one_thread
 def run(pipeline: Pipeline, graph: Graph, context: Context, *, trace: Path | None = None) -> Graph:
     """Return the graph after all passes; it is verified after each.
 

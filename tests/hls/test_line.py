@@ -91,8 +91,9 @@ def test_a_written_folder_verifies_again_and_a_change_is_found(
     assert isinstance(caught.value, Mismatch) or "status" in str(caught.value)
 
 
-def test_the_same_input_gives_the_same_bytes(folder: Path, fast: Result) -> None:
-    assert compiled(folder, fps=1e6).project.digest() == fast.project.digest()
+def test_the_same_input_gives_the_same_bytes(folder: Path) -> None:
+    first, second = (compiled(folder, verify="none", fps=1e6) for _ in range(2))
+    assert first.project.digest() == second.project.digest()
 
 
 def test_a_build_that_computes_something_else_is_found(
@@ -113,14 +114,14 @@ def test_a_build_that_computes_something_else_is_found(
 
 
 def test_only_a_parallel_top_takes_an_input_every_cycle(folder: Path) -> None:
-    found = compiled(folder, target="xcvu9p", fps=150e6).report.fpga
+    found = compiled(folder, target="xcvu9p", verify="host", fps=150e6).report.fpga
     assert found is not None
     assert (found.top, found.interval_cycles, found.fifos) == ("parallel", 1, ())
     assert found.notice is None
 
 
 def test_a_pace_out_of_reach_says_how_far_it_gets(folder: Path) -> None:
-    found = compiled(folder, fps=1e12, top="stream").report.fpga
+    found = compiled(folder, verify="none", fps=1e12, top="stream").report.fpga
     assert found is not None
     assert found.notice is not None
     assert "asked for 1e+12 inferences/s" in found.notice
@@ -130,7 +131,7 @@ def test_a_folding_is_taken_as_given(folder: Path) -> None:
     base = compiled(folder, verify="none").report.fpga
     assert base is not None
     layer = next(unit.name for unit in base.units if unit.kind == "dense")
-    found = compiled(folder, folding={layer: Fold(pe=3, simd=4)}).report.fpga
+    found = compiled(folder, verify="host", folding={layer: Fold(pe=3, simd=4)}).report.fpga
     assert found is not None
     unit = next(unit for unit in found.units if unit.name == layer)
     assert (unit.pe, unit.simd) == (3, 4)
@@ -158,10 +159,9 @@ def test_an_image_goes_in_with_the_axes_of_the_model(tmp_path: Path) -> None:
         load_target("zu3eg"),
         CompileOptions(),
         samples=tmp_path / "x.npz",
-        verify="host",
+        verify="none",
         verify_samples=6,
     )
-    assert result.report.verdict == "equal"
     ports = json.loads(result.project.files["manifest.json"])["inputs"]
     assert ports[0]["shape"] == [1, 2, 10, 10]
     assert ports[0]["wire"]["view"]["order"] == [0, 2, 3, 1]

@@ -39,7 +39,7 @@ _WORTHWHILE = 0.98
 _LEAST = 2.0**-8
 """Of the mean range: a channel that hardly moves is not blown up further."""
 
-_LIKELY = 3.0
+_LIKELY = 2.0
 """Deviations that a channel has room for, whatever the samples show."""
 
 
@@ -57,7 +57,7 @@ class ReparameterizeNorms(Pass):
        same numbers. r is the range of the channel over the mean range, to a power of at most 1, and
        b its centre, or zero. With the power 1 and centres it is RepQ-ViT's (Li et al. 2023,
        equations 8 to 11): one scale and zero point for all channels without loss. A range has room
-       for three deviations, of which gamma tells, as rows of a norm deviate by one in mean, or the
+       for two deviations, of which gamma tells, as rows of a norm deviate by one in mean, or the
        weights of a product: few samples, or such as are alike, show less than others need.
     3. The products are computed on rows of the samples, with operand and weights rounded as
        `assign-types` will round them. Of these moves the one with the least error is made, if that

@@ -39,8 +39,9 @@ _WORTHWHILE = 0.98
 _LEAST = 2.0**-8
 """Of the mean range: a channel that hardly moves is not blown up further."""
 
-_LIKELY = 2.0
-"""Deviations that a channel has room for, whatever the samples show."""
+_CODES = 2**8
+_MOST_STEPS = 80
+"""Of these in a deviation: where there are more the samples are too alike, and others are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,13 @@ class ReparameterizeNorms(Pass):
        of a product in the same way, W·diag(r) and bias + W·b behind, so that the products are the
        same numbers. r is the range of the channel over the mean range, to a power of at most 1, and
        b its centre, or zero. With the power 1 and centres it is RepQ-ViT's (Li et al. 2023,
-       equations 8 to 11): one scale and zero point for all channels without loss. A range has room
-       for two deviations, of which gamma tells, as rows of a norm deviate by one in mean, or the
-       weights of a product: few samples, or such as are alike, show less than others need.
+       equations 8 to 11): one scale and zero point for all channels without loss.
     3. The products are computed on rows of the samples, with operand and weights rounded as
        `assign-types` will round them. Of these moves the one with the least error is made, if that
        is less by a fiftieth at least than without: weights have one step per output channel, and
-       lose what the operand gains where the ranges of channels are far apart.
+       lose what the operand gains where the ranges of channels are far apart. A move is left out
+       after which one deviation of a channel, of which gamma tells, would take more than 80 of 256
+       codes: few samples, or such as are alike, show less of a channel than others need.
     4. The moves stay if, with the types that `assign-types` then gives, the outputs over the
        samples have less error than without them: errors of products may add up there, or cancel.
 
@@ -240,7 +241,10 @@ def _fold(
     nothing = _Move(np.ones_like(seen.lo), np.zeros_like(seen.lo))
     error = _error(products, seen, nothing, options)
     best, chosen = error * _WORTHWHILE, None
-    for move in _candidates(*_ends(graph, source, seen)):
+    deviations = _deviations(graph, source, seen)
+    for move in _candidates(seen):
+        if _codes(deviations, seen, move) > _MOST_STEPS:
+            continue
         found = _error(products, seen, move, options)
         if found < best:
             best, chosen = found, move
@@ -276,11 +280,11 @@ def _divide(graph: Graph, source: Node, move: _Move) -> None:
     drop_unread(graph, *source.inputs[1:])
 
 
-def _candidates(lo: _Floats, hi: _Floats) -> Iterator[_Move]:
-    """For channels with these ends. Centred ones first: with equal errors they change more."""
-    middle = (lo + hi) / 2
+def _candidates(seen: _Rows) -> Iterator[_Move]:
+    """Centred ones first: of two with equal errors they change more."""
+    middle = (seen.lo + seen.hi) / 2
     for offsets in (middle, np.zeros_like(middle)):
-        reach = np.maximum(hi - offsets, offsets - lo)
+        reach = np.maximum(seen.hi - offsets, offsets - seen.lo)
         if not reach.any():
             return
         share = np.maximum(reach / reach.mean(), _LEAST)
@@ -288,21 +292,22 @@ def _candidates(lo: _Floats, hi: _Floats) -> Iterator[_Move]:
             yield _Move(share**power, offsets)
 
 
-def _ends(graph: Graph, source: Node, seen: _Rows) -> tuple[_Floats, _Floats]:
-    """The ends of each channel, as seen and as its source makes likely.
+def _deviations(graph: Graph, source: Node, seen: _Rows) -> _Floats:
+    """What a row deviates in each channel by the constants of its source: gamma of a norm.
 
-    The operand of a linear op is such that the samples deviate as much in mean.
+    By the weights of a linear op, whose operand is such that the samples deviate as much in mean.
     """
     linear = linear_of(graph, source)
     if linear is None:
-        gamma, centre = (constant_array(v).astype(np.float64) for v in graph.arguments(source)[1:])
-        deviations = np.abs(gamma)
-    else:
-        lengths = np.sqrt(np.square(_matrix(linear)).sum(axis=1))
-        deviations = lengths * (seen.rows.std(axis=0).mean() / (lengths.mean() or 1.0))
-        centre = seen.rows.mean(axis=0)
-    room = _LIKELY * deviations
-    return np.minimum(seen.lo, centre - room), np.maximum(seen.hi, centre + room)
+        return np.abs(constant_array(graph.arguments(source)[1]).astype(np.float64))
+    lengths = np.sqrt(np.square(_matrix(linear)).sum(axis=1))
+    return lengths * (seen.rows.std(axis=0).mean() / (lengths.mean() or 1.0))
+
+
+def _codes(deviations: _Floats, seen: _Rows, move: _Move) -> float:
+    """Codes of the moved result that one deviation of a row takes in the channel of most, about."""
+    reach = seen.moved(move).range
+    return _CODES * float((deviations / move.factors).max()) / ((reach.hi - reach.lo) or 1.0)
 
 
 def _error(products: Sequence[Linear], seen: _Rows, move: _Move, options: CompileOptions) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from binpoint.errors import NoIntegerForm
 from binpoint.ir.build import GraphBuilder
 from binpoint.ir.graph import Value
-from binpoint.ir.kernel import Buffer, KernelCall, Number, Work
+from binpoint.ir.kernel import Buffer, KernelCall, Number, Table, Work
 from binpoint.ir.onnx_writer import OnnxWriter, Tensor
 from binpoint.ir.op import FloatArray, IntArray, IntegerOp, Semantics
 from binpoint.numeric import float32
@@ -68,14 +68,8 @@ class IntLookup(IntegerOp):
     def kernel(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> KernelCall:
         """A loop over elements."""
         (x, table), (y,) = inputs, outputs
-        arguments = (
-            Buffer("x", x.name, x.elem.storage),
-            Buffer("table", table.name, table.elem.storage),
-            Buffer("y", y.name, y.elem.storage, written=True),
-            Number("count", x.type.size),
-            Number("low", self.low),
-        )
-        return KernelCall(self.stem, arguments, formula="y = table[x]")
+        held = Buffer("table", table.name, table.elem.storage)
+        return lookup_call(x, held, y, self.low, "y = table[x]")
 
     def work(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Work:
         """One lookup an element."""
@@ -85,6 +79,18 @@ class IntLookup(IntegerOp):
     def in_place(self) -> tuple[int, ...]:
         """Element by element."""
         return (0,)
+
+
+def lookup_call(x: Value, table: Buffer | Table, y: Value, low: int, formula: str) -> KernelCall:
+    """The kernel of a lookup; `low` is the operand's smallest code, the table's first."""
+    arguments = (
+        Buffer("x", x.name, x.elem.storage),
+        table,
+        Buffer("y", y.name, y.elem.storage, written=True),
+        Number("count", x.type.size),
+        Number("low", low),
+    )
+    return KernelCall(IntLookup.stem, arguments, formula=formula)
 
 
 def codes_of(storage: IntType) -> IntArray:

@@ -14,12 +14,12 @@ import numpy as np
 
 from binpoint.ir.constant import Constant
 from binpoint.ir.graph import Graph, Value
-from binpoint.ir.kernel import Buffer, KernelCall, Number, Table
+from binpoint.ir.kernel import KernelCall, Table
 from binpoint.numeric.fixed import I32
 from binpoint.ops.distances import CODES
 from binpoint.ops.exponential import Exponential
 from binpoint.ops.gate import IntGated
-from binpoint.ops.lookup import codes_of
+from binpoint.ops.lookup import codes_of, lookup_call
 from binpoint.ops.rowgate import IntShiftGelu
 from binpoint.ops.shares import IntShares, Rounded
 from binpoint.options import CompileOptions
@@ -55,14 +55,8 @@ def _lookup(call: KernelCall, op: IntGated, x: Value, y: Value) -> KernelCall:
     """A gate, of all codes that its operand has."""
     storage, kind = x.elem.storage, y.elem.storage
     (entries,) = op.reference(np.clip(codes_of(storage), x.interval.lo, x.interval.hi))
-    arguments = (
-        Buffer("x", x.name, storage),
-        Table("table", Constant(entries.astype(kind.dtype)), kind),
-        Buffer("y", y.name, kind, written=True),
-        Number("count", x.type.size),
-        Number("low", storage.min),
-    )
-    return KernelCall("lookup", arguments, formula=f"{call.formula}, by table")
+    table = Table("table", Constant(entries.astype(kind.dtype)), kind)
+    return lookup_call(x, table, y, storage.min, f"{call.formula}, by table")
 
 
 def _shares(call: KernelCall, op: IntShares) -> KernelCall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -76,6 +77,7 @@ def test_a_table_has_a_rule_under_its_head() -> None:
     assert table([["a", "b"], ["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
 
 
-def test_the_page_on_methods_shows_the_errors_of_gelu() -> None:
+@pytest.mark.parametrize("make", [methods.gelu_table, methods.norm_table])
+def test_the_page_on_methods_shows_the_errors(make: Callable[[], list[list[str]]]) -> None:
     page_text = methods.PAGE.read_text(encoding="utf-8")
-    assert methods.table(methods.gelu_table()) in page_text, "python -m benchmarks.methods --write"
+    assert methods.table(make()) in page_text, "python -m benchmarks.methods --write"
